@@ -1,0 +1,250 @@
+"""config.toml → validated, frozen settings. Every complaint comes at once, each with its TOML path."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    IPvAnyNetwork,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+from pydantic_core import ErrorDetails
+
+from dicom_node.errors import ConfigError
+from pipeline.types import PipelineSettings, Profile
+
+DEFAULT_PROFILE = "default"
+
+
+def _ae_title(value: str) -> str:
+    """PS3.5 6.2, VR AE: 1-16 printable ASCII characters without backslash, not only spaces."""
+    title = value.strip(" ")
+    if not re.fullmatch(r"[\x20-\x5b\x5d-\x7e]{1,16}", title):
+        raise ValueError("an AE title has 1 to 16 printable ASCII characters and no backslash")
+    return title
+
+
+def _short_name(value: str) -> str:
+    if not re.fullmatch(r"[a-z0-9][a-z0-9_-]{0,31}", value):
+        raise ValueError("a name has 1 to 32 characters of a-z, 0-9, - and _")
+    return value
+
+
+AeTitle = Annotated[str, AfterValidator(_ae_title)]
+ShortName = Annotated[str, AfterValidator(_short_name)]
+Port = Annotated[int, Field(ge=0, le=65535)]
+Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+PositiveSeconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+class Section(BaseModel):
+    """Base of every table: frozen, unknown keys are errors, strings are not taken for numbers."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=False)
+
+
+class NodeSection(Section):
+    """[node]"""
+
+    ae_title: AeTitle = "DICOMNODE"
+    bind: str = "127.0.0.1"
+    port: Port = 11112
+    state_dir: Path = Path("/var/lib/dicomnode")
+    database: str | None = None
+
+    @field_validator("bind")
+    @classmethod
+    def _address(cls, value: str) -> str:
+        ipaddress.ip_address(value)
+        return value
+
+    @field_validator("state_dir")
+    @classmethod
+    def _absolute(cls, value: Path) -> Path:
+        if not value.is_absolute():
+            raise ValueError("an absolute path is needed")
+        return value
+
+
+class ReceptionSection(Section):
+    """[reception]"""
+
+    calling_ae_titles: tuple[AeTitle, ...] = ()
+    networks: tuple[IPvAnyNetwork, ...] = ()
+    max_associations: Annotated[int, Field(ge=1, le=1000)] = 20
+    max_pdu_bytes: Annotated[int, Field(ge=4096, le=16 * 1024 * 1024)] = 1024 * 1024
+    idle_timeout_s: PositiveSeconds = 60.0
+    other_modalities: Literal["refuse", "ignore"] = "refuse"
+    min_free_disk_mb: Annotated[int, Field(ge=0)] = 2048
+
+
+class CompletionSection(Section):
+    """[completion]"""
+
+    series_quiet_s: Seconds = 30.0
+    study_quiet_s: Seconds = 60.0
+    incomplete_after_s: Seconds = 3600.0
+    min_slices: Annotated[int, Field(ge=3)] = 10
+    max_slice_spacing_mm: Annotated[float, Field(gt=0, le=50)] = 10.0
+    max_oblique_deg: Annotated[float, Field(ge=0, le=45)] = 30.0
+
+
+class AnalysisSection(Section):
+    """[analysis]"""
+
+    model: Path | None = None
+    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda:\d+)$")] = "auto"
+    workers: Annotated[int, Field(ge=1, le=64)] = 1
+    threads: Annotated[int, Field(ge=0, le=256)] = 0
+    batch_slices: Annotated[int, Field(ge=1, le=512)] = 16
+    deadline_s: PositiveSeconds = 900.0
+    max_attempts: Annotated[int, Field(ge=1, le=10)] = 3
+
+
+class LungsSection(Section):
+    """[lungs]"""
+
+    weights: Path | None = None
+
+
+class DeliverySection(Section):
+    """[delivery]"""
+
+    backoff_s: PositiveSeconds = 30.0
+    backoff_cap_s: PositiveSeconds = 3600.0
+    give_up_after_h: PositiveSeconds = 72.0
+    commitment_timeout_s: PositiveSeconds = 600.0
+
+
+class ProfileSection(Section):
+    """[profiles.NAME]"""
+
+    seg: Literal["BINARY", "LABELMAP", "NONE"] = "BINARY"
+    lungs_seg: bool = False
+    empty_frames: bool = False
+    key_slices: bool = False
+    picture: bool = True
+
+
+class Destination(Section):
+    """[[destinations]]"""
+
+    name: ShortName
+    ae_title: AeTitle
+    host: Annotated[str, Field(min_length=1)]
+    port: Annotated[int, Field(ge=1, le=65535)]
+    profile: str = DEFAULT_PROFILE
+    verify: Literal["commitment", "find", "none"] = "commitment"
+    timeout_s: PositiveSeconds = 30.0
+
+
+class LogSection(Section):
+    """[log]"""
+
+    level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+
+
+class Config(Section):
+    """The whole of config.toml."""
+
+    node: NodeSection = NodeSection()
+    reception: ReceptionSection = ReceptionSection()
+    completion: CompletionSection = CompletionSection()
+    analysis: AnalysisSection = AnalysisSection()
+    lungs: LungsSection = LungsSection()
+    delivery: DeliverySection = DeliverySection()
+    profiles: dict[ShortName, ProfileSection] = Field(default_factory=dict)
+    destinations: tuple[Destination, ...] = ()
+    log: LogSection = LogSection()
+
+    @model_validator(mode="after")
+    def _names_agree(self) -> Config:
+        complaints = []
+        seen: set[str] = set()
+        known = {*self.profiles, DEFAULT_PROFILE}
+        for number, destination in enumerate(self.destinations):
+            if destination.name in seen:
+                complaints.append(f"destinations[{number}].name: {destination.name!r} is used twice")
+            if destination.profile not in known:
+                complaints.append(f"destinations[{number}].profile: there is no [profiles.{destination.profile}]")
+            seen.add(destination.name)
+        if complaints:
+            raise ValueError("\n".join(complaints))
+        return self
+
+    @property
+    def database_url(self) -> str:
+        """SQLAlchemy URL of the ledger."""
+        return self.node.database or f"sqlite:///{self.node.state_dir / 'ledger.sqlite'}"
+
+    def profile(self, name: str) -> Profile:
+        """The named profile as the pipeline knows it."""
+        section = self.profiles.get(name, ProfileSection())
+        return Profile(name=name, **section.model_dump())
+
+    @property
+    def used_profiles(self) -> tuple[Profile, ...]:
+        """The profiles that destinations name, each once; the default one where there is no destination."""
+        names = dict.fromkeys(destination.profile for destination in self.destinations)
+        return tuple(self.profile(name) for name in names or (DEFAULT_PROFILE,))
+
+    @property
+    def pipeline_settings(self) -> PipelineSettings:
+        """What the pipeline needs of this file."""
+        return PipelineSettings(
+            model=self.analysis.model,
+            lung_weights=self.lungs.weights,
+            device=self.analysis.device,
+            batch_slices=self.analysis.batch_slices,
+            threads=self.analysis.threads,
+            min_slices=self.completion.min_slices,
+            max_slice_spacing_mm=self.completion.max_slice_spacing_mm,
+            max_oblique_deg=self.completion.max_oblique_deg,
+        )
+
+
+def load(path: Path) -> Config:
+    """Read and validate a file.
+
+    Raises:
+        ConfigError: the file cannot be read, is not TOML, or has faults; the message lists all of them.
+    """
+    try:
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not valid TOML: {error}") from error
+    return parse(content, str(path))
+
+
+def parse(content: Mapping[str, Any], origin: str = "config") -> Config:
+    """Validate the content of a file; see `load`."""
+    try:
+        return Config.model_validate(content)
+    except ValidationError as error:
+        complaints = [line for detail in error.errors() for line in _complaints(detail)]
+        raise ConfigError(f"{origin}: {len(complaints)} fault(s)\n" + "\n".join(complaints)) from error
+
+
+def _complaints(detail: ErrorDetails) -> list[str]:
+    """One validation error as lines of "path: what is wrong"."""
+    path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in detail["loc"]).lstrip(".")
+    message = detail["msg"].removeprefix("Value error, ")
+    if detail["type"] == "extra_forbidden":
+        message = "unknown key"
+    if not path:  # raised by the whole model: the lines carry their own path
+        return [f"  {line}" for line in message.splitlines()]
+    given = "" if detail["type"] in {"missing", "extra_forbidden"} else f" (given: {detail['input']!r})"
+    return [f"  {path}: {message}{given}"]

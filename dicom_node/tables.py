@@ -1,0 +1,193 @@
+"""The schema. Constraints guard what must never be true; `ledger` is the only module that queries these tables.
+
+Times are UTC without offset in the database (SQLite keeps none) and time zone aware outside it.
+Migrations live in `dicom_node/migrations`; a test compares them with this file.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+from sqlalchemy import (
+    JSON,
+    Boolean,
+    CheckConstraint,
+    DateTime,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Text,
+    TypeDecorator,
+    UniqueConstraint,
+    text,
+)
+from sqlalchemy.engine import Dialect
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+NAMING = {
+    "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+    "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+    "ck": "ck_%(table_name)s_%(constraint_name)s",
+    "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+    "pk": "pk_%(table_name)s",
+}
+Uid = String(64)  # PS3.5 9.1
+
+
+class Utc(TypeDecorator[datetime]):
+    """A time zone aware datetime, kept as naive UTC."""
+
+    impl = DateTime
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        """Refuse naive times: they would silently be local ones."""
+        if value is None:
+            return None
+        if value.tzinfo is None:
+            raise ValueError("a naive datetime cannot go into the ledger")
+        return value.astimezone(UTC).replace(tzinfo=None)
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        """Give the time zone back."""
+        return None if value is None else value.replace(tzinfo=UTC)
+
+
+class Base(DeclarativeBase):
+    """Declarative base with stable constraint names, which Alembic's batch mode needs."""
+
+    metadata = MetaData(naming_convention=NAMING)
+
+
+class SeriesRow(Base):
+    """One series, as last seen. Patient and study belong to the newest header received."""
+
+    __tablename__ = "series"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    series_uid: Mapped[str] = mapped_column(Uid, unique=True)
+    study_uid: Mapped[str] = mapped_column(Uid, index=True)
+    patient_id: Mapped[str] = mapped_column(String(256), default="")
+    patient_id_issuer: Mapped[str] = mapped_column(String(256), default="")
+    patient_name: Mapped[str] = mapped_column(Text, default="")
+    accession_number: Mapped[str] = mapped_column(String(64), default="", index=True)
+    study_date: Mapped[str] = mapped_column(String(16), default="")
+    modality: Mapped[str] = mapped_column(String(64), default="")
+    description: Mapped[str] = mapped_column(Text, default="")
+    calling_ae: Mapped[str] = mapped_column(String(16), default="")
+    peer_address: Mapped[str] = mapped_column(String(64), default="")
+    state: Mapped[str] = mapped_column(String(16), index=True)
+    reason: Mapped[str] = mapped_column(Text, default="")
+    completeness: Mapped[str] = mapped_column(Text, default="")
+    revision: Mapped[int] = mapped_column(Integer, default=1)
+    created_at: Mapped[datetime] = mapped_column(Utc)
+    last_instance_at: Mapped[datetime] = mapped_column(Utc, index=True)
+    changed_at: Mapped[datetime] = mapped_column(Utc, index=True)
+
+
+class InstanceRow(Base):
+    """One received file. At most one per SOP instance is current."""
+
+    __tablename__ = "instance"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    series_id: Mapped[int] = mapped_column(ForeignKey("series.id", ondelete="CASCADE"), index=True)
+    sop_instance_uid: Mapped[str] = mapped_column(Uid)
+    sop_class_uid: Mapped[str] = mapped_column(Uid)
+    transfer_syntax_uid: Mapped[str] = mapped_column(Uid)
+    state: Mapped[str] = mapped_column(String(16))
+    path: Mapped[str] = mapped_column(Text)  # relative to the archive folder
+    size_bytes: Mapped[int] = mapped_column(Integer)
+    file_sha256: Mapped[str] = mapped_column(String(64))
+    pixel_sha256: Mapped[str] = mapped_column(String(64))
+    header: Mapped[dict[str, object]] = mapped_column(JSON)  # the tags that completion and selection read
+    received_at: Mapped[datetime] = mapped_column(Utc)
+    __table_args__ = (
+        UniqueConstraint("sop_instance_uid", "file_sha256"),
+        Index(
+            "ix_instance_current",
+            "sop_instance_uid",
+            unique=True,
+            sqlite_where=text("state = 'current'"),
+            postgresql_where=text("state = 'current'"),
+        ),
+    )
+
+
+class JobRow(Base):
+    """One analysis of one revision of a series."""
+
+    __tablename__ = "job"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    series_id: Mapped[int] = mapped_column(ForeignKey("series.id", ondelete="CASCADE"), index=True)
+    revision: Mapped[int] = mapped_column(Integer)
+    state: Mapped[str] = mapped_column(String(16), index=True)
+    attempts: Mapped[int] = mapped_column(Integer, default=0)
+    reason: Mapped[str] = mapped_column(Text, default="")
+    report: Mapped[dict[str, object] | None] = mapped_column(JSON)  # content of result.json
+    created_at: Mapped[datetime] = mapped_column(Utc)  # the `created` of every result of this job
+    started_at: Mapped[datetime | None] = mapped_column(Utc)
+    finished_at: Mapped[datetime | None] = mapped_column(Utc)
+    __table_args__ = (
+        UniqueConstraint("series_id", "revision"),
+        CheckConstraint("attempts >= 0", name="attempts"),
+        Index(
+            "ix_job_running",
+            "series_id",
+            unique=True,
+            sqlite_where=text("state = 'running'"),
+            postgresql_where=text("state = 'running'"),
+        ),
+    )
+
+
+class ResultRow(Base):
+    """One encoded result object; its bytes lie under the results folder and never change."""
+
+    __tablename__ = "result"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    job_id: Mapped[int] = mapped_column(ForeignKey("job.id", ondelete="CASCADE"), index=True)
+    profile: Mapped[str] = mapped_column(String(64))
+    kind: Mapped[str] = mapped_column(String(16))
+    study_uid: Mapped[str] = mapped_column(Uid)
+    series_uid: Mapped[str] = mapped_column(Uid)
+    sop_class_uid: Mapped[str] = mapped_column(Uid)
+    sop_instance_uid: Mapped[str] = mapped_column(Uid, unique=True)
+    path: Mapped[str] = mapped_column(Text)  # relative to the results folder
+    sha256: Mapped[str] = mapped_column(String(64))
+    current: Mapped[bool] = mapped_column(Boolean, default=True)
+    __table_args__ = (UniqueConstraint("job_id", "profile", "kind"),)
+
+
+class DeliveryRow(Base):
+    """One object for one destination."""
+
+    __tablename__ = "delivery"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    result_id: Mapped[int] = mapped_column(ForeignKey("result.id", ondelete="CASCADE"), index=True)
+    destination: Mapped[str] = mapped_column(String(64))
+    state: Mapped[str] = mapped_column(String(16))
+    attempts: Mapped[int] = mapped_column(Integer, default=0)
+    next_attempt_at: Mapped[datetime] = mapped_column(Utc)
+    transaction_uid: Mapped[str | None] = mapped_column(Uid, index=True)
+    reason: Mapped[str] = mapped_column(Text, default="")
+    sent_at: Mapped[datetime | None] = mapped_column(Utc)
+    committed_at: Mapped[datetime | None] = mapped_column(Utc)
+    __table_args__ = (
+        UniqueConstraint("result_id", "destination"),
+        Index("ix_delivery_due", "destination", "state", "next_attempt_at"),
+    )
+
+
+class EventRow(Base):
+    """What happened, when and why: one per transition, and one per thing worth telling."""
+
+    __tablename__ = "event"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    at: Mapped[datetime] = mapped_column(Utc)
+    subject: Mapped[str] = mapped_column(String(16))  # series, job, delivery, instance, node
+    subject_id: Mapped[int | None] = mapped_column(Integer)
+    series_id: Mapped[int | None] = mapped_column(ForeignKey("series.id", ondelete="CASCADE"), index=True)
+    old_state: Mapped[str] = mapped_column(String(16), default="")
+    new_state: Mapped[str] = mapped_column(String(16), default="")
+    reason: Mapped[str] = mapped_column(Text, default="")
