@@ -1,0 +1,31 @@
+# Two commands do all the set-up: `make demo` and `make test`.
+.PHONY: demo test lint bench wheel clean
+VENV := .venv/bin
+
+demo:
+	scripts/setup.sh run
+	$(VENV)/dicomnode demo
+
+test:
+	scripts/system-packages.sh
+	scripts/setup.sh test
+	$(VENV)/python -m pytest $(PYTEST_ARGS)
+
+lint:
+	scripts/setup.sh test
+	$(VENV)/ruff check .
+	$(VENV)/ruff format --check .
+	$(VENV)/mypy
+	$(VENV)/lint-imports
+
+bench:
+	scripts/system-packages.sh
+	scripts/setup.sh test
+	@for program in benchmarks/*.py; do echo "== $$program"; $(VENV)/python $$program || exit 1; done
+
+wheel:
+	scripts/setup.sh test
+	$(VENV)/python -m pip wheel --quiet --no-deps -w dist .
+
+clean:
+	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,253 @@
+"""The steps in order: files of one CT series → analysis → result objects on disk.
+
+`analyse_series` is the one door that the node uses, in a worker process. `process_folder` and
+``python -m pipeline.run DIR`` are the same steps for a folder, without any server.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pydicom
+from pydicom.dataset import Dataset
+
+from pipeline import __version__, checks, lungs, package, picture, quality, scores, seg, segment, sr, volume
+from pipeline.errors import PipelineError, SeriesRejected
+from pipeline.types import (
+    Analysis,
+    AnalysisOutcome,
+    AnalysisRequest,
+    ObjectReference,
+    PipelineSettings,
+    Profile,
+    Region,
+    RegionScores,
+    ResultContext,
+    ResultKind,
+    ResultObject,
+)
+
+FILE_NAMES: Mapping[ResultKind, str] = {
+    ResultKind.LESIONS: "seg.dcm",
+    ResultKind.LUNGS: "lungs.dcm",
+    ResultKind.PICTURE: "picture.dcm",
+    ResultKind.SR: "sr.dcm",
+}
+
+
+def analyse(files: Sequence[Path], settings: PipelineSettings) -> Analysis:
+    """Segment and measure one series.
+
+    Args:
+        files: every instance of the series, in any order.
+
+    Raises:
+        SeriesRejected: the series cannot be analysed; the message is the reason.
+        ModelError: the model package or the lung weights are unusable.
+    """
+    model = package.load(settings.model)
+    ct = volume.load(files, settings)
+    lung_mask = lungs.segment(ct, settings.lung_weights, settings.device)
+    lesions = segment.segment(ct, lung_mask, model, settings)
+    measured = scores.measure(ct, lung_mask, lesions)
+    return Analysis(
+        volume=ct,
+        lungs=lung_mask,
+        lesions=lesions,
+        scores=measured,
+        flags=quality.flags(ct, lung_mask, lesions, measured),
+        model=model.identity,
+        source_digest=volume.source_digest(files),
+    )
+
+
+def build_results(analysis: Analysis, context: ResultContext) -> Iterator[tuple[ResultKind, Dataset]]:
+    """One result set for `context.profile`, SEG before the SR that names it; empty segments are left out."""
+    segmentations: dict[ResultKind, Dataset] = {}
+    for kind, build in ((ResultKind.LESIONS, seg.build), (ResultKind.LUNGS, seg.build_lungs)):
+        ds = build(analysis, context)
+        if ds is not None:
+            segmentations[kind] = ds
+            yield kind, ds
+    context = replace(context, segmentations=segmentations)
+    shown = picture.build(analysis, context)
+    if shown is not None:
+        yield ResultKind.PICTURE, shown
+    yield ResultKind.SR, sr.build(analysis, context)
+
+
+def settings_digest(settings: PipelineSettings, analysis: Analysis) -> str:
+    """SHA-256 over what changes a result beside source, model and software: lungs and arithmetic of the device."""
+    relevant = {"lungs": analysis.lungs.method, "device": settings.device.split(":")[0]}
+    return hashlib.sha256(json.dumps(relevant, sort_keys=True).encode()).hexdigest()
+
+
+def report(analysis: Analysis) -> dict[str, Any]:
+    """The content of result.json: fractions of 1, millilitres, Hounsfield units."""
+    regions = analysis.scores.regions
+    return {
+        "series_uid": analysis.volume.series_uid,
+        "study_uid": str(analysis.volume.headers[0].StudyInstanceUID),
+        **_figures(regions[Region.BOTH]),
+        "left": _figures(regions[Region.LEFT]),
+        "right": _figures(regions[Region.RIGHT]),
+        "severity_class": analysis.scores.severity_class,
+        "lungs_method": analysis.lungs.method,
+        "model": {
+            "name": analysis.model.name,
+            "version": analysis.model.version,
+            "digest": analysis.model.digest,
+        },
+        "software": f"dicomnode {__version__}",
+        "flags": [{"code": flag.code, "text": flag.text} for flag in analysis.flags],
+    }
+
+
+def _figures(region: RegionScores) -> dict[str, Any]:
+    return {
+        "severity_score": region.severity_score,
+        "consolidation_score": region.consolidation_score,
+        "ggo_score": region.ggo_score,
+        "lung_volume_ml": region.lung_volume_ml,
+        "infection_volume_ml": region.infection_volume_ml,
+        "consolidation_volume_ml": region.consolidation_volume_ml,
+        "ggo_volume_ml": region.ggo_volume_ml,
+        "lung_mean_hu": region.lung_mean_hu,
+        "infection_mean_hu": region.infection_mean_hu,
+    }
+
+
+def analyse_series(request: AnalysisRequest) -> AnalysisOutcome:
+    """Analyse the files of a request and write one result set per profile below ``request.out_dir``.
+
+    Every file is on stable storage when this returns. A second call writes the same names again.
+
+    Raises:
+        SeriesRejected, ModelError, ResultError: as the steps do.
+    """
+    analysis = analyse(request.files, request.settings)
+    objects: list[ResultObject] = []
+    for profile in request.profiles:
+        context = ResultContext(
+            created=request.created,
+            profile=profile,
+            revision=request.revision,
+            completeness=request.completeness,
+            settings_digest=settings_digest(request.settings, analysis),
+            predecessor=request.predecessors.get(profile.name),
+        )
+        objects += write_results(analysis, context, request.out_dir / profile.name)
+    return AnalysisOutcome(report=report(analysis), objects=tuple(objects))
+
+
+def write_results(analysis: Analysis, context: ResultContext, folder: Path) -> list[ResultObject]:
+    """Build, check and write one result set with its picture.png and result.json."""
+    folder.mkdir(parents=True, exist_ok=True)
+    objects = []
+    for kind, ds in build_results(analysis, context):
+        checks.check(ds, analysis)
+        path = folder / FILE_NAMES[kind]
+        pydicom.dcmwrite(path, ds, enforce_file_format=True)
+        objects.append(_written(kind, context.profile, path, ds))
+    if context.profile.picture:
+        picture.render(analysis, context).save(folder / "picture.png")
+    (folder / "result.json").write_text(json.dumps(report(analysis), indent=2) + "\n", encoding="utf-8")
+    for path in (*folder.iterdir(), folder, folder.parent):
+        _sync(path)
+    return objects
+
+
+def _written(kind: ResultKind, profile: Profile, path: Path, ds: Dataset) -> ResultObject:
+    reference = ObjectReference(
+        study_uid=str(ds.StudyInstanceUID),
+        series_uid=str(ds.SeriesInstanceUID),
+        sop_class_uid=str(ds.SOPClassUID),
+        sop_instance_uid=str(ds.SOPInstanceUID),
+    )
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    return ResultObject(kind=kind, profile=profile.name, path=path, reference=reference, sha256=digest)
+
+
+def _sync(path: Path) -> None:
+    """fsync a file or folder, so that a row in the ledger never points to bytes that a power cut takes back."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@dataclass(frozen=True)
+class FolderResult:
+    """What `process_folder` wrote."""
+
+    report: Mapping[str, Any]
+    objects: tuple[ResultObject, ...]
+
+
+def series_in(folder: Path) -> dict[str, list[Path]]:
+    """The DICOM files below a folder by SeriesInstanceUID; other files are passed over.
+
+    Raises:
+        SeriesRejected: there is none.
+    """
+    found: dict[str, list[Path]] = {}
+    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+        try:
+            header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=["SeriesInstanceUID"])
+        except (pydicom.errors.InvalidDicomError, OSError, ValueError, EOFError):
+            continue
+        found.setdefault(str(header.get("SeriesInstanceUID", "")), []).append(path)
+    if not found:
+        raise SeriesRejected(f"{folder} holds no DICOM files")
+    return found
+
+
+def process_folder(
+    files: Sequence[Path], out: Path, settings: PipelineSettings, profile: Profile, created: datetime
+) -> FolderResult:
+    """The files of one series in, seg.dcm, sr.dcm, picture.dcm, picture.png and result.json in `out`."""
+    analysis = analyse(files, settings)
+    context = ResultContext(
+        created=created, profile=profile, settings_digest=settings_digest(settings, analysis)
+    )
+    objects = write_results(analysis, context, out)
+    return FolderResult(report=report(analysis), objects=tuple(objects))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """``python -m pipeline.run DIR [--out OUT]``; 0, or 1 with the reason on standard error."""
+    parser = argparse.ArgumentParser(prog="python -m pipeline.run", description=__doc__)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--out", type=Path, default=Path("out"))
+    parser.add_argument("--model", type=Path)
+    parser.add_argument("--lung-weights", type=Path)
+    parser.add_argument("--device", default="auto")
+    arguments = parser.parse_args(argv)
+    settings = PipelineSettings(
+        model=arguments.model, lung_weights=arguments.lung_weights, device=arguments.device
+    )
+    try:
+        series = series_in(arguments.folder)
+        if len(series) > 1:
+            raise SeriesRejected(f"{arguments.folder} holds {len(series)} series; give a folder with one")
+        files = next(iter(series.values()))
+        result = process_folder(files, arguments.out, settings, Profile(), datetime.now(UTC))
+    except PipelineError as error:
+        print(error, file=sys.stderr)
+        return 1
+    print(json.dumps(result.report, indent=2))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
