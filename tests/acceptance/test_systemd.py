@@ -1,0 +1,60 @@
+"""The unit as systemd reads it: every line is understood, and the sandbox is as tight as the comments say."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from dicom_node.resources import systemd_folder
+
+MOST_EXPOSED = 2.0  # systemd-analyze's scale: 0 is sealed, 10 is open
+
+
+@pytest.fixture
+def unit(tmp_path: Path) -> Path:
+    """The unit with an ExecStart and a user that exist here: verify wants both."""
+    text = (systemd_folder() / "dicomnode.service").read_text()
+    rendered = text.replace("/opt/dicomnode/bin/dicomnode", str(Path(sys.executable).with_name("dicomnode")))
+    rendered = rendered.replace("User=dicomnode", "User=nobody").replace("Group=dicomnode", "Group=nogroup")
+    path = tmp_path / "dicomnode.service"
+    path.write_text(rendered)
+    return path
+
+
+def test_systemd_understands_every_line(unit: Path, tool: Callable[[str], str]) -> None:
+    done = subprocess.run(
+        [tool("/usr/bin/systemd-analyze"), "verify", "--man=no", str(unit)], capture_output=True, text=True
+    )
+    complaints = [line for line in done.stderr.splitlines() if "dicomnode" in line]
+    assert done.returncode == 0 and complaints == []
+
+
+def test_a_wrong_line_would_be_seen(unit: Path, tool: Callable[[str], str]) -> None:
+    unit.write_text(unit.read_text().replace("WatchdogSec=60", "WatchdogSec=often"))
+    done = subprocess.run(
+        [tool("/usr/bin/systemd-analyze"), "verify", "--man=no", str(unit)], capture_output=True, text=True
+    )
+    assert "often" in done.stderr
+
+
+def test_the_sandbox_is_tight(unit: Path, tool: Callable[[str], str]) -> None:
+    done = subprocess.run(
+        [tool("/usr/bin/systemd-analyze"), "security", "--offline=true", "--no-pager", str(unit)],
+        capture_output=True,
+        text=True,
+    )
+    exposure = re.search(r"Overall exposure level for \S+: ([\d.]+)", done.stdout)
+    assert exposure is not None, done.stdout + done.stderr
+    assert float(exposure.group(1)) <= MOST_EXPOSED
+
+
+def test_settings_that_break_torch_or_hide_the_gpu_are_absent() -> None:
+    text = (systemd_folder() / "dicomnode.service").read_text()
+    active = [line for line in text.splitlines() if not line.startswith("#")]
+    assert not [line for line in active if re.match(r"(MemoryDenyWriteExecute|PrivateDevices|ProcSubset)=", line)]
+    assert any(line.startswith("DeviceAllow=char-nvidia") for line in active)

@@ -1,0 +1,98 @@
+"""config.toml: the shipped default is valid and says what the code's defaults are; faults come all at once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from dicom_node import config
+from dicom_node.errors import ConfigError
+
+ROOT = Path(__file__).resolve().parents[3]
+
+
+def test_the_shipped_default_is_valid_and_holds_the_defaults_of_the_code() -> None:
+    shipped = config.load(ROOT / "config.toml")
+    defaults = config.parse({})
+    reception = shipped.reception.model_copy(update={"networks": ()})
+    assert shipped.node == defaults.node
+    assert reception == defaults.reception
+    for section in ("completion", "analysis", "lungs", "delivery", "log", "destinations"):
+        assert getattr(shipped, section) == getattr(defaults, section), section
+    assert shipped.profile("default") == defaults.profile("default")
+
+
+def test_every_key_of_the_code_is_explained_in_the_shipped_file() -> None:
+    text = (ROOT / "config.toml").read_text()
+    for name, field in config.Config.model_fields.items():
+        section = field.annotation
+        keys = (
+            getattr(section, "model_fields", None)
+            or {
+                "profiles": config.ProfileSection.model_fields,
+                "destinations": config.Destination.model_fields,
+            }[name]
+        )
+        for key in keys:
+            assert f"\n{key} = " in text or f"\n# {key} = " in text, f"{name}.{key}"
+
+
+def test_every_complaint_comes_at_once_with_its_toml_path() -> None:
+    with pytest.raises(ConfigError) as caught:
+        config.parse(
+            {
+                "node": {"port": 70000, "bind": "nowhere", "colour": 1, "state_dir": "relative"},
+                "reception": {"networks": ["10.0.0.0/33"]},
+                "destinations": [{"name": "Ä", "ae_title": "WAY_TOO_LONG_TITLE", "host": "", "port": 0}],
+            }
+        )
+    message = str(caught.value)
+    for path in (
+        "node.port:",
+        "node.bind:",
+        "node.colour: unknown key",
+        "node.state_dir:",
+        "reception.networks[0]",
+        "destinations[0].name:",
+        "destinations[0].ae_title:",
+        "destinations[0].host:",
+        "destinations[0].port:",
+    ):
+        assert path in message, path
+
+
+def test_destinations_must_have_different_names_and_known_profiles() -> None:
+    pacs = {"name": "pacs", "ae_title": "PACS", "host": "127.0.0.1", "port": 104}
+    with pytest.raises(ConfigError) as caught:
+        config.parse({"destinations": [pacs, pacs, {**pacs, "name": "other", "profile": "none"}]})
+    assert "destinations[1].name: 'pacs' is used twice" in str(caught.value)
+    assert "destinations[2].profile: there is no [profiles.none]" in str(caught.value)
+
+
+@pytest.mark.parametrize("title", ["", "   ", "A\\B", "ABCDEFGHIJKLMNOPQ", "PÄCS", "A\nB"])
+def test_ae_titles_follow_ps35(title: str) -> None:
+    with pytest.raises(ConfigError, match=r"node\.ae_title"):
+        config.parse({"node": {"ae_title": title}})
+
+
+@pytest.mark.parametrize("content", [b"[node\n", b"\xff\xfe", None])
+def test_unreadable_files_are_named(tmp_path: Path, content: bytes | None) -> None:
+    path = tmp_path / "config.toml"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(ConfigError, match=str(path)):
+        config.load(path)
+
+
+def test_used_profiles_are_those_of_the_destinations_each_once() -> None:
+    pacs = {"name": "a", "ae_title": "PACS", "host": "h", "port": 104}
+    parsed = config.parse(
+        {
+            "profiles": {"ohif": {"key_slices": True}},
+            "destinations": [pacs, {**pacs, "name": "b", "profile": "ohif"}, {**pacs, "name": "c"}],
+        }
+    )
+    assert [profile.name for profile in parsed.used_profiles] == ["default", "ohif"]
+    assert parsed.used_profiles[1].key_slices
+    assert [profile.name for profile in config.parse({}).used_profiles] == ["default"]
