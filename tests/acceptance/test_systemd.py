@@ -20,7 +20,7 @@ def unit(tmp_path: Path) -> Path:
     """The unit with an ExecStart and a user that exist here: verify wants both."""
     text = (systemd_folder() / "dicomnode.service").read_text()
     rendered = text.replace("/opt/dicomnode/bin/dicomnode", str(Path(sys.executable).with_name("dicomnode")))
-    rendered = rendered.replace("User=dicomnode", "User=nobody").replace("Group=dicomnode", "Group=nogroup")
+    rendered = rendered.replace("User=dicomnode", "User=daemon").replace("Group=dicomnode", "Group=daemon")
     path = tmp_path / "dicomnode.service"
     path.write_text(rendered)
     return path
