@@ -1,0 +1,226 @@
+"""What the ledger gives and takes: frozen values, no ORM rows. Every time is time zone aware (UTC)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+from dicom_node.states import DeliveryState, InstanceState, JobState, SeriesState
+from pipeline.types import ResultKind
+
+
+@dataclass(frozen=True)
+class SeriesIdentity:
+    """Whose a series is and what it calls itself, as one header says it. Texts, cut to the column's length."""
+
+    series_uid: str
+    study_uid: str
+    patient_id: str = ""
+    patient_id_issuer: str = ""
+    patient_name: str = ""
+    accession_number: str = ""
+    study_date: str = ""
+    modality: str = ""
+    description: str = ""
+    calling_ae: str = ""
+    peer_address: str = ""
+
+
+@dataclass(frozen=True)
+class SeriesRecord:
+    """One series as it stands.
+
+    Attributes:
+        reason: why it stands where it stands, a sentence for a person; empty while nothing is to be said.
+        completeness: how it was shown that the series is whole; goes into the SR.
+        revision: counts what was handed to analysis; 1 for the first.
+        version: grows with every change of the series or its instances; decisions name the one that they saw.
+        candidate: whole and fit for analysis by the rules, not turned down by the pipeline.
+        preferred: a person asked for this one among the series of its study.
+        instances: number of CURRENT instances.
+    """
+
+    id: int
+    identity: SeriesIdentity
+    state: SeriesState
+    reason: str
+    completeness: str
+    revision: int
+    version: int
+    candidate: bool
+    preferred: bool
+    instances: int
+    created_at: datetime
+    last_instance_at: datetime
+    changed_at: datetime
+
+    @property
+    def series_uid(self) -> str:
+        """SeriesInstanceUID."""
+        return self.identity.series_uid
+
+    @property
+    def study_uid(self) -> str:
+        """StudyInstanceUID of the newest header."""
+        return self.identity.study_uid
+
+
+@dataclass(frozen=True)
+class InstanceRecord:
+    """One received file. `path` is relative to the archive folder; `header` holds the tags that rules read."""
+
+    id: int
+    series_uid: str
+    sop_instance_uid: str
+    sop_class_uid: str
+    transfer_syntax_uid: str
+    state: InstanceState
+    path: str
+    size_bytes: int
+    dataset_sha256: str
+    pixel_sha256: str
+    header: Mapping[str, Any] = field(repr=False)
+    received_at: datetime
+
+
+class Verdict(StrEnum):
+    """What a received file is, beside what is kept of the same SOP instance."""
+
+    NEW = "new"
+    KNOWN = "known"  # the same data set is kept already
+    RECODED = "recoded"  # equal header and pixels in another transfer syntax: nothing changes
+    CORRECTED = "corrected"  # other header, equal pixels: takes the place of the one kept
+    CONFLICTING = "conflicting"  # other pixels: kept beside it, the series is not analysed
+
+
+@dataclass(frozen=True)
+class Filing:
+    """One received file, judged, for `Ledger.file_instances`.
+
+    Attributes:
+        replaces: id of the CURRENT instance that the verdict was reached against; None for NEW.
+    """
+
+    identity: SeriesIdentity
+    sop_instance_uid: str
+    sop_class_uid: str
+    transfer_syntax_uid: str
+    path: str
+    size_bytes: int
+    dataset_sha256: str
+    pixel_sha256: str
+    header: Mapping[str, Any] = field(repr=False)
+    verdict: Verdict = Verdict.NEW
+    replaces: int | None = None
+
+
+@dataclass(frozen=True)
+class JobRecord:
+    """One analysis of one revision of a series. `report` is the content of result.json of a finished one."""
+
+    id: int
+    series_uid: str
+    revision: int
+    state: JobState
+    attempts: int
+    reason: str
+    report: Mapping[str, Any] | None = field(repr=False)
+    created_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+
+
+@dataclass(frozen=True)
+class ResultRecord:
+    """One encoded result object. `path` is relative to the results folder; the UIDs are the object's own."""
+
+    id: int
+    job_id: int
+    revision: int
+    profile: str
+    kind: ResultKind
+    study_uid: str
+    series_uid: str
+    sop_class_uid: str
+    sop_instance_uid: str
+    path: str
+    sha256: str
+    current: bool
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """One result object for one destination.
+
+    Attributes:
+        source_series_uid: the CT series that was analysed; the other UIDs are those of the result object.
+        path: of the encoded object, relative to the results folder; these bytes are sent.
+        attempts: associations or stores tried so far; grows with `delivery_sent` and `delivery_postponed`.
+        first_pending_at: since when it is to be delivered; `RetryPolicy` gives up so long after it.
+        next_attempt_at: not before this.
+        sent_at: the peer's success status; None before.
+        asked_at: when commitment was last asked for, under `transaction_uid`.
+        warning: what the peer remarked when it stored the object (B000, …); counts as stored.
+    """
+
+    id: int
+    destination: str
+    state: DeliveryState
+    source_series_uid: str
+    revision: int
+    profile: str
+    kind: ResultKind
+    study_uid: str
+    series_uid: str
+    sop_class_uid: str
+    sop_instance_uid: str
+    path: str
+    sha256: str
+    current: bool
+    attempts: int
+    reason: str
+    warning: str
+    first_pending_at: datetime
+    next_attempt_at: datetime
+    sent_at: datetime | None
+    asked_at: datetime | None
+    committed_at: datetime | None
+    transaction_uid: str | None
+
+
+@dataclass(frozen=True)
+class Event:
+    """What happened, when and why. `subject` is "series", "job", "delivery", "instance" or "node"."""
+
+    at: datetime
+    subject: str
+    subject_id: int | None
+    series_uid: str | None
+    old_state: str
+    new_state: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class SeriesDetails:
+    """All that is known about one series, oldest first within each field."""
+
+    series: SeriesRecord
+    instances: Mapping[InstanceState, int]
+    jobs: tuple[JobRecord, ...]
+    results: tuple[ResultRecord, ...]
+    deliveries: tuple[Delivery, ...]
+    events: tuple[Event, ...]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Outcome of selection in one study: the series to analyse, and why not each of the others."""
+
+    chosen: SeriesRecord | None
+    why: str
+    others: Mapping[str, str]  # SeriesInstanceUID → reason
+    seen: tuple[SeriesRecord, ...]  # every series that the choice was made from, as it was seen
