@@ -1,0 +1,37 @@
+"""Where a network runs and in which precision. The device is an argument everywhere; nothing here is a default."""
+
+from __future__ import annotations
+
+import torch
+
+from pipeline.errors import ModelError
+
+
+def choose(name: str) -> torch.device:
+    """ "auto" is the first CUDA device where there is one, else the CPU. Raises ModelError for an absent device."""
+    if name == "auto":
+        return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ModelError(f'device {name!r} is not known; write "auto", "cpu" or "cuda:0"') from error
+    if device.type not in {"cpu", "cuda"}:
+        raise ModelError(f'device {name!r} cannot be used; write "auto", "cpu" or "cuda:0"')
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ModelError(f"device {name!r} is not here: {torch.cuda.device_count()} CUDA devices are visible")
+    return device
+
+
+def precision(device: torch.device) -> torch.dtype:
+    """bfloat16 where the processor multiplies it in hardware, else float32 (CPU) or float16 (older CUDA)."""
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+    features = torch.cpu.get_capabilities() if device.type == "cpu" else {}
+    fast = features.get("amx_bf16") or features.get("avx512_bf16")
+    return torch.bfloat16 if fast else torch.float32
+
+
+def autocast(device: torch.device) -> torch.autocast:
+    """Mixed precision of the device; switched off where its precision is float32."""
+    dtype = precision(device)
+    return torch.autocast(device.type, dtype, enabled=dtype != torch.float32)

@@ -1,0 +1,106 @@
+"""Infection by UNet-1, consolidation by UNet-2 inside it (method: p₁ > ½ gives m; m·p₂ > ½ gives consolidation)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from pipeline import device as devices
+from pipeline import preprocess
+from pipeline.errors import ModelError, PipelineError
+from pipeline.package import ModelPackage
+from pipeline.preprocess import SlicePlan
+from pipeline.types import CtVolume, LesionMasks, LungMask, MaskArray, PipelineSettings
+
+
+@dataclass(frozen=True)
+class Room:
+    """Where a network runs, and how many slices at a time."""
+
+    device: torch.device
+    batch: int
+
+    def smaller(self, wanted: int) -> Room | None:
+        """What to try after memory ran out: half the batch, then the CPU with the wanted batch, then nothing."""
+        if self.batch > 1:
+            return Room(self.device, self.batch // 2)
+        if self.device.type != "cpu":
+            return Room(torch.device("cpu"), wanted)
+        return None
+
+
+def segment(volume: CtVolume, lungs: LungMask, package: ModelPackage, settings: PipelineSettings) -> LesionMasks:
+    """Lesion masks on the grid of the volume, both inside the lungs.
+
+    Raises ModelError when a network gives values that are not numbers or the device is absent, PipelineError when
+    there is no memory for a single slice.
+    """
+    if settings.threads:
+        torch.set_num_threads(settings.threads)
+    room = Room(devices.choose(settings.device), settings.batch_slices)
+    manifest = package.manifest
+    wanted = manifest.preprocessing
+    where = preprocess.plan(len(volume.hu), volume.spacing_mm[0], wanted)
+    inside = preprocess.labels(lungs.both, where, wanted)
+    slices = preprocess.values(volume.hu, where, wanted) * inside
+    order = wanted.slice_order
+
+    infected = predict(package.unet1, slices, range(where.count), order, room) * inside
+    region = infected > manifest.thresholds.infection
+    found = region.any(dim=2).any(dim=1).nonzero()[:, 0].tolist()
+    consolidated = torch.zeros_like(infected)
+    if found:
+        consolidated[found] = predict(package.unet2, slices, found, order, room) * region[found]
+
+    infection = binary(infected, where, lungs.both, manifest.thresholds.infection)
+    return LesionMasks(
+        infection=infection,
+        consolidation=binary(consolidated, where, infection, manifest.thresholds.consolidation),
+    )
+
+
+def binary(probability: Tensor, where: SlicePlan, inside: MaskArray, threshold: float) -> MaskArray:
+    """Where the probability, interpolated to the source grid, exceeds the threshold `inside` the mask given."""
+    mask = np.empty(inside.shape, dtype=np.bool_)
+    for block, planes in preprocess.to_source(probability, where, *inside.shape[1:]):
+        np.logical_and((planes > threshold).numpy(), inside[block], out=mask[block])
+    return mask
+
+
+def predict(net: nn.Module, slices: Tensor, centres: Sequence[int], order: str, room: Room) -> Tensor:
+    """Probabilities float32 [centre, row, column] on the CPU of the stacks around `centres`.
+
+    When memory runs out the rest is done in a smaller room (`Room.smaller`); what is done stays done.
+    """
+    width = net.arch.slices  # type: ignore[union-attr]
+    around = preprocess.neighbours(centres, len(slices), int(width))  # type: ignore[arg-type]
+    made = torch.empty(len(centres), *slices.shape[1:])
+    wanted, now, done = room.batch, room, 0
+    net.to(now.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    while done < len(centres):
+        rows = slice(done, done + now.batch)
+        try:
+            made[rows] = _forward(net, preprocess.gather(slices, around[rows], order), now.device)
+        except (torch.OutOfMemoryError, MemoryError) as error:
+            smaller = now.smaller(wanted)
+            if smaller is None:
+                raise PipelineError("there is not enough memory to run the network on a single slice") from error
+            now = smaller
+            net.to(now.device)
+            continue
+        done += now.batch
+    if not bool(torch.isfinite(made).all()):
+        raise ModelError("the network gave values that are not numbers; its weights or the device are faulty")
+    return made
+
+
+@torch.inference_mode()
+def _forward(net: nn.Module, stacks: Tensor, device: torch.device) -> Tensor:
+    stacks = stacks.to(device).contiguous(memory_format=torch.channels_last)
+    with devices.autocast(device):
+        probability: Tensor = net.probability(stacks)  # type: ignore[operator]
+    return probability.cpu()

@@ -1,0 +1,111 @@
+"""Cross-validation of both networks on a cohort of labelled cases.
+
+Held-out cases go through the code that serves the node and are scored on their own grid with labels that no lung
+mask has clipped: what a lung mask misses costs Dice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pipeline import preprocess, segment
+from pipeline.preprocess import Preprocessing
+from pipeline.segment import Room
+from pipeline.types import MaskArray
+from pipeline.unet import UNet
+from training import em
+from training.dataset import Example, Source
+from training.score import Overlap, overlap
+
+HALF = 0.5
+RIVAL_HU = -200.0
+
+
+@dataclass(frozen=True)
+class Held:
+    """A held-out case on its own grid and on the network grid; `label` is not None."""
+
+    source: Source
+    example: Example
+
+    @property
+    def lung(self) -> MaskArray:
+        """Lung mask of the source grid; everything where the setting has none."""
+        return np.ones(self.source.hu.shape, np.bool_) if self.source.lung is None else self.source.lung
+
+    def labelled(self, lowest: int) -> MaskArray:
+        """Voxels whose label is at least `lowest`: 1 infection, 2 consolidation."""
+        assert self.source.label is not None  # noqa: S101 - prepare() refuses cases without
+        mask: MaskArray = self.source.label >= lowest
+        return mask
+
+
+def split(cases: Sequence[Held], numbers: Sequence[int], fold: int) -> tuple[list[Held], list[Held]]:
+    """Training and held-out cases of a fold."""
+    train = [case for case, number in zip(cases, numbers, strict=True) if number != fold]
+    return train, [case for case, number in zip(cases, numbers, strict=True) if number == fold]
+
+
+def infected(net: UNet, case: Held, settings: Preprocessing, room: Room) -> Tensor:
+    """UNet-1's probability [slice, row, column] on the network grid, 0 outside the lungs."""
+    slices = case.example.values * case.example.lung
+    found = segment.predict(net, slices, range(len(slices)), settings.slice_order, room)
+    return found * case.example.lung
+
+
+def on_source(probability: Tensor, case: Held, settings: Preprocessing) -> MaskArray:
+    """Probability > ½ on the case's own grid, inside its lungs."""
+    where = preprocess.plan(len(case.source.hu), case.source.spacing_mm[0], settings)
+    return segment.binary(probability, where, case.lung, HALF)
+
+
+def score_unet1(net: UNet, held: Sequence[Held], settings: Preprocessing, room: Room) -> list[Overlap]:
+    """Infection of each held-out case against its label."""
+    return [
+        overlap(case.example.name, on_source(infected(net, case, settings, room), case, settings), case.labelled(1))
+        for case in held
+    ]
+
+
+Consolidation = Callable[[Held, Tensor], Tensor]
+
+
+def score_unet2(
+    net1: UNet, second: Consolidation, held: Sequence[Held], settings: Preprocessing, room: Room
+) -> list[Overlap]:
+    """Consolidation inside what UNet-1 found, by `second`: (case, hard region) → probability inside the region."""
+    scores = []
+    for case in held:
+        region = infected(net1, case, settings, room) > HALF
+        found = on_source(second(case, region) * region, case, settings)
+        scores.append(overlap(case.example.name, found, case.labelled(2)))
+    return scores
+
+
+def by_unet2(net: UNet, settings: Preprocessing, room: Room) -> Consolidation:
+    """UNet-2 on the same stacks."""
+
+    def second(case: Held, region: Tensor) -> Tensor:
+        slices = case.example.values * case.example.lung
+        return segment.predict(net, slices, range(len(slices)), settings.slice_order, room)
+
+    return second
+
+
+def by_threshold(settings: Preprocessing) -> Consolidation:
+    """The rival: denser than −200 HU."""
+    limit = float(settings.normalise(torch.tensor(RIVAL_HU)))
+    return lambda case, region: em.threshold_rival(case.example.values, region, limit).float()
+
+
+def write_scores(path: Path, rows: Sequence[tuple[int, Overlap]]) -> None:
+    """CSV of fold, case, counts and Dice."""
+    lines = ["fold,case,both,predicted_only,label_only,dice"]
+    lines += [f"{fold},{s.case},{s.both},{s.predicted_only},{s.label_only},{s.dice:.4f}" for fold, s in rows]
+    path.write_text("\n".join(lines) + "\n")

@@ -1,0 +1,92 @@
+"""Named recipes: every number of a training run is a value here, and travels in the package's manifest."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from training.augment import Augmentation
+from training.dataset import StackMix
+
+Schedule = Literal["paper_steps", "constant", "cosine"]
+
+
+class Recipe(BaseModel):
+    """One way to train a network.
+
+    Attributes:
+        schedule: "paper_steps" divides the rate by 10 after ¼ and after ½ of the epochs (eq. 2's recipe: 50 and 100
+            of 200), "cosine" falls to 0.
+        crop: rows and columns of the training image, None is the whole network grid. The networks are fully
+            convolutional; a crop around the lungs saves a third of the time.
+        masked: chance that the lung mask is applied to a training image.
+        average_last: weights are the mean over so many last epochs; 0 and 1 take the last.
+        volume_slices, phantom_slices: drawn per epoch from the volumes and the phantoms, beside the cohort.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str
+    epochs: int = Field(ge=1)
+    batch: int = Field(default=16, ge=1)
+    rate: float = Field(gt=0)
+    schedule: Schedule = "cosine"
+    loss: Literal["dice", "bce_dice"] = "dice"
+    augmentation: Augmentation = Augmentation()
+    stacks: StackMix = StackMix()
+    crop: tuple[int, int] | None = None
+    masked: float = Field(default=0.0, ge=0, le=1)
+    average_last: int = Field(default=0, ge=0)
+    volume_slices: int = Field(default=0, ge=0)
+    phantom_slices: int = Field(default=0, ge=0)
+
+    def rate_at(self, epoch: int) -> float:
+        """Learning rate of an epoch, from 0."""
+        return self.rate * _FACTOR[self.schedule](epoch / self.epochs)
+
+
+class EmRecipe(Recipe):
+    """Recipe of UNet-2.
+
+    Attributes:
+        prior: "phi1" (eq. 12, with b1) or "phi2" (eq. 13, with b2 in normalised units and k2).
+    """
+
+    prior: Literal["phi1", "phi2"] = "phi2"
+    b1: float = Field(default=1.0, ge=0, le=1)
+    b2: float = Field(default=9.0, ge=0, le=12)
+    k2: float = Field(default=0.5, gt=0, le=20)
+
+
+def _steps(progress: float) -> float:
+    return 1.0 if progress < 0.25 else 0.1 if progress < 0.5 else 0.01
+
+
+def _cosine(progress: float) -> float:
+    import math
+
+    return 0.5 * (1 + math.cos(math.pi * progress))
+
+
+_FACTOR = {"paper_steps": _steps, "constant": lambda _: 1.0, "cosine": _cosine}
+
+_MILD = Augmentation(rotation_deg=20, shift=0.05, zoom=0.15, flip_rows=0.0, flip_columns=0.5)
+
+UNET1: Mapping[str, Recipe] = {
+    recipe.name: recipe
+    for recipe in (
+        Recipe(name="paper", epochs=200, rate=1e-2, schedule="paper_steps"),
+        Recipe(
+            name="plain",
+            epochs=100,
+            batch=8,
+            rate=2e-3,
+            loss="bce_dice",
+            augmentation=_MILD,
+            crop=(192, 208),
+            average_last=10,
+        ),
+    )
+}

@@ -1,0 +1,33 @@
+"""UNet-1: infection, supervised (eq. 2)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from pipeline.device import autocast
+from pipeline.preprocess import Preprocessing
+from pipeline.unet import Architecture, UNet
+from training import batches, losses
+from training.batches import Pool
+from training.loop import Batch, Run, train
+
+LOSSES = {"dice": losses.dice_loss, "bce_dice": losses.bce_dice_loss}
+
+
+def fit(pool: Pool, arch: Architecture, settings: Preprocessing, run: Run) -> UNet:
+    """Train UNet-1 on the pool by the run's recipe."""
+    torch.manual_seed(run.seed)  # the first weights
+    measure = LOSSES[run.recipe.loss]
+
+    def loss(model: UNet, batch: Batch) -> Tensor:
+        with autocast(run.device):
+            logits = model(batch.stacks)
+        return measure(logits[:, 0], batch.target)
+
+    return train(
+        UNet(arch),
+        run,
+        lambda rng: batches.unet1_epoch(pool, run.recipe, rng, arch.slices, settings.hu_per_unit),
+        loss,
+    )

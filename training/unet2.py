@@ -1,0 +1,62 @@
+"""UNet-2: consolidation inside the infected region, by hard EM from image-level labels only.
+
+Eq. 10–13 and Table I of the paper.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from pipeline.device import autocast
+from pipeline.preprocess import Preprocessing
+from pipeline.unet import UNet
+from training import batches, em, losses
+from training.dataset import Example
+from training.errors import CohortError, RunError
+from training.loop import Batch, Run, train
+from training.recipes import EmRecipe
+
+
+def fit(start: UNet, examples: Sequence[Example], settings: Preprocessing, run: Run) -> UNet:
+    """Train UNet-2 from the weights of UNet-1. Pixel labels serve only as the infected region m."""
+    if not isinstance(run.recipe, EmRecipe):
+        raise RunError(f"recipe {run.recipe.name!r} is not one of UNet-2")
+    recipe = run.recipe
+    known = [example for example in examples if example.positive is not None]
+    if len({example.positive for example in known}) < 2:
+        raise CohortError("UNet-2 learns from cases with and without consolidation; this cohort has one kind only")
+    run.note.setdefault("start", "unet1")
+
+    def loss(model: UNet, batch: Batch) -> Tensor:
+        labels = expectation(model, batch, recipe, run.device)
+        with autocast(run.device):
+            logits = model(batch.stacks)
+        inside = torch.sigmoid(logits[:, 0].float()) * batch.region
+        return 1 - losses.smooth_dice(inside, labels.float())
+
+    width = start.arch.slices
+    return train(
+        copy.deepcopy(start),
+        run,
+        lambda rng: batches.unet2_epoch(known, recipe, rng, width, settings.hu_per_unit),
+        loss,
+    )
+
+
+@torch.no_grad()
+def expectation(model: UNet, batch: Batch, recipe: EmRecipe, device: torch.device) -> Tensor:
+    """E-step on the augmented batch: batch norm in inference mode, no gradient. Leaves it in training mode."""
+    model.eval()
+    with autocast(device):
+        f = model.probability(batch.stacks) * batch.region
+    model.train()
+    x = batch.stacks[:, batch.stacks.shape[1] // 2]
+    if recipe.prior == "phi1":
+        prior = em.constant_prior(x, recipe.b1)
+    else:
+        prior = em.intensity_prior(x, recipe.b2, recipe.k2)
+    return em.e_step(f, prior, batch.region, batch.positive)
