@@ -14,7 +14,7 @@ from pipeline.types import ResultKind
 
 @dataclass(frozen=True)
 class SeriesIdentity:
-    """Whose a series is and what it calls itself, as one header says it. Texts, cut to the column's length."""
+    """Whose a series is and what it calls itself, as one header says it."""
 
     series_uid: str
     study_uid: str
@@ -27,6 +27,29 @@ class SeriesIdentity:
     description: str = ""
     calling_ae: str = ""
     peer_address: str = ""
+
+    @classmethod
+    def of(
+        cls, header: Mapping[str, Any], series_uid: str, calling_ae: str = "", peer_address: str = ""
+    ) -> SeriesIdentity:
+        """From the header of one instance, as `InstanceRecord.header` holds it."""
+
+        def text(keyword: str) -> str:
+            return str(header.get(keyword) or "")
+
+        return cls(
+            series_uid=series_uid,
+            study_uid=text("StudyInstanceUID"),
+            patient_id=text("PatientID"),
+            patient_id_issuer=text("IssuerOfPatientID"),
+            patient_name=text("PatientName"),
+            accession_number=text("AccessionNumber"),
+            study_date=text("StudyDate"),
+            modality=text("Modality"),
+            description=text("SeriesDescription"),
+            calling_ae=calling_ae,
+            peer_address=peer_address,
+        )
 
 
 @dataclass(frozen=True)

@@ -64,7 +64,7 @@ SERIES_TRANSITIONS: Mapping[SeriesState, frozenset[SeriesState]] = {
     S.DELIVERED: frozenset({S.RECEIVING, S.QUEUED, S.NOT_ANALYSED}),
     S.INCOMPLETE: frozenset({S.RECEIVING, S.COMPLETE, S.CANCELLED}),
     S.NOT_ANALYSED: frozenset({S.RECEIVING, S.COMPLETE, S.QUEUED, S.CANCELLED}),
-    S.FAILED: frozenset({S.RECEIVING, S.COMPLETE, S.QUEUED, S.ANALYSED, S.NOT_ANALYSED, S.CANCELLED}),
+    S.FAILED: frozenset({S.RECEIVING, S.COMPLETE, S.QUEUED, S.ANALYSED, S.DELIVERED, S.NOT_ANALYSED, S.CANCELLED}),
     S.CANCELLED: frozenset({S.RECEIVING, S.COMPLETE, S.QUEUED, S.ANALYSED}),
 }
 
@@ -82,8 +82,10 @@ DELIVERY_TRANSITIONS: Mapping[DeliveryState, frozenset[DeliveryState]] = {
     # SENT → PENDING: the peer did not commit the object, it is sent again.
     D.SENT: frozenset({D.SENT, D.PENDING, D.COMMITTED, D.FAILED, D.CANCELLED}),
     D.COMMITTED: frozenset(),
-    D.FAILED: frozenset({D.PENDING, D.CANCELLED}),
-    D.CANCELLED: frozenset({D.PENDING}),
+    # FAILED or CANCELLED → COMMITTED: a report that comes after all tells what the peer has.
+    D.FAILED: frozenset({D.PENDING, D.COMMITTED, D.CANCELLED}),
+    # CANCELLED → SENT: it was on the wire when it was cancelled, and the peer has it.
+    D.CANCELLED: frozenset({D.PENDING, D.SENT, D.COMMITTED}),
 }
 
 

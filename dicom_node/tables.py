@@ -55,6 +55,28 @@ class Utc(TypeDecorator[datetime]):
         return None if value is None else value.replace(tzinfo=UTC)
 
 
+class Plain(TypeDecorator[str]):
+    """Text that both databases take: no NUL, no lone surrogate, cut to the column's length.
+
+    Texts come off the wire and out of exceptions. PostgreSQL refuses NUL and texts that are too long, and a refused
+    row would be a received instance that nobody knows of.
+    """
+
+    impl = Text
+    cache_ok = True
+
+    def __init__(self, length: int = 4000) -> None:
+        super().__init__()
+        self.length = length
+
+    def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:
+        """Clean and cut; the last character of a cut text is an ellipsis."""
+        if value is None:
+            return None
+        clean = value.replace("\x00", "").encode("utf-8", "replace").decode("utf-8")
+        return clean if len(clean) <= self.length else clean[: self.length - 1] + "…"
+
+
 class Base(DeclarativeBase):
     """Declarative base with stable constraint names, which Alembic's batch mode needs."""
 
@@ -68,22 +90,30 @@ class SeriesRow(Base):
     id: Mapped[int] = mapped_column(primary_key=True)
     series_uid: Mapped[str] = mapped_column(Uid, unique=True)
     study_uid: Mapped[str] = mapped_column(Uid, index=True)
-    patient_id: Mapped[str] = mapped_column(String(256), default="")
-    patient_id_issuer: Mapped[str] = mapped_column(String(256), default="")
-    patient_name: Mapped[str] = mapped_column(Text, default="")
-    accession_number: Mapped[str] = mapped_column(String(64), default="", index=True)
-    study_date: Mapped[str] = mapped_column(String(16), default="")
-    modality: Mapped[str] = mapped_column(String(64), default="")
-    description: Mapped[str] = mapped_column(Text, default="")
-    calling_ae: Mapped[str] = mapped_column(String(16), default="")
-    peer_address: Mapped[str] = mapped_column(String(64), default="")
-    state: Mapped[str] = mapped_column(String(16), index=True)
-    reason: Mapped[str] = mapped_column(Text, default="")
-    completeness: Mapped[str] = mapped_column(Text, default="")
+    patient_id: Mapped[str] = mapped_column(Plain(256), default="", index=True)
+    patient_id_issuer: Mapped[str] = mapped_column(Plain(256), default="")
+    patient_name: Mapped[str] = mapped_column(Plain(), default="")
+    accession_number: Mapped[str] = mapped_column(Plain(64), default="", index=True)
+    study_date: Mapped[str] = mapped_column(Plain(16), default="")
+    modality: Mapped[str] = mapped_column(Plain(64), default="")
+    description: Mapped[str] = mapped_column(Plain(), default="")
+    calling_ae: Mapped[str] = mapped_column(Plain(16), default="")
+    peer_address: Mapped[str] = mapped_column(Plain(64), default="")
+    state: Mapped[str] = mapped_column(String(16))
+    reason: Mapped[str] = mapped_column(Plain(), default="")
+    completeness: Mapped[str] = mapped_column(Plain(), default="")
     revision: Mapped[int] = mapped_column(Integer, default=1)
+    version: Mapped[int] = mapped_column(Integer, default=1)  # grows with every change; guards decisions
+    candidate: Mapped[bool] = mapped_column(Boolean, default=False)  # selection may choose it
+    preferred: Mapped[bool] = mapped_column(Boolean, default=False)  # a person asked for it
     created_at: Mapped[datetime] = mapped_column(Utc)
-    last_instance_at: Mapped[datetime] = mapped_column(Utc, index=True)
-    changed_at: Mapped[datetime] = mapped_column(Utc, index=True)
+    last_instance_at: Mapped[datetime] = mapped_column(Utc)
+    changed_at: Mapped[datetime] = mapped_column(Utc)
+    __table_args__ = (
+        Index("ix_series_newest", "last_instance_at", "id"),
+        Index("ix_series_newest_of_state", "state", "last_instance_at", "id"),
+        CheckConstraint("revision >= 1", name="revision"),
+    )
 
 
 class InstanceRow(Base):
@@ -91,19 +121,20 @@ class InstanceRow(Base):
 
     __tablename__ = "instance"
     id: Mapped[int] = mapped_column(primary_key=True)
-    series_id: Mapped[int] = mapped_column(ForeignKey("series.id", ondelete="CASCADE"), index=True)
+    series_id: Mapped[int] = mapped_column(ForeignKey("series.id", ondelete="CASCADE"))
     sop_instance_uid: Mapped[str] = mapped_column(Uid)
     sop_class_uid: Mapped[str] = mapped_column(Uid)
     transfer_syntax_uid: Mapped[str] = mapped_column(Uid)
     state: Mapped[str] = mapped_column(String(16))
     path: Mapped[str] = mapped_column(Text)  # relative to the archive folder
     size_bytes: Mapped[int] = mapped_column(Integer)
-    file_sha256: Mapped[str] = mapped_column(String(64))
+    dataset_sha256: Mapped[str] = mapped_column(String(64))  # without file meta: that differs with the sender
     pixel_sha256: Mapped[str] = mapped_column(String(64))
     header: Mapped[dict[str, object]] = mapped_column(JSON)  # the tags that completion and selection read
     received_at: Mapped[datetime] = mapped_column(Utc)
     __table_args__ = (
-        UniqueConstraint("sop_instance_uid", "file_sha256"),
+        UniqueConstraint("sop_instance_uid", "dataset_sha256"),
+        Index("ix_instance_of_series", "series_id", "state"),
         Index(
             "ix_instance_current",
             "sop_instance_uid",
@@ -119,11 +150,11 @@ class JobRow(Base):
 
     __tablename__ = "job"
     id: Mapped[int] = mapped_column(primary_key=True)
-    series_id: Mapped[int] = mapped_column(ForeignKey("series.id", ondelete="CASCADE"), index=True)
+    series_id: Mapped[int] = mapped_column(ForeignKey("series.id", ondelete="CASCADE"))
     revision: Mapped[int] = mapped_column(Integer)
     state: Mapped[str] = mapped_column(String(16), index=True)
     attempts: Mapped[int] = mapped_column(Integer, default=0)
-    reason: Mapped[str] = mapped_column(Text, default="")
+    reason: Mapped[str] = mapped_column(Plain(), default="")
     report: Mapped[dict[str, object] | None] = mapped_column(JSON)  # content of result.json
     created_at: Mapped[datetime] = mapped_column(Utc)  # the `created` of every result of this job
     started_at: Mapped[datetime | None] = mapped_column(Utc)
@@ -146,7 +177,7 @@ class ResultRow(Base):
 
     __tablename__ = "result"
     id: Mapped[int] = mapped_column(primary_key=True)
-    job_id: Mapped[int] = mapped_column(ForeignKey("job.id", ondelete="CASCADE"), index=True)
+    job_id: Mapped[int] = mapped_column(ForeignKey("job.id", ondelete="CASCADE"))
     profile: Mapped[str] = mapped_column(String(64))
     kind: Mapped[str] = mapped_column(String(16))
     study_uid: Mapped[str] = mapped_column(Uid)
@@ -164,14 +195,17 @@ class DeliveryRow(Base):
 
     __tablename__ = "delivery"
     id: Mapped[int] = mapped_column(primary_key=True)
-    result_id: Mapped[int] = mapped_column(ForeignKey("result.id", ondelete="CASCADE"), index=True)
+    result_id: Mapped[int] = mapped_column(ForeignKey("result.id", ondelete="CASCADE"))
     destination: Mapped[str] = mapped_column(String(64))
     state: Mapped[str] = mapped_column(String(16))
     attempts: Mapped[int] = mapped_column(Integer, default=0)
+    first_pending_at: Mapped[datetime] = mapped_column(Utc)
     next_attempt_at: Mapped[datetime] = mapped_column(Utc)
     transaction_uid: Mapped[str | None] = mapped_column(Uid, index=True)
-    reason: Mapped[str] = mapped_column(Text, default="")
+    reason: Mapped[str] = mapped_column(Plain(), default="")
+    warning: Mapped[str] = mapped_column(Plain(), default="")
     sent_at: Mapped[datetime | None] = mapped_column(Utc)
+    asked_at: Mapped[datetime | None] = mapped_column(Utc)  # when commitment was last asked for
     committed_at: Mapped[datetime | None] = mapped_column(Utc)
     __table_args__ = (
         UniqueConstraint("result_id", "destination"),
@@ -190,4 +224,4 @@ class EventRow(Base):
     series_id: Mapped[int | None] = mapped_column(ForeignKey("series.id", ondelete="CASCADE"), index=True)
     old_state: Mapped[str] = mapped_column(String(16), default="")
     new_state: Mapped[str] = mapped_column(String(16), default="")
-    reason: Mapped[str] = mapped_column(Text, default="")
+    reason: Mapped[str] = mapped_column(Plain(), default="")

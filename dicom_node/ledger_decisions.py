@@ -1,0 +1,102 @@
+"""The ledger's room for decisions: which series are whole, and which one of a study is analysed.
+
+Decisions are taken outside, on records; they are written only where nothing changed since (`SeriesRecord.version`).
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from sqlalchemy import select
+
+from dicom_node.ledger_records import Choice, SeriesRecord
+from dicom_node.ledger_rows import series_query, series_record
+from dicom_node.ledger_writer import CHOSEN, LedgerRoom, Writer
+from dicom_node.states import JobState, SeriesState
+from dicom_node.tables import JobRow, SeriesRow
+
+
+class DecisionRoom(LedgerRoom):
+    """Completion and selection."""
+
+    def receiving(self) -> list[SeriesRecord]:
+        """Series in RECEIVING, longest quiet first."""
+        query = (
+            series_query()
+            .where(SeriesRow.state == SeriesState.RECEIVING)
+            .order_by(SeriesRow.last_instance_at, SeriesRow.id)
+        )
+        with self._read() as session:
+            return [series_record(*found) for found in session.execute(query).tuples()]
+
+    def complete_studies(self) -> list[str]:
+        """StudyInstanceUIDs that have a COMPLETE series, which selection has to look at."""
+        query = select(SeriesRow.study_uid).where(SeriesRow.state == SeriesState.COMPLETE).distinct()
+        with self._read() as session:
+            return sorted(session.scalars(query))
+
+    def settle(
+        self, seen: SeriesRecord, state: SeriesState, reason: str, now: datetime, *, completeness: str = ""
+    ) -> bool:
+        """End RECEIVING as COMPLETE (with `completeness`), INCOMPLETE or NOT_ANALYSED.
+
+        Returns:
+            False where the series changed since it was seen; nothing is written then.
+        """
+        with self._write(now) as writer:
+            row = writer.session.get(SeriesRow, seen.id)
+            if row is None or row.version != seen.version:
+                return False
+            row.candidate = state is SeriesState.COMPLETE
+            row.completeness = completeness
+            writer.move_series(row, state, reason, told=reason or completeness)
+            if state is not SeriesState.COMPLETE:
+                writer.release_rivals(row.study_uid, f"series {row.series_uid} is {state}")
+            return True
+
+    def select(self, choice: Choice, now: datetime) -> bool:
+        """Queue the chosen series and turn the others down.
+
+        Returns:
+            False where one of them changed since it was seen, or another came; nothing is written then.
+        """
+        with self._write(now) as writer:
+            rows = {row.series_uid: row for row in writer.study(choice.seen[0].study_uid)}
+            if {uid: row.version for uid, row in rows.items()} != {r.series_uid: r.version for r in choice.seen}:
+                return False
+            for uid, reason in choice.others.items():
+                _turn_down(writer, rows[uid], reason)
+            if choice.chosen is not None:
+                _queue(writer, rows[choice.chosen.series_uid], choice.why)
+            return True
+
+
+def _turn_down(writer: Writer, row: SeriesRow, reason: str) -> None:
+    """Another series of the study is analysed; what this one gave so far does not count."""
+    if row.state == SeriesState.NOT_ANALYSED:
+        if row.reason != reason:
+            row.reason = reason
+            writer.touch(row)
+            writer.event("series", reason, series_id=row.id, subject_id=row.id, old=row.state, new=row.state)
+        return
+    writer.withdraw(row, reason)
+    writer.move_series(row, SeriesState.NOT_ANALYSED, reason)
+
+
+def _queue(writer: Writer, row: SeriesRow, why: str) -> None:
+    """A job for the series, unless it is chosen already."""
+    if row.state in CHOSEN:
+        return
+    job = writer.job_of(row)
+    if job is not None and job.state == JobState.DONE:  # its results were superseded by another series
+        row.revision += 1
+        job = None
+    if job is None:
+        job = JobRow(series_id=row.id, revision=row.revision, state=JobState.WAITING, created_at=writer.now)
+        writer.session.add(job)
+        writer.session.flush()
+        writer.event("job", why, series_id=row.id, subject_id=job.id, new=job.state)
+    else:
+        job.attempts = 0
+        writer.move_job(job, JobState.WAITING, why)
+    writer.move_series(row, SeriesState.QUEUED, "", told=why)

@@ -1,0 +1,153 @@
+"""The ledger's room for deliveries: one row per object and destination, from PENDING to COMMITTED."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from datetime import datetime
+
+from sqlalchemy import case, exists, func, select
+from sqlalchemy.orm import aliased
+
+from dicom_node.errors import IllegalTransition
+from dicom_node.ledger_records import Delivery
+from dicom_node.ledger_rows import delivery_query, delivery_record
+from dicom_node.ledger_writer import LedgerRoom, Writer
+from dicom_node.states import DeliveryState, SeriesState
+from dicom_node.tables import DeliveryRow, ResultRow
+from pipeline.types import ResultKind
+
+RANK = case({kind: rank for rank, kind in enumerate(ResultKind)}, value=ResultRow.kind)
+"""Order in which the objects of a set are sent: the SR names the others and comes last."""
+
+
+class DeliveryRoom(LedgerRoom):
+    """The outbox."""
+
+    def due_deliveries(self, destination: str, now: datetime, limit: int = 100) -> list[Delivery]:
+        """PENDING and due, oldest result set first, in the order of `ResultKind` within a set: the SR comes last.
+
+        An SR is not due while another object of its set waits for a later attempt at the same destination.
+        """
+        sibling, sibling_result = aliased(DeliveryRow), aliased(ResultRow)
+        held_back = (
+            exists()
+            .where(sibling.result_id == sibling_result.id)
+            .where(sibling_result.job_id == ResultRow.job_id, sibling_result.profile == ResultRow.profile)
+            .where(sibling.destination == destination, sibling.state == DeliveryState.PENDING)
+            .where(sibling.next_attempt_at > now)
+        )
+        query = (
+            delivery_query()
+            .where(DeliveryRow.destination == destination, DeliveryRow.state == DeliveryState.PENDING)
+            .where(DeliveryRow.next_attempt_at <= now)
+            .where((ResultRow.kind != ResultKind.SR) | ~held_back)
+            .order_by(ResultRow.job_id, RANK, DeliveryRow.id)
+            .limit(limit)
+        )
+        with self._read() as session:
+            return [delivery_record(row) for row in session.execute(query)]
+
+    def next_delivery_at(self, destination: str) -> datetime | None:
+        """The earliest `next_attempt_at` of what is PENDING; None when nothing is."""
+        query = select(func.min(DeliveryRow.next_attempt_at)).where(
+            DeliveryRow.destination == destination, DeliveryRow.state == DeliveryState.PENDING
+        )
+        with self._read() as session:
+            return session.scalar(query)
+
+    def sent_deliveries(self, destination: str, before: datetime) -> list[Delivery]:
+        """SENT, and neither sent nor asked about after `before`: there was no answer since."""
+        query = (
+            delivery_query()
+            .where(DeliveryRow.destination == destination, DeliveryRow.state == DeliveryState.SENT)
+            .where(func.coalesce(DeliveryRow.asked_at, DeliveryRow.sent_at) <= before)
+            .order_by(DeliveryRow.id)
+        )
+        with self._read() as session:
+            return [delivery_record(row) for row in session.execute(query)]
+
+    def next_sent_at(self, destination: str) -> datetime | None:
+        """The earliest time at which something still SENT was sent or last asked about; None: nothing is SENT."""
+        query = select(func.min(func.coalesce(DeliveryRow.asked_at, DeliveryRow.sent_at))).where(
+            DeliveryRow.destination == destination, DeliveryRow.state == DeliveryState.SENT
+        )
+        with self._read() as session:
+            return session.scalar(query)
+
+    def deliveries_of_transaction(self, transaction_uid: str) -> list[Delivery]:
+        """Those whose commitment was asked for under this Transaction UID; empty when unknown."""
+        query = delivery_query().where(DeliveryRow.transaction_uid == transaction_uid).order_by(DeliveryRow.id)
+        with self._read() as session:
+            return [delivery_record(row) for row in session.execute(query)]
+
+    def delivery_sent(self, delivery_id: int, now: datetime, warning: str = "") -> None:
+        """The peer answered with success or a warning: SENT. Also one that was cancelled meanwhile: it is there."""
+        with self._write(now) as writer:
+            row = writer.session.get_one(DeliveryRow, delivery_id)
+            writer.move_delivery(row, DeliveryState.SENT, warning)
+            row.attempts += 1
+            row.sent_at, row.asked_at, row.transaction_uid = now, None, None
+            row.warning = warning
+
+    def delivery_postponed(self, delivery_id: int, until: datetime, now: datetime, reason: str) -> None:
+        """A transient error: PENDING until later, attempt counted. Nothing happens to one cancelled meanwhile."""
+        with self._write(now) as writer:
+            row = writer.session.get_one(DeliveryRow, delivery_id)
+            if row.state != DeliveryState.CANCELLED:
+                writer.move_delivery(row, DeliveryState.PENDING, reason)
+                row.attempts += 1
+                row.next_attempt_at = until
+
+    def delivery_failed(self, delivery_id: int, now: datetime, reason: str) -> None:
+        """A permanent error: FAILED, and the series with it when the result is current."""
+        with self._write(now) as writer:
+            row = writer.session.get_one(DeliveryRow, delivery_id)
+            if row.state == DeliveryState.CANCELLED:
+                return
+            writer.move_delivery(row, DeliveryState.FAILED, reason)
+            series = writer.series_of_delivery(row)
+            if series.state == SeriesState.ANALYSED and _counts(writer, row):
+                writer.move_series(series, SeriesState.FAILED, f"not delivered to {row.destination}: {reason}")
+
+    def delivery_committed(self, delivery_id: int, now: datetime) -> None:
+        """The PACS has it for good: COMMITTED. The last one of the current results makes the series DELIVERED."""
+        with self._write(now) as writer:
+            row = writer.session.get_one(DeliveryRow, delivery_id)
+            if row.state == DeliveryState.COMMITTED:  # a report that came twice
+                return
+            writer.move_delivery(row, DeliveryState.COMMITTED, "")
+            row.committed_at = now
+            series = writer.series_of_delivery(row)
+            writer.session.flush()
+            rest = {delivery.state for delivery in writer.current_deliveries(series)} - {DeliveryState.COMMITTED}
+            undelivered = series.state in (SeriesState.ANALYSED, SeriesState.FAILED)
+            if undelivered and _counts(writer, row) and not rest:
+                writer.move_series(series, SeriesState.DELIVERED, "", told="every destination has every object")
+
+    def open_transaction(self, delivery_ids: Collection[int], transaction_uid: str, now: datetime) -> None:
+        """Persist the Transaction UID (PS3.4 J.3.2) of SENT deliveries, before the N-ACTION goes out.
+
+        Raises:
+            IllegalTransition: one of them is not SENT.
+        """
+        with self._write(now) as writer:
+            rows = writer.session.scalars(select(DeliveryRow).where(DeliveryRow.id.in_(sorted(delivery_ids))))
+            for row in rows:
+                if row.state != DeliveryState.SENT:
+                    raise IllegalTransition(
+                        f"delivery {row.id} is {row.state}: commitment is asked for what was sent"
+                    )
+                row.transaction_uid, row.asked_at = transaction_uid, now
+
+    def resend(self, delivery_id: int, now: datetime, reason: str) -> None:
+        """The peer does not have it after all: PENDING, due at once; CANCELLED where it was superseded."""
+        with self._write(now) as writer:
+            row = writer.session.get_one(DeliveryRow, delivery_id)
+            wanted = _counts(writer, row)
+            writer.move_delivery(row, DeliveryState.PENDING if wanted else DeliveryState.CANCELLED, reason)
+            row.next_attempt_at = now
+
+
+def _counts(writer: Writer, row: DeliveryRow) -> bool:
+    """Whether the object is part of the current results of its series."""
+    return writer.session.get_one(ResultRow, row.result_id).current

@@ -1,0 +1,195 @@
+"""The ledger's room for analyses: claimed, ended, and what their end means for series, results and deliveries."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from pathlib import Path
+
+from sqlalchemy import exists, select
+
+from dicom_node.errors import NotFound
+from dicom_node.ledger_records import JobRecord, SeriesRecord
+from dicom_node.ledger_rows import job_record, series_query, series_record
+from dicom_node.ledger_writer import LedgerRoom, Writer
+from dicom_node.states import DeliveryState, JobState, SeriesState
+from dicom_node.tables import DeliveryRow, JobRow, ResultRow, SeriesRow
+from pipeline.types import AnalysisOutcome, ObjectReference, ResultKind, ResultObject
+
+
+class JobRoom(LedgerRoom):
+    """Jobs and their outcomes."""
+
+    def recover_jobs(self, now: datetime, max_attempts: int) -> int:
+        """At start-up: RUNNING → WAITING, or FAILED after so many attempts. How many there were."""
+        with self._write(now) as writer:
+            jobs = writer.session.scalars(select(JobRow).where(JobRow.state == JobState.RUNNING)).all()
+            for job in jobs:
+                _again_or_failed(writer, job, "the node stopped while it ran", max_attempts)
+            return len(jobs)
+
+    def claim_job(self, now: datetime) -> tuple[JobRecord, SeriesRecord] | None:
+        """The job that waits longest → RUNNING, its attempt counted; None when none waits."""
+        with self._write(now) as writer:
+            query = select(JobRow).where(JobRow.state == JobState.WAITING).order_by(JobRow.id).limit(1)
+            job = writer.session.scalar(query)
+            if job is None:
+                return None
+            job.attempts += 1
+            writer.move_job(job, JobState.RUNNING, f"attempt {job.attempts}")
+            writer.session.flush()
+            series = writer.session.execute(series_query().where(SeriesRow.id == job.series_id)).tuples().one()
+            record = series_record(*series)
+            return job_record(job, record.series_uid), record
+
+    def job(self, job_id: int) -> JobRecord:
+        """One job; NotFound."""
+        query = select(JobRow, SeriesRow.series_uid).join(SeriesRow).where(JobRow.id == job_id)
+        with self._read() as session:
+            found = session.execute(query).tuples().one_or_none()
+            if found is None:
+                raise NotFound(f"there is no job {job_id}")
+            return job_record(*found)
+
+    def predecessors(self, job_id: int) -> dict[str, ObjectReference]:
+        """By profile, the newest earlier SR of the same series or study that a destination was sent.
+
+        Where no destination exists every earlier SR counts: a person has read the file.
+        """
+        with self._read() as session:
+            job = session.get_one(JobRow, job_id)
+            series = session.get_one(SeriesRow, job.series_id)
+            delivery = exists().where(DeliveryRow.result_id == ResultRow.id)
+            sent = exists().where(DeliveryRow.result_id == ResultRow.id, DeliveryRow.sent_at.is_not(None))
+            query = (
+                select(ResultRow)
+                .join(JobRow, JobRow.id == ResultRow.job_id)
+                .join(SeriesRow, SeriesRow.id == JobRow.series_id)
+                .where(ResultRow.kind == ResultKind.SR, ResultRow.job_id != job_id, sent | ~delivery)
+                .where((SeriesRow.id == series.id) | (SeriesRow.study_uid == series.study_uid))
+                .order_by(ResultRow.id)  # the newest one of a profile comes last and stays in the dict
+            )
+            return {row.profile: _reference(row) for row in session.scalars(query)}
+
+    def job_done(
+        self, job_id: int, outcome: AnalysisOutcome, results_dir: Path, profiles: Mapping[str, str], now: datetime
+    ) -> bool:
+        """Results and deliveries of a finished job, in one transaction; the series becomes ANALYSED.
+
+        Args:
+            job_id: the job that the worker finished.
+            outcome: as the worker gave it back; its objects lie below `results_dir`.
+            results_dir: the folder that paths are kept relative to.
+            profiles: destination name → profile name.
+            now: time of the change.
+
+        Returns:
+            False where the job was cancelled meanwhile; nothing is kept then.
+        """
+        with self._write(now) as writer:
+            job = writer.session.get_one(JobRow, job_id)
+            if job.state != JobState.RUNNING:
+                return False
+            series = writer.session.get_one(SeriesRow, job.series_id)
+            job.report = dict(outcome.report)
+            writer.move_job(job, JobState.DONE, "")
+            for item in outcome.objects:
+                _add_result(writer, job, item, results_dir, profiles)
+            reason = "" if profiles else "no destination is configured: the results are kept in the state folder"
+            told = f"{len(outcome.objects)} result object(s), revision {job.revision}"
+            writer.move_series(series, SeriesState.ANALYSED, reason, told=told)
+            return True
+
+    def job_rejected(self, job_id: int, reason: str, now: datetime) -> bool:
+        """The pipeline cannot analyse the series: NOT_ANALYSED, and the next best of the study is considered."""
+        return self._end(job_id, JobState.REJECTED, SeriesState.NOT_ANALYSED, reason, now)
+
+    def job_failed(self, job_id: int, reason: str, now: datetime) -> bool:
+        """It will not work without a person: FAILED."""
+        return self._end(job_id, JobState.FAILED, SeriesState.FAILED, reason, now)
+
+    def _end(self, job_id: int, state: JobState, ending: SeriesState, reason: str, now: datetime) -> bool:
+        with self._write(now) as writer:
+            job = writer.session.get_one(JobRow, job_id)
+            if job.state != JobState.RUNNING:
+                return False
+            _end_series(writer, job, state, ending, reason)
+            return True
+
+    def job_interrupted(self, job_id: int, reason: str, now: datetime, max_attempts: int) -> bool:
+        """The worker died, ran into the deadline or stumbled: again, or FAILED after `max_attempts`."""
+        with self._write(now) as writer:
+            job = writer.session.get_one(JobRow, job_id)
+            if job.state != JobState.RUNNING:
+                return False
+            _again_or_failed(writer, job, reason, max_attempts)
+            return True
+
+    def job_returned(self, job_id: int, now: datetime) -> bool:
+        """The node stops: RUNNING → WAITING, this attempt does not count."""
+        with self._write(now) as writer:
+            job = writer.session.get_one(JobRow, job_id)
+            if job.state != JobState.RUNNING:
+                return False
+            job.attempts -= 1
+            writer.move_job(job, JobState.WAITING, "the node was stopped, this attempt does not count")
+            return True
+
+
+def _again_or_failed(writer: Writer, job: JobRow, reason: str, max_attempts: int) -> None:
+    if job.attempts < max_attempts:
+        writer.move_job(job, JobState.WAITING, f"attempt {job.attempts}: {reason}")
+    else:
+        given_up = f"given up after {job.attempts} attempt(s), the last: {reason}"
+        _end_series(writer, job, JobState.FAILED, SeriesState.FAILED, given_up)
+
+
+def _end_series(writer: Writer, job: JobRow, state: JobState, ending: SeriesState, reason: str) -> None:
+    """The job and its series end without results."""
+    series = writer.session.get_one(SeriesRow, job.series_id)
+    writer.move_job(job, state, reason)
+    series.candidate = False
+    writer.move_series(series, ending, reason)
+    if ending is SeriesState.NOT_ANALYSED:
+        writer.release_rivals(series.study_uid, f"the chosen series {series.series_uid} could not be analysed")
+
+
+def _add_result(
+    writer: Writer, job: JobRow, item: ResultObject, results_dir: Path, profiles: Mapping[str, str]
+) -> None:
+    """The row of one object, and one delivery for each destination that takes its profile."""
+    result = ResultRow(
+        job_id=job.id,
+        profile=item.profile,
+        kind=item.kind,
+        study_uid=item.reference.study_uid,
+        series_uid=item.reference.series_uid,
+        sop_class_uid=item.reference.sop_class_uid,
+        sop_instance_uid=item.reference.sop_instance_uid,
+        path=str(item.path.relative_to(results_dir)),
+        sha256=item.sha256,
+        current=True,
+    )
+    writer.session.add(result)
+    writer.session.flush()
+    for destination in (name for name, profile in profiles.items() if profile == item.profile):
+        delivery = DeliveryRow(
+            result_id=result.id,
+            destination=destination,
+            state=DeliveryState.PENDING,
+            first_pending_at=writer.now,
+            next_attempt_at=writer.now,
+        )
+        writer.session.add(delivery)
+        writer.session.flush()
+        told = f"{destination}: {item.kind}"
+        writer.event("delivery", told, series_id=job.series_id, subject_id=delivery.id, new=DeliveryState.PENDING)
+
+
+def _reference(row: ResultRow) -> ObjectReference:
+    return ObjectReference(
+        study_uid=row.study_uid,
+        series_uid=row.series_uid,
+        sop_class_uid=row.sop_class_uid,
+        sop_instance_uid=row.sop_instance_uid,
+    )
