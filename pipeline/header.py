@@ -1,0 +1,211 @@
+"""What result objects take over from the source: patient, study and equipment, fit to be written again.
+
+Source headers are often not valid. Attributes of type 2 that are absent become empty, invalid values become blank,
+each with a note; what tells whose result this is (names, IDs, UIDs) is never changed. Text keeps its
+SpecificCharacterSet, so that names survive in any alphabet.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from pydicom import config
+from pydicom.charset import convert_encodings, python_encoding
+from pydicom.dataelem import DataElement
+from pydicom.dataset import Dataset
+from pydicom.multival import MultiValue
+from pydicom.valuerep import DA, TM, validate_value
+
+from pipeline import uids
+from pipeline.errors import ResultError
+
+_UIDS = ("StudyInstanceUID", "SeriesInstanceUID", "SOPClassUID", "SOPInstanceUID")
+_IDENTITY = ("PatientName", "PatientID", "IssuerOfPatientID", "AccessionNumber", "StudyID")  # kept as received
+_EMPTY_IF_ABSENT = (  # type 2 in the modules of every result object (PS3.3 C.7.1.1, C.7.2.1, C.7.5.1)
+    "PatientName",
+    "PatientID",
+    "PatientBirthDate",
+    "PatientSex",
+    "StudyDate",
+    "StudyTime",
+    "ReferringPhysicianName",
+    "StudyID",
+    "AccessionNumber",
+    "Manufacturer",
+    "PositionReferenceIndicator",
+)
+_OPTIONAL = (
+    "IssuerOfPatientID",
+    "OtherPatientIDsSequence",
+    "PatientAge",
+    "PatientSize",
+    "PatientWeight",
+    "PatientIdentityRemoved",
+    "DeidentificationMethod",
+    "DeidentificationMethodCodeSequence",
+    "LongitudinalTemporalInformationModified",
+    "StudyDescription",
+    "ProcedureCodeSequence",
+    "IssuerOfAccessionNumberSequence",
+    "ClinicalTrialSponsorName",
+    "ClinicalTrialProtocolID",
+    "ClinicalTrialProtocolName",
+    "ClinicalTrialSiteID",
+    "ClinicalTrialSiteName",
+    "ClinicalTrialSubjectID",
+    "ClinicalTrialSubjectReadingID",
+    "ClinicalTrialTimePointID",
+    "TimezoneOffsetFromUTC",
+    "SeriesNumber",
+    "Modality",
+    "InstitutionName",
+    "ManufacturerModelName",
+    "StationName",
+    "DeviceSerialNumber",
+    "SoftwareVersions",
+    "FrameOfReferenceUID",
+    "Rows",
+    "Columns",
+    "ImageOrientationPatient",
+    "ImagePositionPatient",
+    "PixelSpacing",
+    "SliceThickness",
+    "LossyImageCompression",
+    "LossyImageCompressionRatio",
+    "LossyImageCompressionMethod",
+    "RequestAttributesSequence",
+    "RequestedProcedureID",
+    "RequestedProcedureDescription",
+    "PlacerOrderNumberImagingServiceRequest",
+    "FillerOrderNumberImagingServiceRequest",
+)
+_DATE = re.compile(r"\d{8}")
+_TIME = re.compile(r"\d{2}(\d{2}(\d{2}(\.\d{1,6})?)?)?")
+_LATIN_1 = "ISO_IR 100"
+_DEFINED_TERMS = {
+    encoding: term for term, encoding in reversed(python_encoding.items()) if encoding != python_encoding[""]
+}
+
+
+@dataclass(frozen=True)
+class SourceHeader:
+    """The header of one source slice, fit for highdicom, and a sentence for each attribute that was changed."""
+
+    ds: Dataset
+    notes: tuple[str, ...]
+
+
+def normalise(header: Dataset) -> SourceHeader:
+    """Copy what results take over of a source header; the source is not changed.
+
+    Raises:
+        ResultError: a UID that names study, series or instance is missing.
+    """
+    for keyword in _UIDS:
+        if not header.get(keyword):
+            raise ResultError(f"the source has no {keyword}, no result can refer to it")
+    notes: list[str] = []
+    ds = Dataset()
+    _copy_character_set(header, ds, notes)
+    for keyword in (*_UIDS, *_EMPTY_IF_ABSENT, *_OPTIONAL):
+        if keyword in header:
+            _copy(header, keyword, ds, notes)
+    for keyword in _EMPTY_IF_ABSENT:
+        if keyword not in ds:
+            setattr(ds, keyword, "")
+    if not ds.get("FrameOfReferenceUID"):
+        ds.FrameOfReferenceUID = uids.derive("frame of reference", str(ds.SeriesInstanceUID))
+        notes.append("FrameOfReferenceUID is missing; one was derived from the series")
+    return SourceHeader(ds, tuple(notes))
+
+
+def evidence(headers: Sequence[Dataset]) -> list[Dataset]:
+    """One small dataset per slice that names it: the UIDs of study, series and instance."""
+    return [_named(header) for header in headers]
+
+
+def series_number(header: Dataset) -> int:
+    """SeriesNumber of a normalised header; 0 where it has none that can be used."""
+    number = header.get("SeriesNumber")
+    return int(number) if number is not None and 0 < int(number) < 1_000_000 else 0
+
+
+def _named(header: Dataset) -> Dataset:
+    ds = Dataset()
+    for keyword in _UIDS:
+        setattr(ds, keyword, header[keyword].value)
+    return ds
+
+
+def _copy(header: Dataset, keyword: str, ds: Dataset, notes: list[str]) -> None:
+    """Add one attribute to `ds`, unless its value is invalid or an empty option."""
+    try:
+        elem = header[keyword]
+        fault = None if keyword in (*_IDENTITY, *_UIDS) else _fault(elem)
+    except (ValueError, TypeError, NotImplementedError, OverflowError) as error:
+        fault = f"cannot be read ({type(error).__name__})"
+    if fault:
+        notes.append(f"{keyword} {fault}; left blank")
+    elif not elem.is_empty or keyword in _EMPTY_IF_ABSENT:
+        ds.add(elem)
+
+
+def _fault(elem: DataElement) -> str | None:
+    """What is wrong with a value, or None. `elem` is an attribute that may be blanked."""
+    if elem.VR == "SQ":
+        return next(_item_faults(elem.value), None)
+    for value in elem.value if isinstance(elem.value, MultiValue) else [elem.value]:
+        if value in (None, ""):
+            continue
+        if not _is_valid(elem, value):
+            return f"has the invalid value {_ascii(value)}"
+    return None
+
+
+def _is_valid(elem: DataElement, value: object) -> bool:
+    if elem.keyword == "PatientSex":
+        return value in ("M", "F", "O")  # PS3.3 C.7.1.1
+    if elem.VR in ("DS", "IS"):  # pydicom leaves a string, or a float for IS, where it cannot convert
+        return not isinstance(value, str) and (elem.VR == "DS" or isinstance(value, int))
+    try:
+        if elem.VR in ("DA", "TM"):  # the pattern refuses the forms of ACR-NEMA, the class impossible dates
+            pattern, parse = (_DATE, DA) if elem.VR == "DA" else (_TIME, TM)
+            return bool(pattern.fullmatch(str(value).strip())) and parse(str(value).strip()) is not None
+        validate_value(elem.VR, value, config.RAISE)
+    except ValueError:
+        return False
+    return True
+
+
+def _item_faults(items: Iterable[Dataset]) -> Iterator[str]:
+    """Faults of sequence items: invalid values, and codes or references without what they need."""
+    for item in items:
+        for elem in item:
+            fault = _fault(elem)
+            if fault:
+                yield f"has an item whose {elem.keyword or elem.tag} {fault}"
+        if "CodingSchemeDesignator" in item and not (item.get("CodeValue") and item.get("CodeMeaning")):
+            yield "has an item with an incomplete code"
+
+
+def _copy_character_set(header: Dataset, ds: Dataset, notes: list[str]) -> None:
+    """SpecificCharacterSet as received; a term that PS3.3 C.12.1.1.2 does not define is replaced.
+
+    pydicom reads such a term as the nearest one, else as ISO 8859-1, which keeps every byte.
+    """
+    received = header.get("SpecificCharacterSet")
+    if received in (None, ""):
+        return
+    terms = [received] if isinstance(received, str) else list(received)
+    if all(term in python_encoding for term in terms):
+        ds.SpecificCharacterSet = received
+        return
+    repaired = [_DEFINED_TERMS.get(encoding, _LATIN_1) for encoding in convert_encodings(terms)]
+    ds.SpecificCharacterSet = repaired if len(repaired) > 1 else repaired[0]
+    notes.append(f"SpecificCharacterSet {_ascii(received)} is not defined; read as {_ascii(repaired)}")
+
+
+def _ascii(value: object) -> str:
+    return ascii(str(value))[:80]

@@ -1,0 +1,133 @@
+"""What every result object says about itself: who made it, from which series, when, and for what it may be used."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from highdicom import AlgorithmIdentificationSequence, ContributingEquipment
+from pydicom.dataset import Dataset
+from pydicom.valuerep import DA, DT, TM
+
+from pipeline import SOFTWARE_NAME, __version__, codes, uids
+from pipeline.header import SourceHeader, series_number
+from pipeline.types import Analysis, ModelIdentity, ResultContext, ResultKind
+
+MANUFACTURER = "dicomnode project"
+_TITLES = {
+    ResultKind.LESIONS: "Lung opacity SEG",
+    ResultKind.LUNGS: "Lung SEG",
+    ResultKind.PICTURE: "Lung opacity picture",
+    ResultKind.SR: "Lung opacity report",
+}
+_NUMBERS = {kind: place for place, kind in enumerate(ResultKind, start=1)}
+
+
+def plain(text: str, limit: int = 64) -> str:
+    """`text` in ASCII, cut to `limit` characters (64: VR LO), so that our own words fit every character set."""
+    return text.encode("ascii", "replace").decode("ascii").replace("\\", "/")[:limit]
+
+
+def series_description(source: SourceHeader, context: ResultContext, kind: ResultKind) -> str:
+    """What a radiologist reads in the list of series."""
+    of_series = f" of series {series_number(source.ds)}" if series_number(source.ds) else ""
+    return plain(f"{_TITLES[kind]}{of_series}, rev {context.revision} - RESEARCH USE ONLY")
+
+
+def result_series_number(source: SourceHeader, kind: ResultKind) -> int:
+    """SeriesNumber: 9, the source's number, the kind's place; results sort behind the series of the scanner."""
+    return int(f"9{series_number(source.ds):03d}{_NUMBERS[kind]}")
+
+
+def software_versions(model: ModelIdentity) -> list[str]:
+    """SoftwareVersions: the software and the model package."""
+    return [f"{SOFTWARE_NAME} {__version__}", plain(f"model {model.name} {model.version}")]
+
+
+def serial_number(model: ModelIdentity) -> str:
+    """DeviceSerialNumber: the start of the model's digest; a retrained model is another device."""
+    return model.digest[:16]
+
+
+def algorithm(analysis: Analysis) -> AlgorithmIdentificationSequence:
+    """Algorithm Identification Macro (PS3.3 10.16) of the lesion networks."""
+    return AlgorithmIdentificationSequence(
+        name=algorithm_name(analysis.model),
+        family=codes.ARTIFICIAL_INTELLIGENCE,
+        version=algorithm_version(analysis.model),
+        source=MANUFACTURER,
+        parameters={"model_sha256": analysis.model.digest, "lungs": plain(analysis.lungs.method, 200)},
+    )
+
+
+def algorithm_name(model: ModelIdentity) -> str:
+    """AlgorithmName, LO."""
+    return plain(f"{SOFTWARE_NAME} {model.name}")
+
+
+def algorithm_version(model: ModelIdentity) -> str:
+    """AlgorithmVersion, LO: of the model package and of the software that ran it."""
+    return plain(f"{model.version} ({SOFTWARE_NAME} {__version__})")
+
+
+def arguments(analysis: Analysis, context: ResultContext, source: SourceHeader, kind: ResultKind) -> dict[str, Any]:
+    """The arguments that highdicom's SEG, SR and Secondary Capture classes share."""
+    return {
+        "series_instance_uid": uids.series(analysis, context, kind),
+        "series_number": result_series_number(source, kind),
+        "series_description": series_description(source, context, kind),
+        "sop_instance_uid": uids.instance(analysis, context, kind),
+        "instance_number": 1,
+        "manufacturer": MANUFACTURER,
+        "manufacturer_model_name": SOFTWARE_NAME,
+        "software_versions": software_versions(analysis.model),
+        "device_serial_number": serial_number(analysis.model),
+        "contributing_equipment": [_equipment(analysis)],
+    }
+
+
+def finish(built: Dataset, analysis: Analysis, context: ResultContext, source: SourceHeader) -> Dataset:
+    """A plain dataset of what highdicom built, with the moment of the job wherever highdicom put its own.
+
+    Building a set twice thus gives the same bytes. `context.created` is written in the source's
+    TimezoneOffsetFromUTC where it has one, else in its own zone: DA and TM share one zone (PS3.3 C.12.1.1.6).
+    """
+    ds = Dataset(built)
+    ds.file_meta = built.file_meta
+    ds.preamble = b"\0" * 128
+    created = _in_zone(context.created, source.ds.get("TimezoneOffsetFromUTC"))
+    for moment in ("InstanceCreation", "Content", "Series"):
+        setattr(ds, f"{moment}Date", DA(created.date()))
+        setattr(ds, f"{moment}Time", TM(created.time().replace(microsecond=0)))
+    for item in ds.ContributingEquipmentSequence:
+        if item.PurposeOfReferenceCodeSequence[0].CodeValue == codes.PROCESSING_EQUIPMENT.value:
+            item.ContributionDateTime = DT(created.replace(microsecond=0))
+    for keyword in ("TimezoneOffsetFromUTC", "SpecificCharacterSet"):
+        if keyword in source.ds:
+            ds.add(source.ds[keyword])
+    ds.DeviceUID = uids.device(analysis.model)
+    return ds
+
+
+def _equipment(analysis: Analysis) -> ContributingEquipment:
+    """The item of ContributingEquipmentSequence (0018,A001) for the algorithm, with its DeviceUID."""
+    item = ContributingEquipment(
+        manufacturer=MANUFACTURER,
+        purpose_of_reference=codes.PROCESSING_EQUIPMENT,
+        manufacturer_model_name=algorithm_name(analysis.model),
+        software_versions=software_versions(analysis.model),
+        device_serial_number=serial_number(analysis.model),
+        contribution_description="Processing algorithm: segmentation and quantification",
+    )
+    item.DeviceUID = uids.device(analysis.model)
+    return item
+
+
+def _in_zone(created: datetime, offset: object) -> datetime:
+    """`created` in a zone given as TimezoneOffsetFromUTC, e.g. "+0900"; unchanged where that is not one."""
+    if created.tzinfo is None:
+        raise ValueError("`created` must know its time zone")
+    try:
+        return created.astimezone(datetime.strptime(str(offset), "%z").tzinfo)
+    except ValueError:
+        return created
