@@ -1,0 +1,160 @@
+"""How records are shown: tables for people, JSON for programs. No queries, no decisions."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from dicom_node.ledger_records import Delivery, Event, JobRecord, SeriesDetails, SeriesRecord
+from dicom_node.states import DeliveryState, SeriesState
+
+STYLES: Mapping[SeriesState, str] = {
+    SeriesState.DELIVERED: "green",
+    SeriesState.ANALYSED: "green",
+    SeriesState.FAILED: "bold red",
+    SeriesState.INCOMPLETE: "red",
+    SeriesState.NOT_ANALYSED: "yellow",
+    SeriesState.CANCELLED: "yellow",
+}
+
+
+def as_json(value: Any) -> str:
+    """Records as indented JSON; times in ISO 8601."""
+    return json.dumps(value, default=_plain, indent=2)
+
+
+def _plain(value: object) -> object:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        # Not asdict: it deep-copies mappings that are not dicts badly.
+        return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+    if isinstance(value, datetime):
+        return value.isoformat()
+    if isinstance(value, Enum):
+        return value.value
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, Mapping):
+        return dict(value)
+    raise TypeError(f"{type(value).__name__} is not shown as JSON")
+
+
+def time(value: datetime | None) -> str:
+    """Local time to the second; empty for None."""
+    return "" if value is None else value.astimezone().strftime("%Y-%m-%d %H:%M:%S")
+
+
+def percent(fraction: object) -> str:
+    """A fraction of 1 as a percentage with one digit."""
+    return f"{100 * fraction:.1f} %" if isinstance(fraction, (int, float)) else "-"
+
+
+def show_status(console: Console, counts: Mapping[SeriesState, int], series: Sequence[SeriesRecord]) -> None:
+    """How many series are in each state, and the newest ones with state and reason."""
+    console.print("  ".join(f"[{STYLES.get(state, 'default')}]{state}[/] {n}" for state, n in counts.items() if n))
+    if not series:
+        console.print("No series yet.")
+        return
+    table = Table(box=box.SIMPLE, pad_edge=False)
+    for heading in ("last instance", "state", "patient", "series", "slices", "rev", "reason"):
+        table.add_column(heading, overflow="fold", no_wrap=heading in {"last instance", "state", "slices", "rev"})
+    for record in series:
+        table.add_row(
+            time(record.last_instance_at),
+            f"[{STYLES.get(record.state, 'default')}]{record.state}[/]",
+            escape(record.identity.patient_id),
+            escape(f"{record.identity.description}\n{record.series_uid}"),
+            str(record.instances),
+            str(record.revision),
+            escape(record.reason or record.completeness),
+        )
+    console.print(table)
+
+
+def show_series(console: Console, details: SeriesDetails) -> None:
+    """One series: where it stands, its figures, where each result is, and its story."""
+    record = details.series
+    console.print(f"[bold]{escape(record.identity.description or record.series_uid)}[/]")
+    for name, text in (
+        ("series", record.series_uid),
+        ("study", record.study_uid),
+        ("patient", record.identity.patient_id),
+        ("accession", record.identity.accession_number),
+        ("from", f"{record.identity.calling_ae} {record.identity.peer_address}"),
+        ("state", f"{record.state}, revision {record.revision}"),
+        ("reason", record.reason),
+        ("completeness", record.completeness),
+        ("instances", ", ".join(f"{n} {state}" for state, n in details.instances.items() if n)),
+    ):
+        if text.strip():
+            console.print(f"  {name:<13}{escape(text)}")
+    for job in details.jobs:
+        _show_job(console, job)
+    if details.deliveries:
+        console.print(_delivery_table(details.deliveries))
+    console.print(_event_table(details.events))
+
+
+def _show_job(console: Console, job: JobRecord) -> None:
+    console.print(
+        f"  {'analysis':<13}revision {job.revision}: {job.state}, {job.attempts} attempt(s) {escape(job.reason)}"
+    )
+    if job.report:
+        show_report(console, job.report)
+
+
+def show_report(console: Console, report: Mapping[str, Any]) -> None:
+    """The figures of result.json."""
+    table = Table(box=box.SIMPLE, pad_edge=False)
+    for heading in ("", "severity", "consolidation", "lung", "infection", "consolidation "):
+        table.add_column(heading, justify="left" if not heading else "right")
+    for name, part in (("both", report), ("right", report["right"]), ("left", report["left"])):
+        volumes = [
+            f"{part[key]:.0f} ml" for key in ("lung_volume_ml", "infection_volume_ml", "consolidation_volume_ml")
+        ]
+        table.add_row(name, percent(part["severity_score"]), percent(part["consolidation_score"]), *volumes)
+    console.print(table)
+    model = report["model"]
+    console.print(
+        f"  severity class {report['severity_class']} · lungs: {escape(report['lungs_method'])} · model "
+        f"{escape(model['name'])} {escape(model['version'])}"
+    )
+    for flag in report["flags"]:
+        console.print(f"  [yellow]![/] {escape(flag['text'])}")
+
+
+def _delivery_table(deliveries: Sequence[Delivery]) -> Table:
+    table = Table(box=box.SIMPLE, pad_edge=False)
+    for heading in ("destination", "object", "rev", "state", "attempts", "next attempt", "remark"):
+        table.add_column(heading, overflow="fold")
+    for row in deliveries:
+        pending = row.state is DeliveryState.PENDING
+        table.add_row(
+            row.destination,
+            str(row.kind),
+            str(row.revision),
+            str(row.state),
+            str(row.attempts),
+            time(row.next_attempt_at) if pending else "",
+            escape(row.warning or row.reason),
+        )
+    return table
+
+
+def _event_table(events: Sequence[Event]) -> Table:
+    table = Table(box=box.SIMPLE, pad_edge=False)
+    for heading in ("time", "what", "state", "reason"):
+        table.add_column(heading, overflow="fold")
+    for event in events:
+        moved = f"{event.old_state} → {event.new_state}" if event.new_state else ""
+        table.add_row(time(event.at), event.subject, moved, escape(event.reason))
+    return table

@@ -1,0 +1,53 @@
+"""What is wrong beside the syntax of config.toml: folders, weights, model, database. Looks, changes nothing."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+from dicom_node.config import Config
+from dicom_node.errors import NodeError
+from dicom_node.ledger import Ledger
+from pipeline import lungs, package
+from pipeline.errors import PipelineError
+
+
+def faults(config: Config) -> list[str]:
+    """Every fault as "TOML path: what is wrong, what to do"."""
+    return [*_state_folder(config.node.state_dir), *_database(config), *_model(config), *_weights(config)]
+
+
+def _state_folder(state_dir: Path) -> Iterator[str]:
+    existing = next(folder for folder in (state_dir, *state_dir.parents) if folder.exists())
+    if not existing.is_dir():
+        yield f"node.state_dir: {existing} is not a folder"
+    elif not os.access(existing, os.W_OK | os.X_OK):
+        yield f"node.state_dir: {existing} cannot be written by this user; give it to the service's user"
+
+
+def _database(config: Config) -> Iterator[str]:
+    if config.node.database is None:
+        return  # made in the state folder when the node starts
+    try:
+        with closing(Ledger(config.node.database, migrate=False)):
+            pass
+    except NodeError as error:
+        yield f"node.database: {error}"
+
+
+def _model(config: Config) -> Iterator[str]:
+    try:
+        package.load(config.analysis.model)
+    except PipelineError as error:
+        yield f"analysis.model: {error}"
+
+
+def _weights(config: Config) -> Iterator[str]:
+    if config.lungs.weights is None:
+        return
+    try:
+        lungs.check_weights(config.lungs.weights)
+    except PipelineError as error:
+        yield f"lungs.weights: {error}"

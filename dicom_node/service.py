@@ -1,0 +1,92 @@
+"""`dicomnode serve`: one node per state folder, signals, systemd's notifications, logging."""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import sdnotify
+
+from dicom_node.config import Config
+from dicom_node.errors import NodeError
+from dicom_node.node import Node
+from pipeline import RESEARCH_USE_ONLY, __version__
+
+log = logging.getLogger(__name__)
+
+LOOK_EVERY_S = 5.0  # how often the threads are looked after where systemd sets no watchdog
+
+
+def run(config: Config) -> None:
+    """Serve until SIGTERM or SIGINT; what is received and what is half done survives.
+
+    Raises:
+        NodeError: another node uses the state folder, the port is taken, the database cannot be opened, or a
+            thread of the node died (systemd starts it anew).
+    """
+    set_up_logging(config.log.level)
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    notifier = sdnotify.SystemdNotifier()
+    with only_one(config.node.state_dir):
+        node = Node(config)
+        port = node.start()
+        try:
+            log.info("dicomnode %s. %s.", __version__, RESEARCH_USE_ONLY)
+            log.info("%s listens on %s:%d", config.node.ae_title, config.node.bind, port)
+            notifier.notify(f"READY=1\nSTATUS={config.node.ae_title} on port {port}")
+            _watch(node, stop, notifier)
+        finally:
+            notifier.notify("STOPPING=1")
+            node.stop()
+    log.info("stopped")
+
+
+def _watch(node: Node, stop: threading.Event, notifier: sdnotify.SystemdNotifier) -> None:
+    """Tell systemd that all is well, as long as it is."""
+    interval_us = os.environ.get("WATCHDOG_USEC", "")
+    pause_s = int(interval_us) / 2e6 if interval_us.isdigit() and int(interval_us) else LOOK_EVERY_S
+    while not stop.wait(pause_s):
+        dead = node.dead_threads()
+        if dead:
+            raise NodeError(f"stopped, because these threads died: {', '.join(dead)}; see the log above")
+        notifier.notify("WATCHDOG=1")
+
+
+@contextmanager
+def only_one(state_dir: Path) -> Iterator[None]:
+    """Hold the lock of a state folder; two nodes on one folder would deliver everything twice.
+
+    Raises:
+        NodeError: the folder cannot be used, or another node holds the lock.
+    """
+    try:
+        state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+        lock = (state_dir / "lock").open("a")
+    except OSError as error:
+        raise NodeError(
+            f"{state_dir}: {error.strerror}; the service's user must be able to write node.state_dir"
+        ) from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise NodeError(f"another dicomnode is running on {state_dir}") from error
+        yield
+
+
+def set_up_logging(level: str) -> None:
+    """One line per message on standard error; journald adds the time, so it is left out under systemd."""
+    stamp = "" if "JOURNAL_STREAM" in os.environ else "%(asctime)s "
+    logging.basicConfig(stream=sys.stderr, level=level, format=f"{stamp}%(levelname)s %(name)s: %(message)s")
+    # pynetdicom describes every association at INFO, patient names in identifiers included at DEBUG.
+    logging.getLogger("pynetdicom").setLevel(logging.WARNING)
+    logging.getLogger("alembic").setLevel(logging.WARNING)

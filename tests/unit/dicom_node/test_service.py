@@ -1,0 +1,69 @@
+"""One node per state folder; the watchdog is told that all is well only while every thread lives."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import pytest
+
+from dicom_node import service
+from dicom_node.errors import NodeError
+
+
+def test_a_second_node_on_the_same_folder_is_refused(tmp_path: Path) -> None:
+    with (
+        service.only_one(tmp_path),
+        pytest.raises(NodeError, match="another dicomnode"),
+        service.only_one(tmp_path),
+    ):
+        pass
+    with service.only_one(tmp_path):  # the lock went with its holder
+        pass
+
+
+def test_a_state_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(NodeError, match=r"file/state.*state_dir"), service.only_one(tmp_path / "file" / "state"):
+        pass
+
+
+class FakeNotifier:
+    """Collects what systemd would be told; stops the loop after some messages."""
+
+    def __init__(self, stop: threading.Event, after: int) -> None:
+        self.messages: list[str] = []
+        self._stop, self._after = stop, after
+
+    def notify(self, message: str) -> None:
+        self.messages.append(message)
+        if len(self.messages) >= self._after:
+            self._stop.set()
+
+
+class FakeNode:
+    """A node whose threads die after some looks."""
+
+    def __init__(self, looks: int) -> None:
+        self._looks = looks
+
+    def dead_threads(self) -> list[str]:
+        self._looks -= 1
+        return ["ingest"] if self._looks < 0 else []
+
+
+def test_the_watchdog_is_fed_while_all_threads_live(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WATCHDOG_USEC", "2000")
+    stop = threading.Event()
+    notifier = FakeNotifier(stop, after=3)
+    service._watch(FakeNode(looks=10), stop, notifier)  # type: ignore[arg-type]
+    assert notifier.messages == ["WATCHDOG=1"] * 3
+
+
+def test_a_dead_thread_ends_the_service_with_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WATCHDOG_USEC", "2000")
+    stop = threading.Event()
+    notifier = FakeNotifier(stop, after=100)
+    with pytest.raises(NodeError, match="ingest"):
+        service._watch(FakeNode(looks=2), stop, notifier)  # type: ignore[arg-type]
+    assert notifier.messages == ["WATCHDOG=1"] * 2
