@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -49,12 +48,14 @@ def segment(volume: CtVolume, lungs: LungMask, package: ModelPackage, settings: 
     slices = preprocess.values(volume.hu, where, wanted) * inside
     order = wanted.slice_order
 
-    infected = predict(package.unet1, slices, range(where.count), order, room) * inside
+    stacks = preprocess.neighbours(range(where.count), where.count, package.unet1.arch.slices)
+    infected = predict(package.unet1, slices, stacks, order, room) * inside
     region = infected > manifest.thresholds.infection
     found = region.any(dim=2).any(dim=1).nonzero()[:, 0].tolist()
     consolidated = torch.zeros_like(infected)
     if found:
-        consolidated[found] = predict(package.unet2, slices, found, order, room) * region[found]
+        stacks = preprocess.neighbours(found, where.count, package.unet2.arch.slices)
+        consolidated[found] = predict(package.unet2, slices, stacks, order, room) * region[found]
 
     infection = binary(infected, where, lungs.both, manifest.thresholds.infection)
     return LesionMasks(
@@ -71,20 +72,22 @@ def binary(probability: Tensor, where: SlicePlan, inside: MaskArray, threshold: 
     return mask
 
 
-def predict(net: nn.Module, slices: Tensor, centres: Sequence[int], order: str, room: Room) -> Tensor:
-    """Probabilities float32 [centre, row, column] on the CPU of the stacks around `centres`.
+def predict(net: nn.Module, slices: Tensor, stacks: Tensor, order: str, room: Room) -> Tensor:
+    """Probabilities float32 [stack, row, column] on the CPU.
+
+    Args:
+        slices: [slice, row, column] normalised values, 0 outside the lungs.
+        stacks: [stack, width] indices of slices, caudal to cranial (`preprocess.neighbours`).
 
     When memory runs out the rest is done in a smaller room (`Room.smaller`); what is done stays done.
     """
-    width = net.arch.slices  # type: ignore[union-attr]
-    around = preprocess.neighbours(centres, len(slices), int(width))  # type: ignore[arg-type]
-    made = torch.empty(len(centres), *slices.shape[1:])
+    made = torch.empty(len(stacks), *slices.shape[1:])
     wanted, now, done = room.batch, room, 0
     net.to(now.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    while done < len(centres):
+    while done < len(stacks):
         rows = slice(done, done + now.batch)
         try:
-            made[rows] = _forward(net, preprocess.gather(slices, around[rows], order), now.device)
+            made[rows] = _forward(net, preprocess.gather(slices, stacks[rows], order), now.device)
         except (torch.OutOfMemoryError, MemoryError) as error:
             smaller = now.smaller(wanted)
             if smaller is None:

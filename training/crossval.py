@@ -33,11 +33,19 @@ class Held:
 
     source: Source
     example: Example
+    repeated: bool = False
 
     @property
     def lung(self) -> MaskArray:
         """Lung mask of the source grid; everything where the setting has none."""
         return np.ones(self.source.hu.shape, np.bool_) if self.source.lung is None else self.source.lung
+
+    def stacks(self, width: int) -> Tensor:
+        """Slice indices [slice, width]: real neighbours; a single slice is repeated, and `repeated` forces that."""
+        count = len(self.example)
+        if count == 1 or self.repeated:
+            return torch.arange(count)[:, None].expand(count, width)
+        return preprocess.neighbours(range(count), count, width)
 
     def labelled(self, lowest: int) -> MaskArray:
         """Voxels whose label is at least `lowest`: 1 infection, 2 consolidation."""
@@ -54,9 +62,12 @@ def split(cases: Sequence[Held], numbers: Sequence[int], fold: int) -> tuple[lis
 
 def infected(net: UNet, case: Held, settings: Preprocessing, room: Room) -> Tensor:
     """UNet-1's probability [slice, row, column] on the network grid, 0 outside the lungs."""
+    return _predicted(net, case, settings, room) * case.example.lung
+
+
+def _predicted(net: UNet, case: Held, settings: Preprocessing, room: Room) -> Tensor:
     slices = case.example.values * case.example.lung
-    found = segment.predict(net, slices, range(len(slices)), settings.slice_order, room)
-    return found * case.example.lung
+    return segment.predict(net, slices, case.stacks(net.arch.slices), settings.slice_order, room)
 
 
 def on_source(probability: Tensor, case: Held, settings: Preprocessing) -> MaskArray:
@@ -92,8 +103,7 @@ def by_unet2(net: UNet, settings: Preprocessing, room: Room) -> Consolidation:
     """UNet-2 on the same stacks."""
 
     def second(case: Held, region: Tensor) -> Tensor:
-        slices = case.example.values * case.example.lung
-        return segment.predict(net, slices, range(len(slices)), settings.slice_order, room)
+        return _predicted(net, case, settings, room)
 
     return second
 

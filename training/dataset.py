@@ -43,7 +43,7 @@ class Source:
 class Example:
     """A case on the network grid, axes [slice, row, column].
 
-    `values` float32 normalised, `label` uint8 0/1/2, `lung` bool; the last is all True where the setting has no lung mask.
+    `values` float32 normalised, `label` uint8 0/1/2, `lung` bool: all True in a setting without lung mask.
     """
 
     name: str

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Literal
 
@@ -65,14 +66,13 @@ def _steps(progress: float) -> float:
 
 
 def _cosine(progress: float) -> float:
-    import math
-
     return 0.5 * (1 + math.cos(math.pi * progress))
 
 
 _FACTOR = {"paper_steps": _steps, "constant": lambda _: 1.0, "cosine": _cosine}
 
 _MILD = Augmentation(rotation_deg=20, shift=0.05, zoom=0.15, flip_rows=0.0, flip_columns=0.5)
+_LUNG_CROP = (192, 208)  # lungs 330 mm wide in a field of 420 mm are 200 pixels
 
 UNET1: Mapping[str, Recipe] = {
     recipe.name: recipe
@@ -80,13 +80,31 @@ UNET1: Mapping[str, Recipe] = {
         Recipe(name="paper", epochs=200, rate=1e-2, schedule="paper_steps"),
         Recipe(
             name="plain",
-            epochs=100,
-            batch=8,
+            epochs=120,
+            batch=4,
             rate=2e-3,
             loss="bce_dice",
             augmentation=_MILD,
-            crop=(192, 208),
+            crop=_LUNG_CROP,
             average_last=10,
+        ),
+    )
+}
+
+UNET2: Mapping[str, EmRecipe] = {
+    recipe.name: recipe
+    for recipe in (
+        EmRecipe(name="paper-phi1", epochs=50, rate=5e-4, schedule="constant", prior="phi1"),
+        EmRecipe(name="paper-phi2", epochs=50, rate=5e-4, schedule="constant", prior="phi2"),
+        EmRecipe(
+            name="phi2-averaged",
+            epochs=24,
+            rate=5e-4,
+            schedule="constant",
+            prior="phi2",
+            augmentation=_MILD,
+            crop=_LUNG_CROP,
+            average_last=12,
         ),
     )
 }

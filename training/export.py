@@ -1,0 +1,114 @@
+"""Two finished runs → a model package."""
+
+from __future__ import annotations
+
+import json
+import platform
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from pipeline import __version__, package
+from pipeline.errors import ModelError
+from pipeline.package import Licence, Manifest, ModelPackage, Network, Prior, Thresholds, Training
+from pipeline.unet import UNet
+from training.data import Setting
+from training.errors import RunError
+from training.loop import RUN
+from training.recipes import EmRecipe, Recipe
+
+NETWORK = "network.safetensors"
+INTENDED_USE = "Research use only. Not a medical device, not for diagnostic use."
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A run folder that holds a trained network."""
+
+    net: UNet
+    setting: Setting
+    recipe: Recipe
+    seed: int
+
+
+def keep(folder: Path, net: UNet) -> None:
+    """Write the finished network, float32, into its run folder; whole or not at all."""
+    draft = folder / f"{NETWORK}.part"
+    save_file({name: value.contiguous() for name, value in net.state_dict().items()}, draft)
+    draft.replace(folder / NETWORK)
+
+
+def finished(folder: Path, kind: type[Recipe]) -> Finished:
+    """Read a run folder. Raises RunError where the run is not finished or of another kind."""
+    if not (folder / NETWORK).is_file():
+        raise RunError(f"{folder} holds no finished run: run its training command again, it resumes")
+    run = json.loads((folder / RUN).read_text())
+    recipe = (EmRecipe if "prior" in run["recipe"] else Recipe).model_validate(run["recipe"])
+    if type(recipe) is not kind:
+        raise RunError(f"{folder} is a run of the other network; give the run of UNet-1 first, UNet-2 second")
+    setting = Setting.model_validate(run["setting"])
+    net = UNet(setting.architecture)
+    net.load_state_dict(load_file(folder / NETWORK))
+    return Finished(net.eval(), setting, recipe, run["seed"])
+
+
+@dataclass(frozen=True)
+class Label:
+    """What a person says about a package."""
+
+    name: str
+    version: str
+    data: tuple[str, ...]
+    licence: Licence
+    metrics: dict[str, float]
+    papers: dict[str, str]
+
+
+def export(first: Path, second: Path, label: Label, out: Path) -> ModelPackage:
+    """Write the package of two runs to the folder `out`. Raises RunError, ModelError."""
+    one, two = finished(first, Recipe), finished(second, EmRecipe)
+    if one.setting.preprocessing != two.setting.preprocessing:
+        raise ModelError("the two runs used different preprocessing; train UNet-2 with the setting of UNet-1")
+    assert isinstance(two.recipe, EmRecipe)  # noqa: S101 - finished() has checked it
+    weights, networks = {}, []
+    for name, run in (("unet1", one), ("unet2", two)):
+        data, sha256 = package.encode(run.net)
+        weights[f"{name}.safetensors"] = data
+        networks.append(
+            Network.model_validate(
+                {"architecture": run.setting.architecture, "file": f"{name}.safetensors", "sha256": sha256}
+            )
+        )
+    manifest = Manifest(
+        name=label.name,
+        version=label.version,
+        intended_use=INTENDED_USE,
+        unet1=networks[0],
+        unet2=networks[1],
+        preprocessing=one.setting.preprocessing,
+        thresholds=Thresholds(),
+        prior=Prior(family=two.recipe.prior, b1=two.recipe.b1, b2=two.recipe.b2, k2=two.recipe.k2),
+        training=Training(
+            data=label.data,
+            data_sha256=one.setting.data_sha256,
+            recipes={
+                "unet1": one.recipe.model_dump(mode="json"),
+                "unet2": two.recipe.model_dump(mode="json"),
+                "lungs": one.setting.lungs,
+                "phantoms": one.setting.phantoms,
+            },
+            seeds={"unet1": one.seed, "unet2": two.seed},
+        ),
+        licence=label.licence,
+        metrics=label.metrics,
+        software={
+            "dicomnode": __version__,
+            "torch": torch.__version__,
+            "numpy": metadata.version("numpy"),
+            "python": platform.python_version(),
+        },
+    )
+    return package.write(out, manifest, weights, label.papers)
