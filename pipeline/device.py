@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
+
 import torch
 
 from pipeline.errors import ModelError
@@ -31,7 +33,12 @@ def precision(device: torch.device) -> torch.dtype:
     return torch.bfloat16 if fast else torch.float32
 
 
-def autocast(device: torch.device) -> torch.autocast:
-    """Mixed precision of the device; switched off where its precision is float32."""
+def autocast(device: torch.device) -> AbstractContextManager[object]:
+    """Mixed precision of the device; nothing where its precision is float32."""
     dtype = precision(device)
-    return torch.autocast(device.type, dtype, enabled=dtype != torch.float32)
+    return nullcontext() if dtype == torch.float32 else torch.autocast(device.type, dtype)
+
+
+def out_of_memory(error: Exception) -> bool:
+    """Whether an error says that memory ran out; the CPU's allocator raises a plain RuntimeError."""
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "DefaultCPUAllocator" in str(error)

@@ -88,7 +88,9 @@ def predict(net: nn.Module, slices: Tensor, stacks: Tensor, order: str, room: Ro
         rows = slice(done, done + now.batch)
         try:
             made[rows] = _forward(net, preprocess.gather(slices, stacks[rows], order), now.device)
-        except (torch.OutOfMemoryError, MemoryError) as error:
+        except (RuntimeError, MemoryError) as error:
+            if not devices.out_of_memory(error):
+                raise
             smaller = now.smaller(wanted)
             if smaller is None:
                 raise PipelineError("there is not enough memory to run the network on a single slice") from error
