@@ -1,0 +1,314 @@
+"""Associations that the node requests: opened with clear errors, closed in every case, never waiting for ever.
+
+pynetdicom bounds the wait for an answer, but not the time inside one read or write, and it keeps the reason of a
+failed connection to itself. Both are added here, so that `scu` is about services only.
+"""
+
+from __future__ import annotations
+
+import errno
+import socket
+import threading
+import time
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from ssl import SSLContext, SSLError
+from typing import Any, Protocol, cast
+
+from pydicom.dataset import Dataset
+from pynetdicom import _config as pynetdicom_config
+from pynetdicom.ae import ApplicationEntity
+from pynetdicom.association import Association
+from pynetdicom.pdu_primitives import A_ASSOCIATE, SCP_SCU_RoleSelectionNegotiation
+from pynetdicom.presentation import PresentationContext
+from pynetdicom.transport import T_CONNECT, AddressInformation, AssociationSocket
+
+from dicom_node.errors import NodeError, PermanentError, TransientError
+
+MAX_CONTEXTS = 128  # PS3.8 9.3.2.2: odd identifiers of one byte
+MAX_PDU_BYTES = 128 * 1024  # what we offer to receive: answers are small
+_MARGIN_S = 10.0  # by how much the watchdog outlasts the time limits of pynetdicom
+
+_MAY_PASS = {0x0110, 0x0213, 0xFE00, *range(0xA700, 0xA800)}  # processing failure, resources, cancelled
+_WORDS: Mapping[int, str] = {
+    0x0110: "processing failure",
+    0x0112: "no such SOP instance",
+    0x0117: "invalid SOP instance",
+    0x0118: "no such SOP class",
+    0x0119: "class and instance conflict",
+    0x0122: "SOP class not supported",
+    0x0124: "not authorised",
+    0x0211: "unrecognised operation",
+    0x0213: "resource limitation",
+    0xA7: "out of resources",
+    0xA9: "data set does not match its SOP class",
+    0xC: "cannot understand the data set",
+}
+
+# What is queried and found names patients; that never goes into a log.
+pynetdicom_config.LOG_REQUEST_IDENTIFIERS = False
+pynetdicom_config.LOG_RESPONSE_IDENTIFIERS = False
+
+EventHandler = tuple[Any, Any]
+TlsArguments = tuple[SSLContext, str]  # context and host name to verify
+
+
+class Peer(Protocol):
+    """An application entity that we call; `config.Destination` is one."""
+
+    @property
+    def ae_title(self) -> str:
+        """Called AE title."""
+
+    @property
+    def host(self) -> str:
+        """Host name or address."""
+
+    @property
+    def port(self) -> int:
+        """TCP port."""
+
+    @property
+    def timeout_s(self) -> float:
+        """Longest wait for the connection, and for each answer."""
+
+
+class NoContexts(PermanentError):
+    """The peer accepted the association, but none of the presentation contexts."""
+
+
+def describe(peer: Peer) -> str:
+    """The peer as shown to people."""
+    return f"{peer.ae_title} at {peer.host}:{peer.port}"
+
+
+@contextmanager
+def associate(
+    peer: Peer,
+    calling_ae: str,
+    contexts: Sequence[PresentationContext],
+    handlers: Sequence[EventHandler] = (),
+    roles: Sequence[SCP_SCU_RoleSelectionNegotiation] = (),
+    tls: TlsArguments | None = None,
+) -> Iterator[Association]:
+    """An established association; released at the end, aborted where the body raises.
+
+    Raises:
+        TransientError: not reachable, busy, silent, or the connection broke.
+        PermanentError: refused in a way that a person has to change.
+        NoContexts: established, but with no presentation context of ours.
+    """
+    entity = _Entity(calling_ae, peer.timeout_s)
+    begin = time.monotonic()
+    try:
+        assoc = entity.associate(
+            peer.host,
+            peer.port,
+            contexts=list(contexts),
+            ae_title=peer.ae_title,
+            max_pdu=MAX_PDU_BYTES,
+            ext_neg=list(roles),
+            tls_args=tls,
+            evt_handlers=list(handlers),
+        )
+    except (socket.gaierror, UnicodeError) as error:
+        raise TransientError(
+            f"The host name {peer.host!r} cannot be resolved: correct it in the configuration, or ask for its DNS "
+            "entry."
+        ) from error
+    if not assoc.is_established:
+        raise _why_not(assoc, peer, calling_ae, time.monotonic() - begin)
+    try:
+        yield assoc
+        with watched(assoc, peer.timeout_s):
+            assoc.release()
+    finally:
+        if not assoc.is_released:
+            assoc.abort()
+
+
+@contextmanager
+def watched(assoc: Association, limit_s: float) -> Iterator[None]:
+    """Abort the association from outside when the body outlasts `limit_s` by a margin.
+
+    pynetdicom waits without a limit for its own reactor thread to pause; should that thread have died, or have
+    been resumed by an N-EVENT-REPORT at the wrong moment, this is what ends the wait.
+    """
+    watchdog = threading.Timer(limit_s + _MARGIN_S, assoc.abort)
+    watchdog.daemon = True
+    watchdog.start()
+    try:
+        yield
+    finally:
+        watchdog.cancel()
+
+
+class _Entity(ApplicationEntity):
+    """Our side of an association, with one time limit for everything."""
+
+    def __init__(self, ae_title: str, timeout_s: float) -> None:
+        super().__init__(ae_title)
+        self.connection_timeout = timeout_s
+        self.acse_timeout = timeout_s
+        self.dimse_timeout = timeout_s
+        self.network_timeout = None  # being idle is no fault while a commitment report is awaited
+
+    def _create_socket(
+        self, assoc: Association, address: AddressInformation, tls_args: TlsArguments | None
+    ) -> _BoundedSocket:
+        sock = _BoundedSocket(assoc, address=address)
+        sock.tls_args = tls_args
+        return sock
+
+
+class _BoundedSocket(AssociationSocket):
+    """A socket whose connection, reads and writes all end within the time limit, and which knows what failed."""
+
+    failure: OSError | None = None
+
+    def connect(self, primitive: T_CONNECT) -> None:
+        """Connect, with TLS where asked for; what comes of it goes to the state machine as in the base class."""
+        limit_s = self.assoc.connection_timeout
+        sock = cast(socket.socket, self.socket)
+        try:
+            sock.settimeout(limit_s)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            sock.connect(primitive.address_info.as_tuple)
+            if self.tls_args is not None:
+                context, host_name = self.tls_args
+                self.socket = context.wrap_socket(sock, server_hostname=host_name)
+            self._is_connected = True
+            primitive.result = "Evt2"
+        except OSError as error:
+            self.failure = error
+            self._shutdown_socket()
+            self.socket = None
+            primitive.result = "Evt17"
+        self.provider_queue.put(primitive)
+        self._ready.set()
+
+    def recv(self, nr_bytes: int) -> bytearray:
+        """Exactly `nr_bytes`, or less where the peer closes; a peer that trickles is cut off like a silent one."""
+        sock = cast(socket.socket, self.socket)
+        end = time.monotonic() + (self.assoc.connection_timeout or 0.0)
+        received = bytearray()
+        while len(received) < nr_bytes:
+            if time.monotonic() > end:
+                raise TimeoutError("the rest of a PDU did not come in time")
+            part = sock.recv(min(nr_bytes - len(received), 64 * 1024))
+            if not part:
+                break
+            received += part
+        return received
+
+
+def _why_not(assoc: Association, peer: Peer, calling_ae: str, waited_s: float) -> NodeError:
+    """Why there is no association, as the error to raise."""
+    failure = getattr(assoc.dul.socket, "failure", None)
+    if failure is not None:
+        return _connection_error(failure, peer)
+    if assoc.is_rejected:
+        answer = cast(A_ASSOCIATE, assoc.acceptor.primitive)
+        return rejection(peer, calling_ae, answer.result or 0, answer.result_source or 0, answer.diagnostic or 0)
+    if assoc.rejected_contexts and not assoc.accepted_contexts:
+        return NoContexts(f"{describe(peer)} accepts none of the services asked for.")
+    if waited_s >= peer.timeout_s:
+        return TransientError(
+            f"{describe(peer)} took the connection but gave no answer within {peer.timeout_s:g} s."
+        )
+    return TransientError(
+        f"{describe(peer)} broke the connection off instead of answering. If this goes on, ask the PACS "
+        f"administrator whether {calling_ae} may connect from this address."
+    )
+
+
+def _connection_error(failure: OSError, peer: Peer) -> TransientError:
+    """What a failed TCP connection or TLS handshake means; all of it may pass by itself."""
+    if isinstance(failure, SSLError):
+        text = f"No TLS connection to {describe(peer)}: {failure}. Check the certificates on both sides."
+    elif isinstance(failure, TimeoutError):
+        text = (
+            f"{describe(peer)} did not answer within {peer.timeout_s:g} s: check that it is switched on and that "
+            "no firewall lies between."
+        )
+    elif failure.errno == errno.ECONNREFUSED:
+        text = f"{describe(peer)} refuses the connection: nothing listens there. Check host, port and the service."
+    else:
+        text = f"No connection to {describe(peer)}: {failure.strerror or failure}."
+    error = TransientError(text)
+    error.__cause__ = failure
+    return error
+
+
+def rejection(peer: Peer, calling_ae: str, result: int, source: int, reason: int) -> NodeError:
+    """The error for an A-ASSOCIATE-RJ (PS3.8 Table 9-21): an unknown AE title is permanent whatever `result` says.
+
+    Args:
+        peer: who rejected us.
+        calling_ae: our AE title.
+        result: 1 permanent, 2 transient.
+        source: 1 service user, 2 service provider (ACSE), 3 service provider (presentation).
+        reason: meaning depends on `source`.
+    """
+    who = describe(peer)
+    if (source, reason) == (1, 3):
+        return PermanentError(
+            f"{who} does not know our AE title {calling_ae}: ask the PACS administrator to register {calling_ae} "
+            "with this machine's address and port."
+        )
+    if (source, reason) == (1, 7):
+        return PermanentError(
+            f"{who} does not go by the AE title {peer.ae_title}: correct ae_title in the configuration, or ask the "
+            "PACS administrator for the right one."
+        )
+    if source == 3:
+        return TransientError(f"{who} is busy ({'local limit exceeded' if reason == 2 else 'congestion'}).")
+    if (source, reason) in {(1, 2), (2, 2)}:
+        return PermanentError(f"{who} does not speak this version of the DICOM protocol.")
+    if result == 2:
+        return TransientError(f"{who} rejects the association for now and gives no reason.")
+    return PermanentError(
+        f"{who} rejects the association for good and gives no reason: ask the PACS administrator what {calling_ae} "
+        "is allowed to do."
+    )
+
+
+def call(
+    assoc: Association,
+    peer: Peer,
+    send: Callable[[], tuple[Dataset, Dataset | None]],
+    limit_s: float | None = None,
+) -> tuple[Dataset, Dataset | None]:
+    """Send a request; its status and data set, or a `TransientError` where no answer comes within the limit."""
+    limit_s = limit_s or peer.timeout_s
+    assoc.dimse_timeout = limit_s
+    begin = time.monotonic()
+    try:
+        with watched(assoc, limit_s):
+            status, answer = send()
+    except RuntimeError:  # pynetdicom: the association has ended before the request was sent
+        status, answer = Dataset(), None
+    if "Status" in status:
+        return status, answer
+    if time.monotonic() - begin >= limit_s:
+        raise TransientError(f"{describe(peer)} did not answer within {limit_s:.3g} s.")
+    raise TransientError(f"{describe(peer)} broke the connection off.")
+
+
+def failure(peer: Peer, what: str, status: Dataset, may_pass: Container[int] = ()) -> NodeError:
+    """The error for a status that is no success (PS3.7 annex C, PS3.4 tables of the services)."""
+    code = int(status.Status)
+    text = f"{describe(peer)} refused {what}: {words(status)}."
+    if code in _MAY_PASS or code in may_pass:
+        return TransientError(text)
+    if code in {0x0122, 0x0118, 0x0124}:
+        text += " Ask the PACS administrator to allow it."
+    return PermanentError(text)
+
+
+def words(status: Dataset) -> str:
+    """A status in words, with its code and the peer's own comment."""
+    code = int(status.Status)
+    words = _WORDS.get(code) or _WORDS.get(code >> 8) or _WORDS.get(code >> 12) or "status"
+    comment = str(status.get("ErrorComment", "") or "")
+    return f"{words} (0x{code:04X}{', ' + comment if comment else ''})"

@@ -1,0 +1,55 @@
+"""When something that failed is tried again. Pure: neither clock nor random numbers of its own."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from dicom_node.errors import NodeError, PermanentError
+
+# 2**40 first pauses are longer than any cap; beyond it the power only risks an overflow.
+_MOST_DOUBLINGS = 40
+
+
+@dataclass(frozen=True)
+class RetryPolicy:
+    """Exponential back-off with a cap, full stop after a while, and jitter so that peers are not called in step.
+
+    Attributes:
+        backoff_s: pause after the first failure; each further failure doubles it.
+        cap_s: no pause is longer.
+        give_up_after_s: time after the first attempt in which a last attempt is still made.
+        jitter: share of a pause (0 to 1) that chance may take away; never adds, so that the cap holds.
+    """
+
+    backoff_s: float
+    cap_s: float
+    give_up_after_s: float
+    jitter: float = 0.25
+
+    def __post_init__(self) -> None:
+        if self.backoff_s <= 0 or self.cap_s <= 0 or self.give_up_after_s < 0 or not 0 <= self.jitter <= 1:
+            raise ValueError("pauses are positive and jitter lies between 0 and 1")
+
+    def pause_s(self, attempts: int, random: float) -> float:
+        """Seconds to wait after `attempts` failures (1 or more); `random` is drawn from [0, 1)."""
+        doublings = min(max(attempts, 1) - 1, _MOST_DOUBLINGS)
+        longest = min(self.backoff_s * 2.0**doublings, self.cap_s)
+        return longest * (1.0 - self.jitter * random)
+
+    def decide(
+        self, error: NodeError, attempts: int, now: datetime, first_at: datetime, random: float
+    ) -> datetime | None:
+        """When to try again, or None to give up.
+
+        Args:
+            error: what went wrong last; a `PermanentError` is never tried again.
+            attempts: failed attempts so far, this one included.
+            now: time of the failure.
+            first_at: when the first attempt was due; the last one is made `give_up_after_s` later.
+            random: from [0, 1).
+        """
+        end = first_at + timedelta(seconds=self.give_up_after_s)
+        if isinstance(error, PermanentError) or now >= end:
+            return None
+        return min(now + timedelta(seconds=self.pause_s(attempts, random)), end)

@@ -1,0 +1,350 @@
+"""The services that the node uses: Verification, Storage, Storage Commitment and Query, each as one function.
+
+Every wait ends, and everything that goes wrong is a `TransientError` (tried again) or a `PermanentError` (stops)
+whose text says what to do.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+
+from pydicom import dcmread
+from pydicom.dataset import Dataset
+from pydicom.errors import InvalidDicomError
+from pydicom.filereader import read_file_meta_info
+from pydicom.uid import (
+    UID,
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+)
+from pynetdicom import _config as pynetdicom_config
+from pynetdicom import evt
+from pynetdicom.association import Association
+from pynetdicom.presentation import build_context
+from pynetdicom.sop_class import (  # type: ignore[attr-defined]  # made at import time
+    StorageCommitmentPushModel,
+    StorageCommitmentPushModelInstance,
+    StudyRootQueryRetrieveInformationModelFind,
+    Verification,
+)
+
+from dicom_node import commitment
+from dicom_node.association import MAX_CONTEXTS, NoContexts, Peer, associate, call, describe, failure, words
+from dicom_node.commitment import CommitmentReport
+from dicom_node.errors import NodeError, PermanentError, TransientError
+from pipeline.types import ObjectReference
+
+# A path given to send_c_store is sent as its bytes are, instead of being decoded and encoded again.
+pynetdicom_config.STORE_SEND_CHUNKED_DATASET = True
+
+SLOWEST_BYTES_PER_S = 125_000  # a link of 1 Mbit/s; an object that takes longer counts as stuck
+_INTERCHANGEABLE = (ExplicitVRLittleEndian, ImplicitVRLittleEndian)  # what an uncompressed object may become
+_REQUEST_COMMITMENT = 1  # action type, PS3.4 Table J.3-1
+_PENDING = (0xFF00, 0xFF01)  # PS3.4 Table C.4-1
+_STORED_WITH_WARNING = {0x0001, 0x0107, 0x0116, *range(0xB000, 0xC000)}  # PS3.7 annex C, PS3.4 Table B.2-1
+_DUPLICATE = 0x0111  # PS3.7 C.5.7: the peer has this SOP instance
+
+
+@dataclass(frozen=True)
+class StoreResult:
+    """What became of one file.
+
+    Attributes:
+        path: the file.
+        sop_instance_uid: of the object; empty where the file cannot be read.
+        error: why it is not stored; None when it is.
+        warning: what the peer remarked although it stored the object.
+    """
+
+    path: Path
+    sop_instance_uid: str
+    error: NodeError | None = None
+    warning: str = ""
+
+
+def echo(peer: Peer, calling_ae: str) -> None:
+    """C-ECHO: return when the peer answers with success, raise otherwise."""
+    with associate(peer, calling_ae, [build_context(Verification)]) as assoc:
+        status, _ = call(assoc, peer, lambda: (assoc.send_c_echo(), None))
+        if status.Status != 0x0000:
+            raise failure(peer, "the echo", status)
+
+
+# --- Storage ---------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Item:
+    """One file to send. It is sent as it is, or re-encoded with one of `fallbacks`."""
+
+    path: Path
+    sop_class: UID
+    sop_instance: UID
+    syntax: UID
+    size_bytes: int
+
+    @property
+    def fallbacks(self) -> tuple[UID, ...]:
+        """Transfer syntaxes that it may be converted to without touching a pixel."""
+        if self.syntax in (*_INTERCHANGEABLE, DeflatedExplicitVRLittleEndian):
+            return tuple(syntax for syntax in _INTERCHANGEABLE if syntax != self.syntax)
+        return ()
+
+    @property
+    def contexts(self) -> set[tuple[UID, UID]]:
+        """(SOP class, transfer syntax) of the presentation contexts that it can go through."""
+        return {(self.sop_class, syntax) for syntax in (self.syntax, *self.fallbacks)}
+
+
+def store(
+    peer: Peer,
+    files: Sequence[Path],
+    calling_ae: str,
+    on_result: Callable[[StoreResult], None] | None = None,
+) -> list[StoreResult]:
+    """C-STORE files in their order, on one association as long as 128 presentation contexts are enough.
+
+    One context per SOP class and transfer syntax that occurs is asked for, so that the peer cannot choose another
+    syntax where it supports the file's own: then the stored bytes are sent as they are. Uncompressed objects fall
+    back to the other uncompressed little endian syntax.
+
+    Args:
+        peer: who is called.
+        files: DICOM files (PS3.10).
+        calling_ae: our AE title.
+        on_result: called with each result as soon as it is known.
+
+    Returns:
+        one result per file, in order; a failed association is the error of every file not stored by then.
+    """
+    results: dict[Path, StoreResult] = {}
+
+    def note(result: StoreResult) -> None:
+        results[result.path] = result
+        if on_result is not None:
+            on_result(result)
+
+    items = []
+    for path in files:
+        try:
+            items.append(_read_item(path))
+        except PermanentError as error:
+            note(StoreResult(path, "", error))
+    for batch in _batches(items):
+        try:
+            _store_batch(peer, batch, calling_ae, note)
+        except (TransientError, PermanentError) as error:
+            for item in batch:
+                if item.path not in results:
+                    note(StoreResult(item.path, item.sop_instance, error))
+    return [results[path] for path in files]
+
+
+def _read_item(path: Path) -> _Item:
+    try:
+        meta = read_file_meta_info(path)
+        sop_class, sop_instance = UID(meta.MediaStorageSOPClassUID), UID(meta.MediaStorageSOPInstanceUID)
+        return _Item(path, sop_class, sop_instance, UID(meta.TransferSyntaxUID), path.stat().st_size)
+    except OSError as error:
+        raise PermanentError(f"{path} cannot be read: {error.strerror}") from error
+    except (InvalidDicomError, AttributeError, EOFError, ValueError, KeyError) as error:
+        raise PermanentError(f"{path} is not a DICOM file: {error}") from error
+
+
+def _batches(items: Iterable[_Item]) -> Iterator[list[_Item]]:
+    """Split where the presentation contexts of one association do not suffice."""
+    batch: list[_Item] = []
+    contexts: set[tuple[UID, UID]] = set()
+    for item in items:
+        if len(contexts | item.contexts) > MAX_CONTEXTS:
+            yield batch
+            batch, contexts = [], set()
+        batch.append(item)
+        contexts |= item.contexts
+    if batch:
+        yield batch
+
+
+def _store_batch(peer: Peer, batch: Sequence[_Item], calling_ae: str, note: Callable[[StoreResult], None]) -> None:
+    wanted = sorted(set().union(*(item.contexts for item in batch)))
+    try:
+        with associate(peer, calling_ae, [build_context(*pair) for pair in wanted]) as assoc:
+            for item, message_id in zip(batch, count(1), strict=False):
+                note(_store_one(assoc, peer, item, message_id % 0x10000))
+    except NoContexts:
+        for item in batch:
+            note(StoreResult(item.path, item.sop_instance, _not_accepted(peer, item)))
+
+
+def _store_one(assoc: Association, peer: Peer, item: _Item, message_id: int) -> StoreResult:
+    """Send one file; errors of the file are in the result, errors of the association are raised."""
+    accepted = {(cx.abstract_syntax, cx.transfer_syntax[0]) for cx in assoc.accepted_contexts if cx.as_scu}
+    if not accepted & item.contexts:
+        return StoreResult(item.path, item.sop_instance, _not_accepted(peer, item))
+    as_it_is = (item.sop_class, item.syntax) in accepted
+    try:
+        content = item.path if as_it_is else dcmread(item.path)
+        status, _ = call(
+            assoc,
+            peer,
+            lambda: (assoc.send_c_store(content, msg_id=message_id), None),
+            peer.timeout_s + item.size_bytes / SLOWEST_BYTES_PER_S,
+        )
+    except (ValueError, AttributeError, OSError) as error:  # an object that cannot be read or encoded
+        return StoreResult(item.path, item.sop_instance, PermanentError(f"{item.path} cannot be sent: {error}"))
+    if status.Status == 0x0000:
+        return StoreResult(item.path, item.sop_instance)
+    if status.Status in _STORED_WITH_WARNING or status.Status == _DUPLICATE:
+        return StoreResult(item.path, item.sop_instance, warning=f"stored with warning {words(status)}")
+    return StoreResult(item.path, item.sop_instance, failure(peer, item.sop_class.name, status))
+
+
+def _not_accepted(peer: Peer, item: _Item) -> PermanentError:
+    return PermanentError(
+        f"{describe(peer)} does not take {item.sop_class.name} ({item.syntax.name}): ask the PACS administrator to "
+        "allow this SOP class, or give the destination a profile without it."
+    )
+
+
+# --- Storage Commitment ------------------------------------------------------------------------------------------
+
+
+def request_commitment(
+    peer: Peer,
+    references: Sequence[ObjectReference],
+    transaction_uid: str,
+    calling_ae: str,
+    on_report: Callable[[CommitmentReport], None],
+    answered: threading.Event,
+    stay_s: float,
+) -> None:
+    """Ask the peer to take responsibility for objects (PS3.4 annex J), and stay a while for its answer.
+
+    The report comes on this association or, now or much later, on one that the peer opens to the receiver; who
+    calls has persisted the Transaction UID before. We are the requestor and the SCU, which is the default, so that
+    no role is negotiated here.
+
+    Args:
+        peer: who is called.
+        references: the objects.
+        transaction_uid: new for each request.
+        calling_ae: our AE title; the peer answers to the address that it has registered for it.
+        on_report: called with a report that comes on this association, in another thread.
+        answered: ends the stay; set by whoever gets the report, on whatever association.
+        stay_s: how long the association is kept open for the report.
+
+    Raises:
+        TransientError, PermanentError: the request was not accepted.
+    """
+    reporters: list[threading.Thread] = []
+
+    def take_report(event: evt.Event) -> tuple[int, None]:
+        reporters.append(threading.current_thread())
+        on_report(commitment.parse(event.event_information))
+        return 0x0000, None
+
+    information = Dataset()
+    information.TransactionUID = transaction_uid
+    information.ReferencedSOPSequence = [_referenced(reference) for reference in references]
+    handlers = [(evt.EVT_N_EVENT_REPORT, take_report)]
+    try:
+        with associate(peer, calling_ae, [build_context(StorageCommitmentPushModel)], handlers) as assoc:
+            status, _ = call(
+                assoc,
+                peer,
+                lambda: assoc.send_n_action(
+                    information,
+                    _REQUEST_COMMITMENT,
+                    StorageCommitmentPushModel,
+                    StorageCommitmentPushModelInstance,
+                ),
+            )
+            if status.Status != 0x0000:
+                raise failure(peer, "the commitment request", status)
+            answered.wait(stay_s)
+            for reporter in reporters:  # pynetdicom answers in that thread; a release must not overtake it
+                reporter.join(peer.timeout_s)
+    except NoContexts as error:
+        raise PermanentError(
+            f"{describe(peer)} has no Storage Commitment: ask the PACS administrator to allow it for {calling_ae}, "
+            'or set verify = "find" for this destination.'
+        ) from error
+
+
+def _referenced(reference: ObjectReference) -> Dataset:
+    item = Dataset()
+    item.ReferencedSOPClassUID = reference.sop_class_uid
+    item.ReferencedSOPInstanceUID = reference.sop_instance_uid
+    return item
+
+
+# --- Query -------------------------------------------------------------------------------------------------------
+
+
+def find(peer: Peer, queries: Iterable[Dataset], calling_ae: str) -> list[list[Dataset]]:
+    """C-FIND (study root) for each query (`identifier`), on one association; the matches of each.
+
+    Raises:
+        TransientError, PermanentError: as all functions here; a query that the peer cannot process is transient.
+    """
+    try:
+        with associate(peer, calling_ae, [build_context(StudyRootQueryRetrieveInformationModelFind)]) as assoc:
+            return [list(_matches(assoc, peer, query)) for query in queries]
+    except NoContexts as error:
+        raise PermanentError(
+            f"{describe(peer)} does not answer queries (C-FIND, study root): ask the PACS administrator to allow "
+            f"them for {calling_ae}."
+        ) from error
+
+
+def find_series(peer: Peer, keys: Mapping[str, str], calling_ae: str) -> list[Dataset]:
+    """Series that match `keys` (DICOM keywords; an empty value asks for it to be returned)."""
+    return find(peer, [identifier("SERIES", keys)], calling_ae)[0]
+
+
+def find_instances(peer: Peer, references: Iterable[ObjectReference], calling_ae: str) -> set[str]:
+    """Which of these objects the peer has: their SOP Instance UIDs."""
+    queries = [
+        identifier(
+            "IMAGE",
+            {
+                "StudyInstanceUID": reference.study_uid,
+                "SeriesInstanceUID": reference.series_uid,
+                "SOPInstanceUID": reference.sop_instance_uid,
+            },
+        )
+        for reference in references
+    ]
+    found = {
+        str(match.get("SOPInstanceUID", "")) for matches in find(peer, queries, calling_ae) for match in matches
+    }
+    return found & {str(query.SOPInstanceUID) for query in queries}
+
+
+def identifier(level: str, keys: Mapping[str, str]) -> Dataset:
+    """A query (PS3.4 C.4.1.1.3) at "STUDY", "SERIES" or "IMAGE" level; an empty value asks for the key."""
+    query = Dataset()
+    query.QueryRetrieveLevel = level
+    for keyword, value in keys.items():
+        setattr(query, keyword, value)
+    return query
+
+
+def _matches(assoc: Association, peer: Peer, query: Dataset) -> Iterator[Dataset]:
+    def answers() -> Iterator[tuple[Dataset, Dataset | None]]:  # sends only when the first answer is asked for
+        yield from assoc.send_c_find(query, StudyRootQueryRetrieveInformationModelFind)
+
+    responses = answers()
+    while True:
+        status, match = call(assoc, peer, lambda: next(responses))
+        if status.Status not in _PENDING:
+            break
+        if match is not None:
+            yield match
+    if status.Status != 0x0000:
+        raise failure(peer, "the query", status, may_pass=range(0xC000, 0xD000))
