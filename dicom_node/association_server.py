@@ -1,0 +1,307 @@
+"""Who may come in: the listening socket and the associations that peers open on it.
+
+The listening thread only accepts: whatever needs a peer's cooperation happens on that connection's own thread, so
+that a peer which says nothing keeps nobody else waiting.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import socket
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum, auto
+from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address
+from itertools import count
+from socketserver import BaseServer
+from typing import Any, Protocol, cast
+
+from pynetdicom import evt
+from pynetdicom.ae import ApplicationEntity
+from pynetdicom.association import Association
+from pynetdicom.dimse_primitives import C_STORE
+from pynetdicom.pdu_primitives import A_ASSOCIATE
+from pynetdicom.presentation import PresentationContext
+from pynetdicom.transport import AddressInformation, AssociationServer
+
+from dicom_node.upper_layer import InlineUpperLayer, MessageProvider
+
+LOGGER = logging.getLogger(__name__)
+MAX_SILENT_CONNECTIONS = 64  # connected, no association yet; the oldest is dropped for the next
+STOP_TIMEOUT_S = 10.0
+_OUT_OF_DESCRIPTORS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+Network = IPv4Network | IPv6Network
+
+
+@dataclass(frozen=True)
+class Rejection:
+    """An A-ASSOCIATE-RJ (PS3.8 table 9-21), and the reason in words for our log."""
+
+    result: int
+    source: int
+    diagnostic: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The status of a C-STORE-RSP (PS3.4 B.2.3) with its Error Comment."""
+
+    status: int
+    comment: str = ""
+
+
+class Phase(Enum):
+    """How far a connection is."""
+
+    SILENT = auto()  # connected, no association asked for yet
+    ADMITTED = auto()
+    OVER = auto()  # released, rejected or aborted; the connection is left to the peer to close
+
+
+class Service(Protocol):
+    """What the associations of a server are for. Called on the thread of the association."""
+
+    def admit(self, called_ae: str, calling_ae: str) -> Rejection | None:
+        """None where an association may be opened."""
+
+    def store(self, assoc: InboundAssociation, request: C_STORE, context: PresentationContext) -> Answer:
+        """Serve a C-STORE; raises nothing."""
+
+    def report(self, event: evt.Event) -> tuple[int, None]:
+        """Serve an N-EVENT-REPORT: status, and no Event Reply."""
+
+    def ended(self, assoc: InboundAssociation) -> None:
+        """An association is over, however it ended."""
+
+
+class InboundAssociation(Association):
+    """An association that a peer opens; its one thread reads, serves and answers."""
+
+    def __init__(self, server: StorageServer, connection: socket.socket, address: tuple[Any, ...], name: str):
+        super().__init__(server.ae, "acceptor")
+        self._storage_server = server
+        self.host = str(_plain(address[0]))
+        self.name = f"{name} from {self.host}"
+        self._upper = InlineUpperLayer(
+            self, connection, server.ae.maximum_pdu_size, server.idle_timeout_s, server.artim_s
+        )
+        self.dimse = MessageProvider(self)
+        self.requestor.address_info = AddressInformation.from_tuple(address)
+        self.acceptor.address_info = AddressInformation.from_tuple(server.server_address)
+        self.acceptor.ae_title = server.ae_title
+        self.acceptor.maximum_length = server.ae.maximum_pdu_size
+        self.acceptor.implementation_class_uid = server.ae.implementation_class_uid
+        self.acceptor.implementation_version_name = server.ae.implementation_version_name
+        self.acceptor.supported_contexts = server.contexts
+        self.bind(evt.EVT_N_EVENT_REPORT, server.service.report)
+
+    @property
+    def calling_ae(self) -> str:
+        """AE title of the peer."""
+        return str(self.requestor.ae_title).strip()
+
+    def run_reactor(self) -> None:
+        """From the connection to its end; the body of the thread."""
+        try:
+            self._upper.start()
+            request = self._upper.receive_pdu(wait=True)
+            if isinstance(request, A_ASSOCIATE):
+                self._negotiate(request)
+            while self.is_established:
+                self._serve_next()
+            self._storage_server.over(self)
+            self._upper.linger()
+        finally:
+            self._upper.close()
+            self._storage_server.forget(self)
+
+    def abort(self, block: bool = True) -> None:
+        """Send an A-ABORT; there is no other thread to wait for."""
+        super().abort(block=False)
+
+    def interrupt(self) -> None:
+        """Have the association end after what it is doing. For any thread."""
+        self._upper.interrupt()
+
+    def _bind_defaults(self) -> None:
+        """Answer what nothing else is bound to; without pynetdicom's handlers that write every message to a log."""
+        for event in evt._INTERVENTION_EVENTS:
+            self.bind(event, evt.get_default_handler(event))
+
+    def _negotiate(self, request: A_ASSOCIATE) -> None:
+        self.requestor.primitive = request
+        self.requestor.ae_title = request.calling_ae_title
+        rejection = self._storage_server.admit(self, str(request.called_ae_title).strip())
+        if rejection is None:
+            self.acse.negotiate_association()
+            LOGGER.info("%s (%s) opened", self.name, self.calling_ae)
+        else:
+            LOGGER.warning("%s (%s) rejected: %s", self.name, self.calling_ae, rejection.reason)
+            self.acse.send_reject(rejection.result, rejection.source, rejection.diagnostic)
+
+    def _serve_next(self) -> None:
+        """Read one PDU and do what it asks for."""
+        if not self._upper.pump():
+            LOGGER.warning("%s aborted: silent for too long, or this node stops", self.name)
+            self.abort()
+            return
+        context_id, request = self.dimse.get_msg()
+        if request is not None and context_id is not None:
+            self._serve_request(request, context_id)
+        if self.acse.is_release_requested():
+            self._storage_server.over(self)  # first: the peer may rely on it as soon as it has the answer
+            self.acse.send_release(is_response=True)
+            self.is_released, self.is_established = True, False
+            LOGGER.info("%s released", self.name)
+        elif self.acse.is_aborted():
+            self.is_aborted, self.is_established = True, False
+            LOGGER.warning("%s aborted, or its connection was lost", self.name)
+
+    def _serve_request(self, msg: Any, context_id: int) -> None:
+        """Every C-STORE is answered here, whatever it says; the rest is pynetdicom's."""
+        if not isinstance(msg, C_STORE):
+            super()._serve_request(msg, context_id)
+            return
+        context = self._accepted_cx.get(context_id)
+        if context is None or msg.MessageID is None:
+            LOGGER.warning("%s sent a C-STORE outside its presentation contexts", self.name)
+            self.abort()
+            return
+        answer = self._storage_server.service.store(self, msg, context)
+        response = C_STORE()
+        response.MessageIDBeingRespondedTo = msg.MessageID
+        response.AffectedSOPClassUID = msg.AffectedSOPClassUID
+        response.AffectedSOPInstanceUID = msg.AffectedSOPInstanceUID
+        response.Status = answer.status
+        if answer.comment:
+            response.ErrorComment = answer.comment  # type: ignore[assignment]  # untyped, None until set
+        self.dimse.send_msg(response, context_id)
+
+
+class StorageServer(AssociationServer):
+    """Accepts connections from `networks`, at most `max_associations` of them as associations at a time."""
+
+    request_queue_size = 128
+
+    def __init__(
+        self,
+        ae: ApplicationEntity,
+        address: tuple[str, int],
+        contexts: list[PresentationContext],
+        service: Service,
+        networks: Sequence[Network],
+        max_associations: int,
+        idle_timeout_s: float,
+        artim_s: float,
+    ) -> None:
+        self.service = service
+        self.idle_timeout_s = idle_timeout_s
+        self.artim_s = artim_s
+        self._networks = networks
+        self._max_associations = max_associations
+        self._lock = threading.Lock()
+        self._phases: dict[InboundAssociation, Phase] = {}  # in the order in which they connected
+        self._numbers = count(1)
+        super().__init__(ae, address, ae.ae_title, contexts)
+        self._listening = cast(socket.socket, self.socket)
+        self._listener = threading.Thread(
+            target=self.serve_forever, kwargs={"poll_interval": None}, name="DICOM listener", daemon=True
+        )
+
+    def start(self) -> int:
+        """Begin to accept; returns the port."""
+        self._listener.start()
+        return int(self.server_address[1])
+
+    def stop(self) -> None:
+        """Accept nothing more and end what is open: an instance that is being stored is still answered."""
+        self._listening.shutdown(socket.SHUT_RDWR)  # wakes the listener
+        BaseServer.shutdown(self)
+        self._listening.close()
+        deadline = time.monotonic() + STOP_TIMEOUT_S
+        with self._lock:
+            associations = list(self._phases)
+        for assoc in associations:
+            assoc.interrupt()
+        for assoc in associations:
+            assoc.join(max(0.0, deadline - time.monotonic()))
+
+    def admit(self, assoc: InboundAssociation, called_ae: str) -> Rejection | None:
+        """Ask the service, and count: two that come at once cannot both take the last place."""
+        rejection = self.service.admit(called_ae, assoc.calling_ae)
+        if rejection is not None:
+            return rejection
+        with self._lock:
+            if len(self._in_phase(Phase.ADMITTED)) >= self._max_associations:
+                return Rejection(2, 3, 2, f"{self._max_associations} associations are open already")
+            self._phases[assoc] = Phase.ADMITTED
+        return None
+
+    def over(self, assoc: InboundAssociation) -> None:
+        """An association has ended: it counts no longer, and the service is told once."""
+        with self._lock:
+            was_admitted = self._phases.get(assoc) is Phase.ADMITTED
+            self._phases[assoc] = Phase.OVER
+        if was_admitted:
+            self.service.ended(assoc)
+
+    def forget(self, assoc: InboundAssociation) -> None:
+        """A connection is closed."""
+        self.over(assoc)
+        with self._lock:
+            del self._phases[assoc]
+
+    def get_request(self) -> tuple[socket.socket, Any]:
+        """Accept a connection; nothing here waits for the peer."""
+        try:
+            connection, address = self._listening.accept()
+        except OSError as error:
+            if error.errno in _OUT_OF_DESCRIPTORS:
+                LOGGER.error("no connection accepted: %s", error.strerror)
+                time.sleep(0.1)  # the connection stays in the queue: do not spin until others have ended
+            raise
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return connection, address
+
+    def verify_request(self, request: Any, client_address: Any) -> bool:
+        """Whether the address may connect at all."""
+        host = _plain(client_address[0])
+        allowed = not self._networks or any(host in network for network in self._networks)
+        if not allowed:
+            LOGGER.warning("connection from %s refused: not in reception.networks", host)
+        return allowed
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Give the connection a thread of its own."""
+        assoc = InboundAssociation(self, request, client_address, f"association {next(self._numbers)}")
+        with self._lock:
+            silent = self._in_phase(Phase.SILENT)
+            self._phases[assoc] = Phase.SILENT
+        for oldest in silent[: len(silent) + 1 - MAX_SILENT_CONNECTIONS]:
+            LOGGER.warning("%s dropped: connected without asking for an association", oldest.name)
+            oldest.interrupt()
+        try:
+            assoc.start()
+        except RuntimeError:  # no thread to be had
+            self.forget(assoc)
+            raise
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Say in the log, not on stderr, why a connection was closed."""
+        LOGGER.exception("connection from %s closed", client_address[0])
+
+    def _in_phase(self, phase: Phase) -> list[InboundAssociation]:
+        return [assoc for assoc, current in self._phases.items() if current is phase]
+
+    def service_actions(self) -> None:
+        """Nothing: the garbage of an association needs no collection by hand, which would pause every thread."""
+
+
+def _plain(host: str) -> Any:
+    """An address; that of an IPv4 peer on an IPv6 socket as IPv4."""
+    address = ip_address(host)
+    return address.ipv4_mapped or address if isinstance(address, IPv6Address) else address

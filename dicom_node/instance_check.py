@@ -1,0 +1,131 @@
+"""A bounded look at the head of a received data set, before it is answered. Pixel data are never touched.
+
+It tells whether the data set is what the command set says, and whether it can be filed at all: a sender deletes an
+instance that was answered with success, so that what cannot be filed must not be.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+import zlib
+from dataclasses import dataclass
+from io import BytesIO
+
+from pydicom.dataelem import DataElement, RawDataElement
+from pydicom.filereader import data_element_generator
+from pydicom.tag import BaseTag
+from pydicom.uid import UID
+
+from dicom_node.errors import NodeError, NotParsable
+
+SOP_CLASS_UID = 0x00080016
+SOP_INSTANCE_UID = 0x00080018
+STUDY_INSTANCE_UID = 0x0020000D
+SERIES_INSTANCE_UID = 0x0020000E
+_KEYWORDS = {
+    SOP_CLASS_UID: "SOPClassUID",
+    SOP_INSTANCE_UID: "SOPInstanceUID",
+    STUDY_INSTANCE_UID: "StudyInstanceUID",
+    SERIES_INSTANCE_UID: "SeriesInstanceUID",
+}
+MAX_INFLATED_BYTES = 1 << 20  # of a deflated data set; the four UIDs come long before
+
+# What pydicom and pynetdicom raise on bytes that are not DICOM. Neither documents a base class for it.
+MALFORMED = (
+    ValueError,
+    TypeError,
+    LookupError,
+    AttributeError,
+    NotImplementedError,
+    AssertionError,
+    EOFError,
+    OverflowError,
+    RecursionError,
+    struct.error,
+    zlib.error,
+)
+
+
+class Mismatch(NodeError):
+    """The data set is not the instance that the command set announces (DICOM status A900)."""
+
+
+@dataclass(frozen=True)
+class Instance:
+    """Which instance a data set says it is."""
+
+    sop_class_uid: str
+    sop_instance_uid: str
+    study_uid: str
+    series_uid: str
+
+
+def is_uid(value: str) -> bool:
+    """Whether a value may be a UID (PS3.5 9.1): 1 to 64 characters, components of digits joined by dots.
+
+    Leading zeros, which the standard forbids and old devices write, are let through.
+    """
+    return len(value) <= 64 and re.fullmatch(r"[0-9]+(\.[0-9]+)*", value, re.ASCII) is not None
+
+
+def identify(data: BytesIO, transfer_syntax: UID) -> Instance:
+    """Read the four UIDs of an encoded data set; reading ends at SeriesInstanceUID (0020,000E).
+
+    Raises:
+        NotParsable: it does not parse in this transfer syntax, or a UID is missing or malformed; says which.
+    """
+    data.seek(0)
+    source = BytesIO(_inflate(data)) if transfer_syntax.is_deflated else data
+    try:
+        elements = data_element_generator(
+            source,
+            transfer_syntax.is_implicit_VR,
+            transfer_syntax.is_little_endian,
+            stop_when=_after_series,
+            specific_tags=list(_KEYWORDS),
+        )
+        values = {int(element.tag): _whole_value(element) for element in elements}
+    except MALFORMED as error:
+        raise NotParsable(f"does not parse as {transfer_syntax.name}") from error
+    return Instance(*(_uid(values, tag) for tag in _KEYWORDS))
+
+
+def check(instance: Instance, sop_class_uid: str, sop_instance_uid: str) -> None:
+    """Compare a data set with the Affected SOP Class and Instance UID of its command set (PS3.4 B.2.3).
+
+    Raises:
+        Mismatch: they differ; says in what.
+    """
+    if instance.sop_class_uid != sop_class_uid:
+        raise Mismatch("SOPClassUID differs between command and data set")
+    if instance.sop_instance_uid != sop_instance_uid:
+        raise Mismatch("SOPInstanceUID differs between command and data set")
+
+
+def _after_series(tag: BaseTag, _vr: str | None, _length: int) -> bool:
+    return int(tag) > SERIES_INSTANCE_UID
+
+
+def _whole_value(element: RawDataElement | DataElement) -> object:
+    if isinstance(element, RawDataElement) and element.value is not None and len(element.value) != element.length:
+        raise EOFError("the data set ends inside an element")
+    return element.value
+
+
+def _uid(values: dict[int, object], tag: int) -> str:
+    value = values.get(tag) or b""
+    text = value.rstrip(b"\x00 ").decode("latin-1") if isinstance(value, bytes) else str(value)
+    if not text:
+        raise NotParsable(f"{_KEYWORDS[tag]} is missing")
+    if not is_uid(text):
+        raise NotParsable(f"{_KEYWORDS[tag]} is not a valid UID")
+    return text
+
+
+def _inflate(data: BytesIO) -> bytes:
+    """The beginning of a deflated data set (PS3.5 A.5); what follows is cut off, bombs included."""
+    try:
+        return zlib.decompressobj(-zlib.MAX_WBITS).decompress(data.getbuffer(), MAX_INFLATED_BYTES)
+    except zlib.error as error:
+        raise NotParsable("does not inflate") from error

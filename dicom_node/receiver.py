@@ -1,0 +1,196 @@
+"""They call: C-ECHO, C-STORE and the N-EVENT-REPORT of Storage Commitment, as service class provider.
+
+A C-STORE is answered with success when the instance is durable in the spool, and not before: senders delete what
+was answered so. The data set goes to the spool as it came; only its head is looked at.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import cast
+
+from pynetdicom import evt
+from pynetdicom.ae import ApplicationEntity
+from pynetdicom.dimse_primitives import C_STORE, N_EVENT_REPORT
+from pynetdicom.presentation import PresentationContext
+
+from dicom_node import commitment
+from dicom_node.association_server import Answer, InboundAssociation, Rejection, StorageServer
+from dicom_node.commitment import CommitmentReport
+from dicom_node.config import Config
+from dicom_node.errors import LowDisk, NodeError, NotParsable
+from dicom_node.instance_check import MALFORMED, Mismatch, check, identify
+from dicom_node.part10 import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME, FileMeta
+from dicom_node.spool import Spool
+from dicom_node.supported import KEPT_SOP_CLASSES, supported_contexts
+from dicom_node.upper_layer import Discarded
+
+LOGGER = logging.getLogger(__name__)
+ARTIM_S = 30.0  # PS3.8 9.1.5: how long a connection may stay without an association
+
+# C-STORE (PS3.4 B.2.3) and N-EVENT-REPORT (PS3.7 10.1.1.1.8) status
+SUCCESS = 0x0000
+PROCESSING_FAILURE = 0x0110
+NO_SUCH_EVENT_TYPE = 0x0113
+INVALID_ARGUMENT = 0x0115
+SOP_CLASS_NOT_SUPPORTED = 0x0122
+OUT_OF_RESOURCES = 0xA700
+DATA_SET_DOES_NOT_MATCH = 0xA900
+CANNOT_UNDERSTAND = 0xC000
+COMMENT_LENGTH = 64  # VR LO
+
+OnStored = Callable[[Path], None]
+OnEventReport = Callable[[CommitmentReport], None]
+OnAssociationEnd = Callable[[frozenset[str]], None]
+
+
+class Receiver:
+    """The node's service class provider.
+
+    The callbacks run on the thread of the association, which does nothing else meanwhile: they must be short, and
+    must not raise.
+
+    Args:
+        config: `node` and `reception` are used.
+        spool: takes the instances.
+        on_stored: called with each file, once it is durable and before the peer is answered.
+        on_event_report: takes the commitment reports of a PACS that calls back; None: no such call is accepted.
+        on_association_end: called with the SeriesInstanceUIDs that an association has touched, after it is over
+            and `active_series` has dropped them.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        spool: Spool,
+        on_stored: OnStored,
+        on_event_report: OnEventReport | None = None,
+        on_association_end: OnAssociationEnd | None = None,
+    ) -> None:
+        self._config = config
+        self._spool = spool
+        self._on_stored = on_stored
+        self._on_event_report = on_event_report
+        self._on_association_end = on_association_end
+        self._lock = threading.Lock()
+        self._series: dict[InboundAssociation, set[str]] = {}
+        self._server: StorageServer | None = None
+
+    def start(self) -> int:
+        """Listen; returns the port.
+
+        Raises:
+            NodeError: the address or port cannot be had.
+        """
+        node, reception = self._config.node, self._config.reception
+        ae = ApplicationEntity(node.ae_title)
+        ae.implementation_class_uid = IMPLEMENTATION_CLASS_UID
+        ae.implementation_version_name = IMPLEMENTATION_VERSION_NAME
+        ae.maximum_pdu_size = reception.max_pdu_bytes
+        ae.maximum_associations = 2**31  # the server counts those that are established, and no others
+        contexts = supported_contexts(reception.other_modalities == "ignore", self._on_event_report is not None)
+        try:
+            self._server = StorageServer(
+                ae,
+                (node.bind, node.port),
+                contexts,
+                service=self,
+                networks=reception.networks,
+                max_associations=reception.max_associations,
+                idle_timeout_s=reception.idle_timeout_s,
+                artim_s=min(ARTIM_S, reception.idle_timeout_s),
+            )
+        except OSError as error:
+            raise NodeError(f"cannot listen on {node.bind} port {node.port}: {error.strerror}") from error
+        self._spool.remove_leftovers()
+        port = self._server.start()
+        LOGGER.info("%s listens on %s port %d", node.ae_title, node.bind, port)
+        return port
+
+    def stop(self) -> None:
+        """Accept nothing more; end every association after the instance that it is storing."""
+        if self._server is not None:
+            self._server.stop()
+            self._server = None
+
+    def active_series(self) -> frozenset[str]:
+        """SeriesInstanceUIDs of which an association that is still open has sent instances."""
+        with self._lock:
+            return frozenset[str]().union(*self._series.values())
+
+    def admit(self, called_ae: str, calling_ae: str) -> Rejection | None:
+        """Whether an association may be opened (PS3.8 table 9-21)."""
+        allowed = self._config.reception.calling_ae_titles
+        if called_ae != self._config.node.ae_title:
+            return Rejection(1, 1, 7, "called AE title not recognised")
+        if allowed and calling_ae not in allowed:
+            return Rejection(1, 1, 3, "calling AE title not in reception.calling_ae_titles")
+        try:
+            self._spool.require_room()
+        except (LowDisk, OSError) as error:
+            return Rejection(2, 3, 2, str(error))
+        return None
+
+    def store(self, assoc: InboundAssociation, request: C_STORE, context: PresentationContext) -> Answer:
+        """Keep an instance; success means that it is durable."""
+        try:
+            answer = self._store(assoc, request, context)
+        except Mismatch as error:
+            answer = _failure(DATA_SET_DOES_NOT_MATCH, str(error))
+        except NotParsable as error:
+            answer = _failure(CANNOT_UNDERSTAND, str(error))
+        except LowDisk as error:
+            answer = _failure(OUT_OF_RESOURCES, str(error))
+        except OSError as error:
+            answer = _failure(OUT_OF_RESOURCES, f"cannot be stored: {error.strerror}")
+        if answer.status != SUCCESS:
+            LOGGER.warning("%s: instance refused, %04X: %s", assoc.name, answer.status, answer.comment)
+        return answer
+
+    def report(self, event: evt.Event) -> tuple[int, None]:
+        """Hand on a commitment report (PS3.4 J.3.3)."""
+        if cast(N_EVENT_REPORT, event.request).EventTypeID not in (1, 2):
+            return NO_SUCH_EVENT_TYPE, None
+        try:
+            report = commitment.parse(event.event_information)
+        except (NotParsable, *MALFORMED) as error:
+            LOGGER.warning("%s: commitment report refused: %s", event.assoc.name, error)
+            return INVALID_ARGUMENT, None
+        if self._on_event_report is None:
+            return PROCESSING_FAILURE, None
+        self._on_event_report(report)
+        return SUCCESS, None
+
+    def ended(self, assoc: InboundAssociation) -> None:
+        """Forget what an association has touched, and tell."""
+        with self._lock:
+            series = self._series.pop(assoc, set())
+        if self._on_association_end is not None:
+            self._on_association_end(frozenset(series))
+
+    def _store(self, assoc: InboundAssociation, request: C_STORE, context: PresentationContext) -> Answer:
+        sop_class, transfer_syntax = context.abstract_syntax, context.transfer_syntax[0]
+        if request.AffectedSOPClassUID != sop_class:
+            return _failure(SOP_CLASS_NOT_SUPPORTED, "SOP class is not that of the presentation context")
+        if sop_class not in KEPT_SOP_CLASSES:
+            return Answer(SUCCESS)  # reception.other_modalities = "ignore"
+        if request.DataSet is None:
+            return _failure(CANNOT_UNDERSTAND, "there is no data set")
+        if isinstance(request.DataSet, Discarded):
+            return _failure(OUT_OF_RESOURCES, "the instance is too long for this node")
+        instance = identify(request.DataSet, transfer_syntax)
+        check(instance, str(sop_class), str(request.AffectedSOPInstanceUID))
+        with self._lock:
+            self._series.setdefault(assoc, set()).add(instance.series_uid)
+        meta = FileMeta(sop_class, instance.sop_instance_uid, transfer_syntax, assoc.calling_ae, assoc.host)
+        with request.DataSet.getbuffer() as data:
+            path = self._spool.write(meta, data)
+        self._on_stored(path)
+        return Answer(SUCCESS)
+
+
+def _failure(status: int, comment: str) -> Answer:
+    return Answer(status, comment[:COMMENT_LENGTH])

@@ -1,0 +1,279 @@
+"""The upper layer of associations that peers open, on one thread each (PS3.8 9).
+
+pynetdicom runs two threads per association, which poll their queues and the socket and sleep a millisecond in
+between. A storage provider without asynchronous operations never has anything for the second thread to do: the
+peer sends and waits, or it waits for our answer. So here the association's own thread reads a PDU, lets
+pynetdicom's state machine act on it, and answers. Nothing polls, nothing sleeps, an instance is copied once
+between socket and buffer, and every wait for a peer has an end.
+"""
+
+from __future__ import annotations
+
+import logging
+import socket
+import struct
+import threading
+import time
+from contextlib import suppress
+from io import BytesIO
+from typing import Any, cast
+
+from pynetdicom.association import Association
+from pynetdicom.dimse import DIMSEServiceProvider
+from pynetdicom.dimse_messages import DIMSEMessage
+from pynetdicom.dul import DULServiceProvider
+from pynetdicom.pdu import P_DATA_TF
+from pynetdicom.pdu_primitives import P_DATA
+from pynetdicom.transport import AssociationSocket
+
+from dicom_node.instance_check import MALFORMED
+
+LOGGER = logging.getLogger(__name__)
+PDU_HEADER = struct.Struct(">BxL")  # type, length of what follows (PS3.8 9.3.1)
+PDV_HEADER = struct.Struct(">LB")  # length of what follows, presentation context ID (PS3.8 9.3.5.1)
+P_DATA_TF_TYPE = 0x04
+MIN_PDU_LIMIT = 1 << 20  # an A-ASSOCIATE-RQ may be longer than the data PDUs that we ask for
+MAX_COMMAND_BYTES = 1 << 20
+MAX_INSTANCE_BYTES = 2 << 30
+DISCARD_BYTES = 1 << 16
+IDLE, AWAITING_REQUEST, AWAITING_CLOSE = "Sta1", "Sta2", "Sta13"  # of PS3.8 table 9-10
+CONNECTION_CLOSED, ARTIM_EXPIRED, INVALID_PDU = "Evt17", "Evt18", "Evt19"
+P_DATA_RECEIVED = "Evt10"
+
+
+class Connection(AssociationSocket):
+    """The socket of an association, whose reads and writes end at a deadline (seconds of `time.monotonic`)."""
+
+    def fill(self, view: memoryview, deadline: float) -> None:
+        """Read until `view` is full.
+
+        Raises:
+            TimeoutError: it was not by the deadline.
+            OSError: the connection is closed.
+        """
+        while view:
+            received = self._wait(deadline).recv_into(view)
+            if not received:
+                raise ConnectionResetError("closed by the peer")
+            view = view[received:]
+
+    def discard(self, deadline: float) -> None:
+        """Throw away what comes until the peer closes. Raises as `fill`."""
+        while self._wait(deadline).recv(DISCARD_BYTES):
+            pass
+
+    def send(self, bytestream: bytes) -> None:
+        """Send a PDU; a peer that does not take it in time is treated as gone."""
+        if self.socket is not None:
+            self.socket.settimeout(self.assoc.network_timeout)
+            super().send(bytestream)
+
+    def interrupt(self) -> None:
+        """Wake a thread that waits in `fill` or `discard`, from any other; it finds the connection closed."""
+        connection = self.socket  # its own thread may set it to None
+        if connection is not None:
+            with suppress(OSError):
+                connection.shutdown(socket.SHUT_RD)
+
+    def _shutdown_socket(self) -> None:
+        """Close the connection for certain, also where the peer was first."""
+        if self.socket is not None:
+            with suppress(OSError):
+                self.socket.shutdown(socket.SHUT_RDWR)
+            self.socket.close()
+
+    def _wait(self, deadline: float) -> socket.socket:
+        """The socket, with what is left until the deadline as its time limit."""
+        remaining = deadline - time.monotonic()
+        if remaining <= 0:
+            raise TimeoutError
+        if self.socket is None:
+            raise ConnectionResetError("closed")
+        self.socket.settimeout(remaining)
+        # Many senders leave Nagle's algorithm on: the end of each message waits for our acknowledgement, which
+        # Linux delays by up to 40 ms. The option does not last, so it is set before each wait.
+        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
+        return self.socket
+
+
+class DataPdu(P_DATA_TF):
+    """A P-DATA-TF whose presentation data values are views of the receive buffer, valid until the next read."""
+
+    def __init__(self, body: memoryview) -> None:
+        super().__init__()
+        self._primitive = P_DATA()
+        while body:
+            length, context_id = PDV_HEADER.unpack_from(body)
+            value = body[PDV_HEADER.size : 4 + length]
+            if length < 2 or len(value) != length - 1:
+                raise ValueError("a presentation data value does not fit its PDU")
+            self._primitive.presentation_data_value_list.append((context_id, cast(bytes, value)))
+            body = body[4 + length :]
+
+    def to_primitive(self) -> P_DATA:
+        """The P-DATA indication."""
+        return self._primitive
+
+
+class InlineUpperLayer(DULServiceProvider):
+    """pynetdicom's upper layer and state machine, driven by the association's thread: `start` starts no other.
+
+    Args:
+        assoc: the association, whose `dul` this becomes.
+        connection: the accepted socket.
+        max_pdu_bytes: longer PDUs are invalid.
+        idle_timeout_s: how long the peer may take for a PDU.
+        artim_s: how long it may take to request an association, and to close the connection (PS3.8 9.1.5).
+    """
+
+    def __init__(
+        self,
+        assoc: Association,
+        connection: socket.socket,
+        max_pdu_bytes: int,
+        idle_timeout_s: float,
+        artim_s: float,
+    ) -> None:
+        super().__init__(assoc)
+        assoc.dul = self  # before the socket, which puts the first event into our queue
+        assoc.network_timeout, assoc.acse_timeout = idle_timeout_s, artim_s  # before that, they were another's
+        self.socket = self._connection = Connection(assoc, client_socket=connection)
+        self._idle_timeout_s = idle_timeout_s
+        self._max_pdu_bytes = max(max_pdu_bytes, MIN_PDU_LIMIT)
+        self._header = bytearray(PDU_HEADER.size)
+        self._buffer = bytearray()
+        self._interrupted = threading.Event()
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the peer may still say something that counts."""
+        return self.state_machine.current_state not in (IDLE, AWAITING_CLOSE)
+
+    def start(self) -> None:
+        """Take the connection indication (Evt5): ARTIM runs from here until the association is requested."""
+        self.assoc._dul_ready.set()
+        self.state_machine.do_action(self.event_queue.get())
+
+    def interrupt(self) -> None:
+        """Have `pump` read no further PDU. For any thread."""
+        self._interrupted.set()
+        self._connection.interrupt()
+
+    def close(self) -> None:
+        """Close the connection, if the peer has not."""
+        self._connection.close()
+
+    def pump(self) -> bool:
+        """Read one PDU and act on it. False: none was read within the peer's time, or before an `interrupt`."""
+        if self._interrupted.is_set():
+            return False
+        awaits_request = self.state_machine.current_state == AWAITING_REQUEST
+        patience_s = self.artim_timer.remaining if awaits_request else self._idle_timeout_s
+        try:
+            event = self._read_pdu(time.monotonic() + patience_s)
+        except TimeoutError:
+            if not awaits_request:
+                return False
+            event = ARTIM_EXPIRED
+        except OSError:
+            if self._interrupted.is_set():
+                return False
+            event = CONNECTION_CLOSED
+        except MALFORMED as error:
+            LOGGER.warning("%s sent an invalid PDU: %s", self.assoc.name, error)
+            event = INVALID_PDU
+        self._act(event)
+        return True
+
+    def linger(self) -> None:
+        """Leave the connection to the peer to close (Sta13), until ARTIM expires; then close it."""
+        if self.state_machine.current_state == AWAITING_CLOSE:
+            try:
+                self._connection.discard(time.monotonic() + self.artim_timer.remaining)
+                event = CONNECTION_CLOSED
+            except TimeoutError:
+                event = ARTIM_EXPIRED
+            except OSError:
+                event = CONNECTION_CLOSED
+            self._act(event)
+
+    def receive_pdu(self, wait: bool = False, timeout: float | None = None) -> Any:
+        """The next primitive for the service user; with `wait`, reads until there is one or no connection."""
+        while wait and self.is_open and self.to_user_queue.empty():
+            if not self.pump():
+                break
+        return super().receive_pdu(wait=False)
+
+    def send_pdu(self, primitive: Any) -> None:
+        """Send at once. Where the association is no more there is nobody to send to."""
+        if not self.is_open:
+            LOGGER.debug("%s is closed, %s not sent", self.assoc.name, type(primitive).__name__)
+            return
+        super().send_pdu(primitive)
+        if self._process_recv_primitive():  # puts the primitive's event into the queue
+            self._act(self.event_queue.get())
+
+    def _act(self, event: str) -> None:
+        """Let the state machine act on an event and on those that follow from it."""
+        self.state_machine.do_action(event)
+        while not self.event_queue.empty():
+            follow_up = self.event_queue.get()
+            if self.state_machine.current_state != IDLE:
+                self.state_machine.do_action(follow_up)
+
+    def _read_pdu(self, deadline: float) -> str:
+        """Read one PDU, keep it for the state machine, return its event.
+
+        Raises:
+            OSError: as `Connection.fill`.
+            MALFORMED: it is no PDU, or longer than we accept.
+        """
+        self._connection.fill(memoryview(self._header), deadline)
+        pdu_type, length = PDU_HEADER.unpack(self._header)
+        if not 1 <= pdu_type <= 7:
+            raise ValueError(f"type {pdu_type:#04x} is not in the standard")
+        if length > self._max_pdu_bytes:
+            raise ValueError(f"{length} bytes are more than the {self._max_pdu_bytes} that we accept")
+        if length > len(self._buffer):
+            self._buffer = bytearray(length)
+        body = memoryview(self._buffer)[:length]
+        self._connection.fill(body, deadline)
+        if pdu_type == P_DATA_TF_TYPE:
+            self._recv_pdu.put(DataPdu(body))
+            return P_DATA_RECEIVED
+        pdu, event = self._decode_pdu(self._header + body)
+        pdu.to_primitive()  # the state machine does it again, where a malformed one would end the thread
+        self._recv_pdu.put(pdu)
+        return event
+
+
+class Discarded(BytesIO):
+    """In place of a data set that is too long to be kept."""
+
+    def write(self, data: Any) -> int:
+        """Keep nothing."""
+        return len(data)
+
+
+class MessageProvider(DIMSEServiceProvider):
+    """Puts messages together within limits. Every request waits its turn on the association's thread."""
+
+    max_instance_bytes = MAX_INSTANCE_BYTES
+
+    def receive_primitive(self, primitive: P_DATA) -> None:
+        """Add the fragments of one P-DATA; a message that is complete goes into `msg_queue`."""
+        message = self.message = self.message or DIMSEMessage()
+        try:
+            request = message.message_to_primitive() if message.decode_msg(primitive) else None
+            if message.encoded_command_set.tell() > MAX_COMMAND_BYTES:
+                raise ValueError("the command set is too long")
+        except MALFORMED as error:
+            LOGGER.warning("%s sent an invalid message: %s", self.assoc.name, error)
+            self.message = None
+            self.dul.event_queue.put(INVALID_PDU)
+            return
+        if request is not None:
+            self.message = None
+            self.msg_queue.put(cast(Any, (message.context_id, request)))
+        elif message.data_set is not None and message.data_set.tell() > self.max_instance_bytes:
+            message.data_set = Discarded()
