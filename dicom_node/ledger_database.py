@@ -17,11 +17,18 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from alembic.util import CommandError
 from sqlalchemy import Connection, Engine, create_engine, event, text
-from sqlalchemy.exc import ArgumentError, InterfaceError, NoSuchModuleError, OperationalError, SQLAlchemyError
+from sqlalchemy.exc import (
+    ArgumentError,
+    InterfaceError,
+    NoSuchModuleError,
+    OperationalError,
+    SQLAlchemyError,
+    StatementError,
+)
 from sqlalchemy.orm import Session
 from sqlalchemy.pool import ConnectionPoolEntry
 
-from dicom_node.errors import NodeError, TransientError
+from dicom_node.errors import NodeError, PermanentError, TransientError
 
 WRITER_LOCK = 0x0D1C0D0E  # key of the advisory lock; any number, the same in every release
 BUSY_TIMEOUT_MS = 30_000
@@ -72,6 +79,7 @@ def transaction(engine: Engine, *, write: bool) -> Iterator[Session]:
 
     Raises:
         TransientError: the database does not answer or is locked for too long.
+        PermanentError: it refuses what it is given.
     """
     try:
         with engine.connect() as connection:
@@ -83,6 +91,8 @@ def transaction(engine: Engine, *, write: bool) -> Iterator[Session]:
                     connection.commit()
     except (OperationalError, InterfaceError) as error:
         raise TransientError(f"the database does not answer: {error.orig or error}") from error
+    except StatementError as error:
+        raise PermanentError(f"the database refuses: {error.orig or error}") from error
 
 
 def upgrade(engine: Engine) -> None:

@@ -27,7 +27,7 @@ class DecisionRoom(LedgerRoom):
             .order_by(SeriesRow.last_instance_at, SeriesRow.id)
         )
         with self._read() as session:
-            return [series_record(*found) for found in session.execute(query).tuples()]
+            return [series_record(*found) for found in session.execute(query)]
 
     def complete_studies(self) -> list[str]:
         """StudyInstanceUIDs that have a COMPLETE series, which selection has to look at."""

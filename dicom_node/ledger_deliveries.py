@@ -17,7 +17,7 @@ from dicom_node.tables import DeliveryRow, ResultRow
 from pipeline.types import ResultKind
 
 RANK = case({kind: rank for rank, kind in enumerate(ResultKind)}, value=ResultRow.kind)
-"""Order in which the objects of a set are sent: the SR names the others and comes last."""
+IN_ORDER = (ResultRow.job_id, RANK, DeliveryRow.id)  # of sending: the SR names the others of its set and comes last
 
 
 class DeliveryRoom(LedgerRoom):
@@ -41,7 +41,7 @@ class DeliveryRoom(LedgerRoom):
             .where(DeliveryRow.destination == destination, DeliveryRow.state == DeliveryState.PENDING)
             .where(DeliveryRow.next_attempt_at <= now)
             .where((ResultRow.kind != ResultKind.SR) | ~held_back)
-            .order_by(ResultRow.job_id, RANK, DeliveryRow.id)
+            .order_by(*IN_ORDER)
             .limit(limit)
         )
         with self._read() as session:
@@ -61,7 +61,7 @@ class DeliveryRoom(LedgerRoom):
             delivery_query()
             .where(DeliveryRow.destination == destination, DeliveryRow.state == DeliveryState.SENT)
             .where(func.coalesce(DeliveryRow.asked_at, DeliveryRow.sent_at) <= before)
-            .order_by(DeliveryRow.id)
+            .order_by(*IN_ORDER)
         )
         with self._read() as session:
             return [delivery_record(row) for row in session.execute(query)]
@@ -76,7 +76,7 @@ class DeliveryRoom(LedgerRoom):
 
     def deliveries_of_transaction(self, transaction_uid: str) -> list[Delivery]:
         """Those whose commitment was asked for under this Transaction UID; empty when unknown."""
-        query = delivery_query().where(DeliveryRow.transaction_uid == transaction_uid).order_by(DeliveryRow.id)
+        query = delivery_query().where(DeliveryRow.transaction_uid == transaction_uid).order_by(*IN_ORDER)
         with self._read() as session:
             return [delivery_record(row) for row in session.execute(query)]
 

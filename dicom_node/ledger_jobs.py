@@ -38,7 +38,7 @@ class JobRoom(LedgerRoom):
             job.attempts += 1
             writer.move_job(job, JobState.RUNNING, f"attempt {job.attempts}")
             writer.session.flush()
-            series = writer.session.execute(series_query().where(SeriesRow.id == job.series_id)).tuples().one()
+            series = writer.session.execute(series_query().where(SeriesRow.id == job.series_id)).one()
             record = series_record(*series)
             return job_record(job, record.series_uid), record
 
@@ -46,7 +46,7 @@ class JobRoom(LedgerRoom):
         """One job; NotFound."""
         query = select(JobRow, SeriesRow.series_uid).join(SeriesRow).where(JobRow.id == job_id)
         with self._read() as session:
-            found = session.execute(query).tuples().one_or_none()
+            found = session.execute(query).one_or_none()
             if found is None:
                 raise NotFound(f"there is no job {job_id}")
             return job_record(*found)

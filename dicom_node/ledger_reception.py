@@ -40,7 +40,7 @@ class ReceptionRoom(LedgerRoom):
         )
         kept: dict[str, list[InstanceRecord]] = {}
         with self._read() as session:
-            for row, series_uid in session.execute(query).tuples():
+            for row, series_uid in session.execute(query):
                 kept.setdefault(row.sop_instance_uid, []).append(instance_record(row, series_uid))
         return kept
 

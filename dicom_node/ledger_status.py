@@ -21,7 +21,7 @@ from dicom_node.ledger_rows import (
 )
 from dicom_node.ledger_writer import LedgerRoom, Writer, refuse
 from dicom_node.states import DeliveryState, InstanceState, JobState, SeriesState
-from dicom_node.tables import DeliveryRow, EventRow, InstanceRow, JobRow, ResultRow, SeriesRow
+from dicom_node.tables import DeliveryRow, EventRow, InstanceRow, JobRow, ResultRow, SeriesRow, storable
 
 UNSENT = (DeliveryState.PENDING, DeliveryState.FAILED, DeliveryState.CANCELLED)
 
@@ -51,20 +51,20 @@ class StatusRoom(LedgerRoom):
         if states:
             query = query.where(SeriesRow.state.in_(sorted(states)))
         if text:
-            query = query.where(_named(text))
+            query = query.where(_named(storable(text)))
         if study_uid:
             query = query.where(SeriesRow.study_uid == study_uid)
         if before is not None:
             place = tuple_(SeriesRow.last_instance_at, SeriesRow.id)
             query = query.where(place < tuple_(before.last_instance_at, before.id))
         with self._read() as session:
-            return [series_record(*found) for found in session.execute(query).tuples()]
+            return [series_record(*found) for found in session.execute(query)]
 
     def counts(self) -> dict[SeriesState, int]:
         """How many series are in each state; every state is a key."""
         query = select(SeriesRow.state, func.count()).group_by(SeriesRow.state)
         with self._read() as session:
-            found = dict(session.execute(query).tuples().all())
+            found = dict(session.execute(query).all())
         return {state: found.get(state, 0) for state in SeriesState}
 
     def series(self, series_uid: str) -> SeriesRecord:
@@ -90,12 +90,12 @@ class StatusRoom(LedgerRoom):
             )
             deliveries = delivery_query().where(SeriesRow.id == series.id).order_by(DeliveryRow.id)
             events = select(EventRow).where(EventRow.series_id == series.id).order_by(EventRow.id)
-            found = dict(session.execute(kept).tuples().all())
+            found = dict(session.execute(kept).all())
             return SeriesDetails(
                 series=series,
                 instances={state: found.get(state, 0) for state in InstanceState},
                 jobs=tuple(job_record(row, series_uid) for row in session.scalars(jobs)),
-                results=tuple(result_record(*pair) for pair in session.execute(results).tuples()),
+                results=tuple(result_record(*pair) for pair in session.execute(results)),
                 deliveries=tuple(delivery_record(row) for row in session.execute(deliveries)),
                 events=tuple(event_record(row, series_uid) for row in session.scalars(events)),
             )
@@ -109,7 +109,7 @@ class StatusRoom(LedgerRoom):
             .limit(limit)
         )
         with self._read() as session:
-            return [event_record(row, uid) for row, uid in session.execute(query).tuples()]
+            return [event_record(row, uid) for row, uid in session.execute(query)]
 
     def note(self, reason: str, now: datetime, *, series_uid: str | None = None, subject: str = "node") -> None:
         """Leave an event that is no change of state."""
@@ -172,7 +172,7 @@ def _named(text: str) -> ColumnElement[bool]:
 
 
 def _fetch(session: Session, series_uid: str) -> SeriesRecord:
-    found = session.execute(series_query().where(SeriesRow.series_uid == series_uid)).tuples().one_or_none()
+    found = session.execute(series_query().where(SeriesRow.series_uid == series_uid)).one_or_none()
     if found is None:
         raise NotFound(f"series {series_uid} was never received")
     return series_record(*found)

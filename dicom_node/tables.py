@@ -55,6 +55,11 @@ class Utc(TypeDecorator[datetime]):
         return None if value is None else value.replace(tzinfo=UTC)
 
 
+def storable(value: str) -> str:
+    """`value` without what a database refuses in texts: NUL and lone surrogates."""
+    return value.replace("\x00", "").encode("utf-8", "replace").decode("utf-8")
+
+
 class Plain(TypeDecorator[str]):
     """Text that both databases take: no NUL, no lone surrogate, cut to the column's length.
 
@@ -73,7 +78,7 @@ class Plain(TypeDecorator[str]):
         """Clean and cut; the last character of a cut text is an ellipsis."""
         if value is None:
             return None
-        clean = value.replace("\x00", "").encode("utf-8", "replace").decode("utf-8")
+        clean = storable(value)
         return clean if len(clean) <= self.length else clean[: self.length - 1] + "…"
 
 
