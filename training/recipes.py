@@ -88,6 +88,20 @@ UNET1: Mapping[str, Recipe] = {
             crop=_LUNG_CROP,
             average_last=10,
         ),
+        Recipe(
+            name="demo",
+            epochs=60,
+            batch=6,
+            rate=2e-3,
+            loss="bce_dice",
+            augmentation=_MILD.model_copy(update={"shift_hu": 25.0, "noise_hu": 25.0}),
+            stacks=StackMix(repeat_single=0.7, repeat_volume=0.15, drop=0.25),
+            crop=_LUNG_CROP,
+            masked=0.8,
+            average_last=8,
+            volume_slices=90,
+            phantom_slices=36,
+        ),
     )
 }
 

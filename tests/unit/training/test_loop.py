@@ -1,0 +1,150 @@
+"""The loop: it learns, resumes bit for bit, and refuses another run's folder."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import pytest
+import torch
+
+from pipeline.preprocess import Preprocessing
+from pipeline.unet import Architecture, UNet
+from training import loop, unet1, unet2
+from training.augment import Augmentation
+from training.batches import Pool
+from training.dataset import Example
+from training.errors import CohortError, RunError
+from training.loop import Batch, Run
+from training.recipes import EmRecipe, Recipe
+
+ARCH = Architecture(features=4)
+SETTINGS = Preprocessing(rows=32, columns=32)
+STILL = Augmentation(rotation_deg=0, shift=0.05, zoom=0, flip_rows=0.5, flip_columns=0)
+CPU = torch.device("cpu")
+
+
+def square(row: int, bright: float, positive: bool | None = None) -> Example:
+    """A bright square on a dim ground; the square is the lesion."""
+    values = torch.full((1, 32, 32), 2.0)
+    values[0, row : row + 12, 8:24] = bright
+    return Example(
+        f"s{row}", values, (values > 4).to(torch.uint8), torch.ones(1, 32, 32, dtype=torch.bool), positive
+    )
+
+
+POOL = Pool([square(row, 8.0, positive=row < 6) for row in (2, 4, 6, 8, 10, 12)])
+
+
+def recipe(**changes: object) -> Recipe:
+    wanted = {"name": "t", "epochs": 6, "batch": 3, "rate": 1e-2, "augmentation": STILL, "average_last": 2}
+    return Recipe.model_validate({**wanted, **changes})
+
+
+def states_equal(a: UNet, b: UNet) -> bool:
+    return all(torch.equal(x, y) for x, y in zip(a.state_dict().values(), b.state_dict().values(), strict=True))
+
+
+class Interrupted(Exception):
+    pass
+
+
+def test_resume_is_bit_for_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = unet1.fit(POOL, ARCH, SETTINGS, Run(tmp_path / "whole", recipe(), 3, CPU))
+    saved = loop._save
+
+    def save_and_stop(run: Run, epoch: int, *rest: object) -> None:
+        saved(run, epoch, *rest)  # type: ignore[arg-type]
+        if epoch == 4:
+            raise Interrupted
+
+    monkeypatch.setattr(loop, "_save", save_and_stop)
+    with pytest.raises(Interrupted):
+        unet1.fit(POOL, ARCH, SETTINGS, Run(tmp_path / "cut", recipe(), 3, CPU))
+    monkeypatch.undo()
+    resumed = unet1.fit(POOL, ARCH, SETTINGS, Run(tmp_path / "cut", recipe(), 3, CPU))
+    assert states_equal(whole, resumed)
+    other = unet1.fit(POOL, ARCH, SETTINGS, Run(tmp_path / "other", recipe(), 4, CPU))
+    assert not states_equal(whole, other)
+
+
+def test_it_learns_and_logs(tmp_path: Path) -> None:
+    run = Run(tmp_path / "run", recipe(epochs=40, rate=2e-2, loss="bce_dice"), 1, CPU)
+    net = unet1.fit(POOL, ARCH, SETTINGS, run)
+    with (run.folder / "log.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [int(row["epoch"]) for row in rows] == list(range(1, 41))
+    assert float(rows[-1]["loss"]) < 0.75 * float(rows[0]["loss"])
+    case = POOL.cohort[0]
+    with torch.inference_mode():
+        found = net.probability(case.values.expand(7, -1, -1)[None])[0] > 0.5
+    truth = case.label[0] > 0
+    assert 2 * int((found & truth).sum()) / int(found.sum() + truth.sum()) > 0.8
+
+
+def test_a_folder_of_another_run_is_refused(tmp_path: Path) -> None:
+    unet1.fit(POOL, ARCH, SETTINGS, Run(tmp_path, recipe(epochs=1), 1, CPU))
+    with pytest.raises(RunError, match="holds another run"):
+        unet1.fit(POOL, ARCH, SETTINGS, Run(tmp_path, recipe(epochs=1), 2, CPU))
+
+
+def test_a_loss_that_is_no_number_stops_the_run(tmp_path: Path) -> None:
+    def broken(model: UNet, batch: Batch) -> torch.Tensor:
+        return model(batch.stacks).mean() * torch.nan
+
+    empty = torch.zeros(2, 32, 32, dtype=torch.bool)
+    batch = Batch(torch.rand(2, 7, 32, 32), empty, empty, torch.tensor([True, False]))
+    with pytest.raises(RunError, match="lower the learning rate"):
+        loop.train(UNet(ARCH), Run(tmp_path, recipe(), 1, CPU), lambda _: [batch], broken)
+
+
+def em_recipe(**changes: object) -> EmRecipe:
+    base = recipe(epochs=12, average_last=4, schedule="constant", rate=3e-3).model_dump()
+    return EmRecipe.model_validate({**base, "name": "em", **changes})
+
+
+def test_em_tells_positive_from_negative_images_by_their_labels_alone(tmp_path: Path) -> None:
+    """Positive images hold a dense square in a faint region, negative ones the faint region only."""
+
+    def image(row: int, dense: bool) -> Example:
+        case = square(row, 5.0, positive=dense)
+        if dense:
+            case.values[0, row + 3 : row + 9, 12:20] = 10.0
+        return case
+
+    examples = [image(row, dense) for row in (2, 5, 8, 11) for dense in (True, False)]
+    first = unet1.fit(Pool(examples), ARCH, SETTINGS, Run(tmp_path / "one", recipe(epochs=15), 1, CPU))
+    second = unet2.fit(first, examples, SETTINGS, Run(tmp_path / "two", em_recipe(epochs=25), 1, CPU))
+    shares = []
+    for dense in (True, False):
+        case = image(6, dense)
+        with torch.inference_mode():
+            found = second.probability(case.values.expand(7, -1, -1)[None])[0] > 0.5
+        core = torch.zeros(32, 32, dtype=torch.bool)
+        core[9:15, 12:20] = True
+        shares.append(float(found[core].float().mean()))
+    assert shares[0] > 0.9
+    assert shares[1] < 0.1
+
+
+def test_em_needs_both_kinds(tmp_path: Path) -> None:
+    with pytest.raises(CohortError, match="one kind only"):
+        unet2.fit(UNet(ARCH), [square(2, 8.0, True)], SETTINGS, Run(tmp_path, em_recipe(), 1, CPU))
+
+
+def test_em_refuses_a_recipe_of_unet1(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="not one of UNet-2"):
+        unet2.fit(UNet(ARCH), POOL.cohort, SETTINGS, Run(tmp_path, recipe(), 1, CPU))
+
+
+def test_the_e_step_leaves_the_statistics_alone() -> None:
+    net = UNet(ARCH).train()
+    before = net.bottom.norm.running_mean.clone()
+    batch = Batch(
+        torch.rand(2, 7, 32, 32) * 10, torch.ones(2, 32, 32), torch.ones(2, 32, 32), torch.tensor([True, False])
+    )
+    labels = unet2.expectation(net, batch, em_recipe(), CPU)
+    assert net.training
+    assert torch.equal(before, net.bottom.norm.running_mean)
+    assert labels.dtype == torch.bool
+    assert not labels[1].any()

@@ -1,0 +1,139 @@
+"""The commands' work: one network on all data, and cross-validation of both."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pipeline import device as devices
+from pipeline.segment import Room
+from pipeline.unet import UNet
+from training import cohort, crossval, data, dataset, export, unet1, unet2
+from training.batches import Pool
+from training.crossval import Held
+from training.data import Folders, Setting
+from training.dataset import Example
+from training.errors import CohortError
+from training.loop import Run
+from training.recipes import EmRecipe, Recipe
+from training.score import Overlap, summary
+
+BATCH = 16
+
+
+@dataclass(frozen=True)
+class Where:
+    """Folder of the run and device."""
+
+    out: Path
+    device: str = "auto"
+
+    @property
+    def room(self) -> Room:
+        """For predictions."""
+        return Room(devices.choose(self.device), BATCH)
+
+    def run(self, name: str, recipe: Recipe, seed: int, setting: Setting, train: Sequence[Example]) -> Run:
+        """A run in the subfolder `name` ("" is the folder itself); its identity holds what it was trained on."""
+        note = {"setting": setting.model_dump(mode="json"), "train": sorted(example.name for example in train)}
+        return Run(self.out / name, recipe, seed, devices.choose(self.device), note)
+
+
+def all_data_unet1(folders: Folders, setting: Setting, recipe: Recipe, seed: int, where: Where) -> UNet:
+    """UNet-1 on everything."""
+    pool, setting = data.pool(folders, setting)
+    run = where.run("", recipe, seed, setting, [*pool.cohort, *pool.volumes, *pool.phantoms])
+    net = unet1.fit(pool, setting.architecture, setting.preprocessing, run)
+    export.keep(run.folder, net)
+    return net
+
+
+def all_data_unet2(
+    folders: Folders, setting: Setting, recipe: EmRecipe, start: Path, seed: int, where: Where
+) -> UNet:
+    """UNet-2 on the cohort and the phantoms, from the finished run of UNet-1 in `start`."""
+    first = export.finished(start, Recipe)
+    setting = setting.model_copy(update={"architecture": first.setting.architecture})
+    pool, setting = data.pool(folders, setting)
+    examples = [*pool.cohort, *pool.phantoms]
+    run = where.run("", recipe, seed, setting, examples)
+    net = unet2.fit(first.net, examples, setting.preprocessing, run)
+    export.keep(run.folder, net)
+    return net
+
+
+@dataclass(frozen=True)
+class CrossValidation:
+    """What to cross-validate: UNet-1 by `recipe`, then UNet-2 by each of `em` from the same UNet-1."""
+
+    folders: Folders
+    setting: Setting
+    recipe: Recipe
+    em: Sequence[EmRecipe]
+    folds: int
+    seed: int
+
+
+def cross_validate(what: CrossValidation, where: Where) -> dict[str, Any]:
+    """Train and score every fold, write `<name>.csv` per network and metrics.json; gives the metrics.
+
+    Volumes and phantoms are trained on in every fold and never scored. Folds that are done are taken up again.
+    """
+    if what.folders.cohort is None:
+        raise CohortError("cross-validation needs a cohort")
+    cases = cohort.read(what.folders.cohort)
+    sources = data.sources(cases, what.setting.lungs)
+    held = [Held(source, dataset.prepare(source, what.setting.preprocessing)) for source in sources]
+    extra, _ = data.pool(Folders(None, what.folders.volumes, what.folders.volume_labels), what.setting)
+    setting = what.setting.model_copy(update={"data_sha256": data.digest(cases)})
+    numbers = cohort.folds(cases, what.folds, what.seed)
+    scores: dict[str, list[tuple[int, Overlap]]] = {}
+    for fold in range(what.folds):
+        train, test = crossval.split(held, numbers, fold)
+        for name, found in _fold(what, setting, where, fold, train, test, extra).items():
+            scores.setdefault(name, []).extend((fold, one) for one in found)
+    return _write(scores, where.out)
+
+
+def _fold(
+    what: CrossValidation,
+    setting: Setting,
+    where: Where,
+    fold: int,
+    train: Sequence[Held],
+    test: Sequence[Held],
+    extra: Pool,
+) -> dict[str, list[Overlap]]:
+    wanted, room, seed = setting.preprocessing, where.room, what.seed + fold
+    pool = Pool([case.example for case in train], extra.volumes, extra.phantoms)
+    run = where.run(f"unet1-fold{fold}", what.recipe, seed, setting, pool.cohort)
+    first = unet1.fit(pool, setting.architecture, wanted, run)
+    scores = {"infection": crossval.score_unet1(first, test, wanted, room)}
+    rivals = {"threshold": crossval.by_threshold(wanted)}
+    for recipe in what.em:
+        examples = [*pool.cohort, *pool.phantoms]
+        run = where.run(f"{recipe.name}-fold{fold}", recipe, seed, setting, examples)
+        rivals[recipe.name] = crossval.by_unet2(unet2.fit(first, examples, wanted, run), wanted, room)
+    for name, second in rivals.items():
+        scores[name] = crossval.score_unet2(first, second, test, wanted, room)
+    return scores
+
+
+def _write(scores: dict[str, list[tuple[int, Overlap]]], out: Path) -> dict[str, Any]:
+    metrics = {}
+    for name, rows in scores.items():
+        crossval.write_scores(out / f"{name}.csv", rows)
+        metrics[name] = asdict(summary([one for _, one in rows]))
+    (out / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
+    return metrics
+
+
+def set_threads(threads: int) -> None:
+    """Torch threads; 0 leaves the choice to torch."""
+    if threads:
+        torch.set_num_threads(threads)
