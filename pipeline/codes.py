@@ -48,6 +48,7 @@ QUALITY_FINDING = Code("111052", "DCM", "Quality Finding")
 SEGMENTATION = Code("113076", "DCM", "Segmentation")  # CID 7203
 SOURCE_IMAGE = Code("121322", "DCM", "Source image for image processing operation")  # CID 7202
 ARTIFICIAL_INTELLIGENCE = Code("123110", "DCM", "Artificial Intelligence")  # CID 7162
+MORPHOLOGICAL_OPERATIONS = Code("123105", "DCM", "Morphological Operations")  # CID 7162
 PROCESSING_EQUIPMENT = Code("109102", "DCM", "Processing Equipment")  # CID 7005
 
 
@@ -58,6 +59,12 @@ def _private(value: str, meaning: str) -> Code:
 SEVERITY_SCORE = _private("SEVERITY", "Severity score: infected / lung volume")
 CONSOLIDATION_SCORE = _private("CONSOLIDATION", "Consolidation score: consolidated / lung volume")
 GGO_SCORE = _private("GGO", "Ground glass score: ground glass / lung volume")
+LUNG_VOLUME = _private("LUNG_VOLUME", "Volume of the lung")
+OPACITY_VOLUME = _private("OPACITY_VOLUME", "Volume of opacity")
+CONSOLIDATION_VOLUME = _private("CONSOL_VOLUME", "Volume of consolidation")
+GGO_VOLUME = _private("GGO_VOLUME", "Volume of ground glass opacity")
+LUNG_ATTENUATION = _private("LUNG_HU", "Attenuation coefficient of the lung")
+OPACITY_ATTENUATION = _private("OPACITY_HU", "Attenuation coefficient of opacity")
 SEVERITY_CLASS = _private("SEVERITY_CLASS", "Class of the severity score of both lungs")
 SEVERITY_CLASSES: Mapping[str, Code] = {
     "< 5 %": _private("CLASS_1", "< 5 %"),
@@ -84,7 +91,21 @@ _VOCABULARY: Mapping[str, tuple[Code, ...]] = {
         MORPHOLOGICALLY_ABNORMAL,
         ANATOMICAL_STRUCTURE,
     ),
-    "measurement": (VOLUME, AREA, ATTENUATION, MEAN, SEVERITY_SCORE, CONSOLIDATION_SCORE, GGO_SCORE),
+    "measurement": (
+        VOLUME,
+        AREA,
+        ATTENUATION,
+        MEAN,
+        SEVERITY_SCORE,
+        CONSOLIDATION_SCORE,
+        GGO_SCORE,
+        LUNG_VOLUME,
+        OPACITY_VOLUME,
+        CONSOLIDATION_VOLUME,
+        GGO_VOLUME,
+        LUNG_ATTENUATION,
+        OPACITY_ATTENUATION,
+    ),
     "unit": (MILLILITRE, SQUARE_MILLIMETRE, PERCENT, HOUNSFIELD_UNIT),
     "evaluation": (
         SEVERITY_CLASS,
@@ -109,6 +130,7 @@ _VOCABULARY: Mapping[str, tuple[Code, ...]] = {
         SEGMENTATION,
         SOURCE_IMAGE,
         ARTIFICIAL_INTELLIGENCE,
+        MORPHOLOGICAL_OPERATIONS,
         PROCESSING_EQUIPMENT,
     ),
 }

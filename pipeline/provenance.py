@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from highdicom import AlgorithmIdentificationSequence, ContributingEquipment
+from highdicom import ContributingEquipment
 from pydicom.dataset import Dataset
+from pydicom.sr.coding import Code
 from pydicom.valuerep import DA, DT, TM
 
 from pipeline import SOFTWARE_NAME, __version__, codes, uids
 from pipeline.header import SourceHeader, series_number
+from pipeline.subjects import DESCRIPTIONS, Subject
 from pipeline.types import Analysis, ModelIdentity, ResultContext, ResultKind
 
 MANUFACTURER = "dicomnode project"
@@ -49,25 +53,37 @@ def serial_number(model: ModelIdentity) -> str:
     return model.digest[:16]
 
 
-def algorithm(analysis: Analysis) -> AlgorithmIdentificationSequence:
-    """Algorithm Identification Macro (PS3.3 10.16) of the lesion networks."""
-    return AlgorithmIdentificationSequence(
-        name=algorithm_name(analysis.model),
-        family=codes.ARTIFICIAL_INTELLIGENCE,
-        version=algorithm_version(analysis.model),
-        source=MANUFACTURER,
-        parameters={"model_sha256": analysis.model.digest, "lungs": plain(analysis.lungs.method, 200)},
+@dataclass(frozen=True)
+class Algorithm:
+    """What segmented or measured a subject, as Algorithm Identification (PS3.3 10.16, PS3.16 TID 4019) names it."""
+
+    name: str
+    version: str
+    family: Code
+    parameters: Mapping[str, str]
+
+
+def algorithm(analysis: Analysis, subject: Subject) -> Algorithm:
+    """The lesion networks for a finding, the lung method for a lung."""
+    if not DESCRIPTIONS[subject].is_lung:
+        return Algorithm(
+            name=device_name(analysis.model),
+            version=plain(f"{analysis.model.version} ({SOFTWARE_NAME} {__version__})"),
+            family=codes.ARTIFICIAL_INTELLIGENCE,
+            parameters={"model_sha256": analysis.model.digest},
+        )
+    is_network = "lungmask" in analysis.lungs.method.lower()
+    return Algorithm(
+        name=f"{SOFTWARE_NAME} lungs",
+        version=__version__,
+        family=codes.ARTIFICIAL_INTELLIGENCE if is_network else codes.MORPHOLOGICAL_OPERATIONS,
+        parameters={"method": plain(analysis.lungs.method, 200)},
     )
 
 
-def algorithm_name(model: ModelIdentity) -> str:
-    """AlgorithmName, LO."""
+def device_name(model: ModelIdentity) -> str:
+    """The software with its model, as one device."""
     return plain(f"{SOFTWARE_NAME} {model.name}")
-
-
-def algorithm_version(model: ModelIdentity) -> str:
-    """AlgorithmVersion, LO: of the model package and of the software that ran it."""
-    return plain(f"{model.version} ({SOFTWARE_NAME} {__version__})")
 
 
 def arguments(analysis: Analysis, context: ResultContext, source: SourceHeader, kind: ResultKind) -> dict[str, Any]:
@@ -114,7 +130,7 @@ def _equipment(analysis: Analysis) -> ContributingEquipment:
     item = ContributingEquipment(
         manufacturer=MANUFACTURER,
         purpose_of_reference=codes.PROCESSING_EQUIPMENT,
-        manufacturer_model_name=algorithm_name(analysis.model),
+        manufacturer_model_name=device_name(analysis.model),
         software_versions=software_versions(analysis.model),
         device_serial_number=serial_number(analysis.model),
         contribution_description="Processing algorithm: segmentation and quantification",

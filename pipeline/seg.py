@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from highdicom import PixelMeasuresSequence
+from highdicom import AlgorithmIdentificationSequence, PixelMeasuresSequence
 from highdicom.color import CIELabColor
 from highdicom.seg import Segmentation, SegmentDescription
 from highdicom.sr import CodedConcept
@@ -98,14 +98,20 @@ def _skeleton(
 
 
 def _describe(number: int, subject: Subject, analysis: Analysis, context: ResultContext) -> SegmentDescription:
-    about = DESCRIPTIONS[subject]
+    about, algorithm = DESCRIPTIONS[subject], provenance.algorithm(analysis, subject)
     item = SegmentDescription(
         segment_number=number,
         segment_label=subject.value,
         segmented_property_category=about.category,
         segmented_property_type=about.type,
         algorithm_type="AUTOMATIC",
-        algorithm_identification=provenance.algorithm(analysis),
+        algorithm_identification=AlgorithmIdentificationSequence(
+            name=algorithm.name,
+            family=algorithm.family,
+            version=algorithm.version,
+            source=provenance.MANUFACTURER,
+            parameters=dict(algorithm.parameters),
+        ),
         tracking_uid=uids.tracking(analysis, context, subject),
         tracking_id=subject.value,
         anatomic_regions=None if about.is_lung else [LUNG],

@@ -1,0 +1,135 @@
+"""One page for viewers that show neither SEG nor SR: key slices, burden, figures, warnings, as Secondary Capture.
+
+The page carries neither the patient's name nor a date: a corrected identity reaches the header of a reissued result
+but never pixels that are already somewhere, and a de-identified study stays so. BurnedInAnnotation is therefore NO.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from highdicom.sc import SCImage
+from highdicom.sr import CodedConcept
+from PIL import Image
+from pydicom.dataset import Dataset
+
+from pipeline import RESEARCH_USE_ONLY, SOFTWARE_NAME, __version__, codes, header, keyslices, provenance
+from pipeline.header import SourceHeader, series_number
+from pipeline.picture_canvas import AMBER, BACKGROUND, MUTED, TEXT, Box, Canvas, wrap
+from pipeline.picture_figures import draw_bars, draw_headline, draw_legend, draw_table, draw_warnings
+from pipeline.picture_panels import cut_to_lungs, draw_overview, draw_slice
+from pipeline.types import Analysis, ResultContext, ResultKind
+
+WIDTH, HEIGHT = 1600, 1000
+_SLICES = Box(24, 84, 1096, 690)
+_WARNINGS = Box(24, 702, 740, 976)
+_ORIGIN = Box(752, 702, 1096, 976)
+_FIGURES = Box(1112, 84, 1576, 976)
+_READING = "Outlines are segmented by software. They show how much of the lung is opaque, not why."
+
+
+def build(analysis: Analysis, context: ResultContext) -> Dataset | None:
+    """The picture as Secondary Capture Image (PS3.3 A.8.1), or None where the profile does not want it."""
+    if not context.profile.picture:
+        return None
+    source = header.normalise(analysis.volume.headers[0])
+    built = SCImage(
+        pixel_array=np.asarray(render(analysis, context)),
+        photometric_interpretation="RGB",
+        bits_allocated=8,
+        coordinate_system="PATIENT",
+        patient_orientation=("L", "P"),
+        study_instance_uid=source.ds.StudyInstanceUID,
+        **provenance.arguments(analysis, context, source, ResultKind.PICTURE),
+    )
+    built.copy_patient_and_study_information(source.ds)
+    ds = provenance.finish(built, analysis, context, source)
+    shown = [keyslices.source_index(analysis, index) for index in keyslices.shown_slices(analysis)]
+    _describe(ds, source, [analysis.volume.headers[place] for place in shown])
+    return ds
+
+
+def _describe(ds: Dataset, source: SourceHeader, shown: Sequence[Dataset]) -> None:
+    """General Image and SC Equipment attributes (PS3.3 C.7.6.1, C.8.6.1) that highdicom does not set so."""
+    ds.DateOfSecondaryCapture, ds.TimeOfSecondaryCapture = ds.ContentDate, ds.ContentTime
+    ds.ConversionType = "SYN"
+    ds.BodyPartExamined = "CHEST"
+    ds.BurnedInAnnotation = "NO"
+    ds.RecognizableVisualFeatures = "NO"
+    ds.DerivationDescription = provenance.plain(f"Made by software. {RESEARCH_USE_ONLY}", 1024)
+    ds.LossyImageCompression = source.ds.get("LossyImageCompression", "00") or "00"
+    if ds.LossyImageCompression == "01":
+        for keyword in ("LossyImageCompressionRatio", "LossyImageCompressionMethod"):
+            if keyword in source.ds:
+                ds.add(source.ds[keyword])
+    ds.SourceImageSequence = [_source_image(image) for image in shown]
+
+
+def _source_image(image: Dataset) -> Dataset:
+    item = Dataset()
+    item.ReferencedSOPClassUID = image.SOPClassUID
+    item.ReferencedSOPInstanceUID = image.SOPInstanceUID
+    item.PurposeOfReferenceCodeSequence = [CodedConcept.from_code(codes.SOURCE_IMAGE)]
+    return item
+
+
+def render(analysis: Analysis, context: ResultContext) -> Image.Image:
+    """The page, RGB, 1600 × 1000. Slices are numbered from the head down, also in the view from the front."""
+    canvas = Canvas(Image.new("RGB", (WIDTH, HEIGHT), BACKGROUND))
+    shown = keyslices.shown_slices(analysis)[::-1]
+    numbers = {index: number for number, index in enumerate(shown, start=1)}
+    cut = cut_to_lungs(analysis)
+    for index, cell in zip(shown, _SLICES.grid(2, 3, gap=10), strict=False):
+        draw_slice(canvas, cell, analysis, cut, index, numbers[index])
+    draw_warnings(canvas, _WARNINGS, analysis)
+    _draw_figures(canvas, analysis, numbers)
+    _draw_origin(canvas, analysis, context)
+    _draw_title(canvas, analysis, context)
+    return canvas.image
+
+
+def _draw_figures(canvas: Canvas, analysis: Analysis, numbers: dict[int, int]) -> None:
+    """The column on the right."""
+    canvas.panel(_FIGURES)
+    inner = _FIGURES.inset(12)
+    draw_headline(canvas, Box(inner.left, inner.top, inner.right, inner.top + 110), analysis)
+    draw_bars(canvas, Box(inner.left, inner.top + 124, inner.right, inner.top + 240), analysis)
+    draw_legend(canvas, Box(inner.left, inner.top + 250, inner.right, inner.top + 270))
+    draw_table(canvas, Box(inner.left, inner.top + 288, inner.right, inner.top + 490), analysis)
+    draw_overview(canvas, Box(inner.left, inner.top + 506, inner.right, inner.bottom - 26), analysis, numbers)
+    words = "From the front; colour strength: depth of opacity"
+    canvas.text((inner.left, inner.bottom - 6), words, 15, MUTED, anchor="lm")
+
+
+def _draw_title(canvas: Canvas, analysis: Analysis, context: ResultContext) -> None:
+    """Title and banner."""
+    source = header.normalise(analysis.volume.headers[0])
+    number = series_number(source.ds)
+    of_series = f"CT series {number}, " if number else ""
+    canvas.text((24, 42), "Lung opacity on chest CT", 30, TEXT, anchor="lm", weight="bold")
+    canvas.text((400, 45), f"{of_series}revision {context.revision}", 19, MUTED, anchor="lm")
+    banner = Box(1112, 18, 1576, 68)
+    canvas.panel(banner, AMBER)
+    centre = ((banner.left + banner.right) // 2, (banner.top + banner.bottom) // 2)
+    canvas.text(centre, RESEARCH_USE_ONLY, 19, BACKGROUND, anchor="mm", weight="bold")
+
+
+def _draw_origin(canvas: Canvas, analysis: Analysis, context: ResultContext) -> None:
+    """How to read the page, and what made it."""
+    canvas.panel(_ORIGIN)
+    model = analysis.model
+    entries = {
+        "": _READING,
+        "Model": f"{model.name} {model.version}, digest {model.digest[:12]}",
+        "Lungs": analysis.lungs.method,
+        "Software": f"{SOFTWARE_NAME} {__version__}",
+        "Series complete": context.completeness,
+    }
+    y, last = _ORIGIN.top + 26, _ORIGIN.bottom - 14
+    for name, words in entries.items():
+        for line in wrap(provenance.plain(f"{name}: {words}" if name else words, 300), 15, _ORIGIN.width - 32):
+            if y <= last:
+                canvas.text((_ORIGIN.left + 16, y), line, 15, MUTED, anchor="lm")
+            y += 20
+        y += 5

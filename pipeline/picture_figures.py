@@ -1,0 +1,131 @@
+"""The numbers and words in the picture: severity, bars and table per lung, legend, warnings."""
+
+from __future__ import annotations
+
+from pipeline.picture_canvas import AMBER, LINE, MUTED, PANEL, TEXT, Box, Canvas, Rgb, wrap
+from pipeline.subjects import DESCRIPTIONS, Subject
+from pipeline.types import Analysis, Region, RegionScores
+
+BAR_ENDS = (0.1, 0.25, 0.5, 1.0)  # the bars end at the first that is long enough
+CONSOLIDATION_RGB = DESCRIPTIONS[Subject.CONSOLIDATION].rgb
+INFECTION_RGB = DESCRIPTIONS[Subject.INFECTION].rgb
+_SIDES = {Region.RIGHT: "Right lung", Region.LEFT: "Left lung"}
+
+
+def draw_headline(canvas: Canvas, box: Box, analysis: Analysis) -> None:
+    """The severity score of both lungs and its class."""
+    both = analysis.scores.regions[Region.BOTH]
+    canvas.text((box.left, box.top + 16), "Severity score, both lungs", 18, MUTED, anchor="lm")
+    canvas.text((box.left, box.top + 62), percent(both.severity_score), 52, TEXT, anchor="lm", weight="bold")
+    lines = (
+        ["No opacity was segmented"]
+        if not both.infection_volume_ml
+        else [
+            f"class {analysis.scores.severity_class}",
+            f"{both.infection_volume_ml:.0f} ml of {both.lung_volume_ml:.0f} ml lung opaque",
+            f"{both.consolidation_volume_ml:.0f} ml consolidated",
+        ]
+    )
+    for number, line in enumerate(lines):
+        canvas.text((box.left + 184, box.top + 40 + 24 * number), line, 18, TEXT, anchor="lm")
+
+
+def draw_bars(canvas: Canvas, box: Box, analysis: Analysis) -> None:
+    """A bar per lung: ground glass, then consolidation, as parts of that lung's volume."""
+    regions = {region: analysis.scores.regions[region] for region in _SIDES}
+    end = next(end for end in BAR_ENDS if all(scores.severity_score <= end for scores in regions.values()))
+    for row, (region, scores) in enumerate(regions.items()):
+        top = box.top + row * 52
+        canvas.text((box.left, top + 10), _SIDES[region], 17, TEXT, anchor="lm")
+        words = f"{percent(scores.severity_score)}   {scores.infection_volume_ml:.0f} ml"
+        canvas.text((box.right, top + 10), words, 17, TEXT, anchor="rm")
+        _bar(canvas, Box(box.left, top + 22, box.right, top + 40), scores, end)
+    y = box.top + 2 * 52 - 2
+    canvas.text((box.left, y), "0 %", 14, MUTED, anchor="lm")
+    canvas.text((box.right, y), f"{100 * end:.0f} % of the lung", 14, MUTED, anchor="rm")
+
+
+def _bar(canvas: Canvas, box: Box, scores: RegionScores, end: float) -> None:
+    canvas.draw.rectangle((box.left, box.top, box.right - 1, box.bottom - 1), outline=LINE)
+    left = float(box.left)
+    for fraction, colour in ((scores.ggo_score, INFECTION_RGB), (scores.consolidation_score, CONSOLIDATION_RGB)):
+        right = left + fraction / end * box.width
+        if right - left >= 0.5:
+            canvas.draw.rectangle((round(left), box.top, round(right) - 1, box.bottom - 1), fill=colour)
+        left = right
+
+
+def draw_legend(canvas: Canvas, box: Box) -> None:
+    """What the colours mean."""
+    entries: tuple[tuple[Rgb, str], ...] = (
+        (INFECTION_RGB, "opacity (bars: ground glass)"),
+        (CONSOLIDATION_RGB, "consolidation"),
+    )
+    left = box.left
+    for colour, words in entries:
+        canvas.draw.rectangle((left, box.top + 2, left + 16, box.top + 14), fill=colour)
+        canvas.text((left + 24, box.top + 9), words, 15, MUTED, anchor="lm")
+        left += 250
+
+
+def draw_table(canvas: Canvas, box: Box, analysis: Analysis) -> None:
+    """Figures of both lungs, right and left."""
+    columns = {Region.BOTH: 268, Region.RIGHT: 356, Region.LEFT: 440}
+    for region, right in columns.items():
+        canvas.text((box.left + right, box.top + 10), region.value, 15, MUTED, anchor="rm")
+    for number, (name, cells) in enumerate(_rows(analysis).items(), start=1):
+        y = box.top + 10 + 25 * number
+        canvas.text((box.left, y), name, 16, TEXT, anchor="lm")
+        for region, right in columns.items():
+            canvas.text((box.left + right, y), cells[region], 16, TEXT, anchor="rm")
+        canvas.draw.line((box.left, y + 12, box.left + 440, y + 12), fill=LINE)
+
+
+def _rows(analysis: Analysis) -> dict[str, dict[Region, str]]:
+    columns = {region: _column(scores) for region, scores in analysis.scores.regions.items()}
+    return {name: {region: cells[name] for region, cells in columns.items()} for name in columns[Region.BOTH]}
+
+
+def _column(scores: RegionScores) -> dict[str, str]:
+    """The cells of one region, by the name of their row."""
+    return {
+        "Lung, ml": f"{scores.lung_volume_ml:.0f}",
+        "Opacity, ml": f"{scores.infection_volume_ml:.0f}",
+        "Ground glass": percent(scores.ggo_score),
+        "Consolidation, ml": f"{scores.consolidation_volume_ml:.0f}",
+        "Consolidation": percent(scores.consolidation_score),
+        "Mean HU of lung": hounsfield(scores.lung_mean_hu),
+        "Mean HU of opacity": hounsfield(scores.infection_mean_hu),
+    }
+
+
+def draw_warnings(canvas: Canvas, box: Box, analysis: Analysis) -> None:
+    """Every flag in words; what does not fit is counted and left to the report."""
+    canvas.panel(box, PANEL)
+    title, colour = ("Check before use", AMBER) if analysis.flags else ("No quality warnings", MUTED)
+    canvas.text((box.left + 16, box.top + 26), title, 19, colour, anchor="lm", weight="bold")
+    y, last = box.top + 56, box.bottom - 14
+    for number, flag in enumerate(analysis.flags):
+        lines = wrap(flag.text, 17, box.width - 52)
+        is_last = number == len(analysis.flags) - 1
+        if y + 24 * (len(lines) - (1 if is_last else 0)) > last:
+            rest = len(analysis.flags) - number
+            canvas.text((box.left + 36, y), f"and {rest} more: see the report", 17, AMBER, anchor="lm")
+            return
+        canvas.draw.ellipse((box.left + 18, y - 3, box.left + 24, y + 3), fill=AMBER)
+        for line in lines:
+            canvas.text((box.left + 36, y), line, 17, TEXT, anchor="lm")
+            y += 24
+
+
+def percent(fraction: float) -> str:
+    """A fraction of 1 as per cent: one decimal, more where it would read 0."""
+    value = 100.0 * fraction
+    if 0 < value < 0.05:
+        return "< 0.1 %"
+    return f"{value:.1f} %"
+
+
+def hounsfield(value: float | None) -> str:
+    """A mean HU, or a dash."""
+    return "-" if value is None else f"{value:.0f}"

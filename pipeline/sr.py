@@ -1,0 +1,185 @@
+"""The figures as Comprehensive 3D SR (PS3.3 A.35.13), Measurement Report TID 1500 (PS3.16)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from highdicom.sr import (
+    CodeContentItem,
+    CodedConcept,
+    Comprehensive3DSR,
+    ContainerContentItem,
+    ContentItem,
+    ContentSequence,
+    DeviceObserverIdentifyingAttributes,
+    ImageContentItem,
+    LanguageOfContentItemAndDescendants,
+    ObservationContext,
+    ObserverContext,
+    RelationshipTypeValues,
+    TextContentItem,
+    UIDRefContentItem,
+)
+from pydicom.dataset import Dataset
+from pydicom.sr.codedict import codes as dictionary
+from pydicom.sr.coding import Code
+
+from pipeline import RESEARCH_USE_ONLY, SOFTWARE_NAME, codes, header, provenance, sr_groups, uids
+from pipeline.header import SourceHeader
+from pipeline.types import Analysis, ObjectReference, ResultContext, ResultKind
+
+_CONTAINS = RelationshipTypeValues.CONTAINS
+_ACQUISITION_CONTEXT = RelationshipTypeValues.HAS_ACQ_CONTEXT
+_LANGUAGE = CodedConcept("en", "RFC5646", "English")
+_DISCLAIMER = (
+    f"{RESEARCH_USE_ONLY}. The figures are measured by software and say how much of the lung is opaque, not why."
+)
+
+
+def build(analysis: Analysis, context: ResultContext) -> Dataset:
+    """The SR of a result set. It names the SEG objects in `context.segmentations` and the SR that it replaces."""
+    source = header.normalise(analysis.volume.headers[0])
+    built = Comprehensive3DSR(
+        evidence=[
+            source.ds,
+            *header.evidence(analysis.volume.headers[1:]),
+            *context.segmentations.values(),
+        ],
+        content=_document(analysis, context, source),
+        is_complete=True,
+        is_verified=False,
+        performed_procedure_codes=_performed_procedures(source),
+        requested_procedures=_requested_procedures(source),
+        previous_versions=[_named(context.predecessor)] if context.predecessor else None,
+        coding_schemes=codes.coding_schemes(),
+        **provenance.arguments(analysis, context, source, ResultKind.SR),
+    )
+    return provenance.finish(built, analysis, context, source)
+
+
+def _document(analysis: Analysis, context: ResultContext, source: SourceHeader) -> ContainerContentItem:
+    """The root of TID 1500, row by row."""
+    groups = sr_groups.subject_groups(analysis, context)
+    if context.profile.key_slices:
+        groups += sr_groups.key_slice_groups(analysis, context)
+    measurements = _container(dictionary.DCM.ImagingMeasurements)
+    for group in groups:
+        measurements.ContentSequence.extend(group)
+    statements = _container(codes.QUALITATIVE_EVALUATIONS)
+    statements.ContentSequence.extend(_statements(analysis, context, source))
+
+    root = ContainerContentItem(name=dictionary.cid7021.ImagingMeasurementReport, template_id="1500")
+    root.ContentSequence = ContentSequence()
+    root.ContentSequence.extend(LanguageOfContentItemAndDescendants(_LANGUAGE))
+    root.ContentSequence.extend(_observer(analysis))
+    root.ContentSequence.append(
+        CodeContentItem(
+            dictionary.DCM.ProcedureReported, codes.PROCEDURE_REPORTED, RelationshipTypeValues.HAS_CONCEPT_MOD
+        )
+    )
+    root.ContentSequence.extend([_image_library(analysis, source), measurements, statements])
+    return root
+
+
+def _container(name: Code) -> ContainerContentItem:
+    item = ContainerContentItem(name=name, relationship_type=_CONTAINS)
+    item.ContentSequence = ContentSequence()
+    return item
+
+
+def _observer(analysis: Analysis) -> ObservationContext:
+    """TID 1001 and 1004: the software with its model is the observer."""
+    return ObservationContext(
+        observer_device_context=ObserverContext(
+            observer_type=dictionary.DCM.Device,
+            observer_identifying_attributes=DeviceObserverIdentifyingAttributes(
+                uid=uids.device(analysis.model),
+                name=provenance.device_name(analysis.model),
+                manufacturer_name=provenance.MANUFACTURER,
+                model_name=SOFTWARE_NAME,
+                serial_number=provenance.serial_number(analysis.model),
+            ),
+        )
+    )
+
+
+def _image_library(analysis: Analysis, source: SourceHeader) -> ContainerContentItem:
+    """TID 1600: every source slice, what they share once for the group (TID 1602)."""
+    library, group = _container(codes.IMAGE_LIBRARY), _container(codes.IMAGE_LIBRARY_GROUP)
+    group.ContentSequence.append(CodeContentItem(codes.MODALITY, codes.COMPUTED_TOMOGRAPHY, _ACQUISITION_CONTEXT))
+    group.ContentSequence.append(
+        UIDRefContentItem(codes.FRAME_OF_REFERENCE_UID, source.ds.FrameOfReferenceUID, _ACQUISITION_CONTEXT)
+    )
+    for image in analysis.volume.headers:
+        group.ContentSequence.append(
+            ImageContentItem(
+                name=dictionary.SCT.Source,
+                referenced_sop_class_uid=image.SOPClassUID,
+                referenced_sop_instance_uid=image.SOPInstanceUID,
+                relationship_type=_CONTAINS,
+            )
+        )
+    library.ContentSequence.append(group)
+    return library
+
+
+def _statements(analysis: Analysis, context: ResultContext, source: SourceHeader) -> Iterator[ContentItem]:
+    """Rows 13 and 14: the severity class, and what a reader must know before the figures are used."""
+    model = analysis.model
+    severity_class = codes.SEVERITY_CLASSES[analysis.scores.severity_class]
+    yield CodeContentItem(codes.SEVERITY_CLASS, severity_class, _CONTAINS)
+    yield _text(codes.INTENDED_USE, _DISCLAIMER)
+    for flag in analysis.flags:
+        yield _text(codes.QUALITY_FINDING, f"{flag.text} [{flag.code}]")
+    yield _text(codes.MODEL, f"{model.name} {model.version}, SHA-256 {model.digest}")
+    yield _text(codes.LUNG_METHOD, analysis.lungs.method)
+    yield _text(codes.COMPLETENESS, context.completeness)
+    yield _text(codes.REVISION, str(context.revision))
+    for note in source.notes:
+        yield _text(codes.HEADER_NOTE, note)
+
+
+def _text(name: Code, value: str) -> TextContentItem:
+    return TextContentItem(name=name, value=provenance.plain(value, 1024), relationship_type=_CONTAINS)
+
+
+def _performed_procedures(source: SourceHeader) -> list[Code]:
+    """The procedure of the source where it is coded, else CT of chest."""
+    coded = [
+        Code(item.CodeValue, item.CodingSchemeDesignator, item.CodeMeaning)
+        for item in source.ds.get("ProcedureCodeSequence", [])
+    ]
+    return coded or [codes.CT_OF_CHEST]
+
+
+def _requested_procedures(source: SourceHeader) -> list[Dataset] | None:
+    """Referenced Request Sequence (PS3.3 C.17.2) where the source knows its request."""
+    requests = source.ds.get("RequestAttributesSequence") or [source.ds]
+    if not any(request.get("RequestedProcedureID") for request in requests) and not source.ds.AccessionNumber:
+        return None
+    return [_requested_procedure(request, source) for request in requests]
+
+
+def _requested_procedure(request: Dataset, source: SourceHeader) -> Dataset:
+    item = Dataset()
+    item.StudyInstanceUID = source.ds.StudyInstanceUID
+    item.ReferencedStudySequence = []
+    item.AccessionNumber = source.ds.AccessionNumber
+    item.RequestedProcedureCodeSequence = request.get("RequestedProcedureCodeSequence", [])
+    for keyword in (
+        "PlacerOrderNumberImagingServiceRequest",
+        "FillerOrderNumberImagingServiceRequest",
+        "RequestedProcedureID",
+        "RequestedProcedureDescription",
+    ):
+        setattr(item, keyword, request.get(keyword) or source.ds.get(keyword, ""))
+    return item
+
+
+def _named(reference: ObjectReference) -> Dataset:
+    ds = Dataset()
+    ds.StudyInstanceUID = reference.study_uid
+    ds.SeriesInstanceUID = reference.series_uid
+    ds.SOPClassUID = reference.sop_class_uid
+    ds.SOPInstanceUID = reference.sop_instance_uid
+    return ds
