@@ -116,6 +116,8 @@ def associate(
             f"The host name {peer.host!r} cannot be resolved: correct it in the configuration, or ask for its DNS "
             "entry."
         ) from error
+    except OSError as error:  # no socket to be had: out of file descriptors or memory
+        raise _connection_error(error, peer) from error
     if not assoc.is_established:
         raise _why_not(assoc, peer, calling_ae, time.monotonic() - begin)
     try:
@@ -236,7 +238,7 @@ def _connection_error(failure: OSError, peer: Peer) -> TransientError:
     else:
         text = f"No connection to {describe(peer)}: {failure.strerror or failure}."
     error = TransientError(text)
-    error.__cause__ = failure
+    error.__cause__ = failure  # it happened in another thread
     return error
 
 

@@ -1,0 +1,325 @@
+"""Brings results to one destination: stores them, asks for their commitment, follows up where no answer comes.
+
+All that must survive a restart is in the ledger. What a courier remembers beside it, when to look again, is only
+made of pauses: a new courier asks at once about everything that is SENT.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import random
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from pydicom.uid import generate_uid
+
+from dicom_node import commitment, scu
+from dicom_node.association import describe
+from dicom_node.commitment import CommitmentReport
+from dicom_node.config import Config, Destination
+from dicom_node.errors import NodeError, PermanentError, TransientError
+from dicom_node.ledger import Ledger
+from dicom_node.ledger_records import Delivery
+from dicom_node.retry import RetryPolicy
+from dicom_node.states import DeliveryState
+from pipeline.types import ObjectReference
+
+log = logging.getLogger(__name__)
+
+STAY_S = 5.0  # how long an association stays open for a commitment report
+
+# Failure reasons of a commitment report (PS3.3 C.14.1.1): asking again may help, sending again will not.
+_ASK_AGAIN = {0x0110, 0x0213, 0x0131}  # processing failure, resource limitation, duplicate transaction UID
+_HOPELESS = {0x0119, 0x0122}  # class and instance conflict, SOP class not supported
+
+
+def utc_now() -> datetime:
+    """The clock of the node."""
+    return datetime.now(UTC)
+
+
+@dataclass(frozen=True)
+class Pace:
+    """Times that all couriers share: when to try again, and how long a commitment report may take."""
+
+    retry: RetryPolicy
+    commitment_timeout: timedelta
+    stay_s: float = STAY_S
+    clock: Callable[[], datetime] = utc_now
+    chance: Callable[[], float] = random.random
+
+    @classmethod
+    def of(cls, config: Config, clock: Callable[[], datetime] = utc_now, stay_s: float = STAY_S) -> Pace:
+        """The [delivery] section."""
+        section = config.delivery
+        return cls(
+            RetryPolicy(section.backoff_s, section.backoff_cap_s, section.give_up_after_h * 3600),
+            timedelta(seconds=section.commitment_timeout_s),
+            stay_s,
+            clock,
+        )
+
+
+@dataclass(frozen=True)
+class _Question:
+    """What is to be asked next about an object that is SENT, and when.
+
+    Attributes:
+        at: not before.
+        by_find: with C-FIND, because a commitment was asked for and no report came, or there is none to be had.
+        failures: how often asking failed; makes the pauses longer.
+    """
+
+    at: datetime
+    by_find: bool = False
+    failures: int = 0
+
+
+class Courier:
+    """Brings what is due to one destination and makes sure that it has arrived."""
+
+    def __init__(
+        self, destination: Destination, calling_ae: str, ledger: Ledger, results_dir: Path, pace: Pace
+    ) -> None:
+        self.destination = destination
+        self._calling_ae = calling_ae
+        self._ledger = ledger
+        self._results_dir = results_dir
+        self._pace = pace
+        self._lock = threading.Lock()
+        self._questions: dict[int, _Question] = {}  # by delivery id; reports change them in other threads
+        self._transaction_uid = ""  # of the report that is being waited for
+        self._answered = threading.Event()  # it has come, or the node stops
+
+    def run_once(self) -> datetime | None:
+        """Do all that is due, and say when something will be due next; None when only a new result can change that.
+
+        Raises:
+            NodeError, SQLAlchemyError: of the ledger; nothing is lost, what was due stays due.
+        """
+        self._send()
+        self._verify()
+        _, questions = self._open_questions()
+        times = [question.at for question in questions.values()]
+        pending = self._ledger.next_delivery_at(self.destination.name)
+        return min([*times, *([pending] if pending else [])], default=None)
+
+    def interrupt(self) -> None:
+        """Do not wait for a commitment report any longer."""
+        self._answered.set()
+
+    def take_report(self, report: CommitmentReport, deliveries: Sequence[Delivery]) -> None:
+        """Act on a commitment report about these deliveries, whatever thread it comes in. May come twice."""
+        now = self._pace.clock()
+        failed = dict(report.failed)
+        for delivery in deliveries:
+            if delivery.sop_instance_uid in report.committed:
+                if delivery.state in (DeliveryState.SENT, DeliveryState.PENDING):
+                    self._ledger.delivery_committed(delivery.id, now)
+            elif delivery.sop_instance_uid in failed and delivery.state is DeliveryState.SENT:
+                self._not_committed(delivery, failed[delivery.sop_instance_uid])
+        if report.transaction_uid == self._transaction_uid:
+            self._answered.set()
+
+    # --- sending -----------------------------------------------------------------------------------------------
+
+    def _send(self) -> None:
+        """Store what is due, on one association."""
+        sound: dict[Path, Delivery] = {}
+        for delivery in self._ledger.due_deliveries(self.destination.name, self._pace.clock()):
+            path = self._results_dir / delivery.path
+            damage = _damage(path, delivery.sha256)
+            if damage:
+                self._ledger.delivery_failed(delivery.id, self._pace.clock(), damage)
+            else:
+                sound[path] = delivery
+        if not sound:
+            return
+        chance = self._pace.chance()  # one for all: objects of a failed association come due together again
+        scu.store(
+            self.destination,
+            list(sound),
+            self._calling_ae,
+            on_result=lambda result: self._note(sound[result.path], result, chance),
+        )
+
+    def _note(self, delivery: Delivery, result: scu.StoreResult, chance: float) -> None:
+        """Persist what became of one object as soon as it is known."""
+        now = self._pace.clock()
+        if result.error is None:
+            self._ledger.delivery_sent(delivery.id, now, result.warning)
+            return
+        log.warning("%s: %s", self.destination.name, result.error)
+        again = self._pace.retry.decide(result.error, delivery.attempts + 1, now, delivery.first_pending_at, chance)
+        if again is None:
+            self._ledger.delivery_failed(delivery.id, now, _given_up(result.error))
+        else:
+            self._ledger.delivery_postponed(delivery.id, again, now, str(result.error))
+
+    def _send_again(self, delivery: Delivery, reason: str) -> None:
+        """The peer does not have it after all: once at once, then with growing pauses."""
+        now = self._pace.clock()
+        error = TransientError(reason)
+        again = self._pace.retry.decide(
+            error, delivery.attempts, now, delivery.first_pending_at, self._pace.chance()
+        )
+        if again is None:
+            self._ledger.delivery_failed(delivery.id, now, _given_up(error))
+            return
+        self._ledger.resend(delivery.id, now, reason)
+        if delivery.attempts > 1:
+            self._ledger.delivery_postponed(delivery.id, again, now, reason)
+
+    # --- making sure -------------------------------------------------------------------------------------------
+
+    def _verify(self) -> None:
+        """Ask about everything that is SENT, as soon as its time has come."""
+        now = self._pace.clock()
+        sent, questions = self._open_questions()
+        due = [delivery for delivery in sent if questions[delivery.id].at <= now]
+        if self.destination.verify == "none":
+            for delivery in due:
+                self._ledger.delivery_committed(delivery.id, now)
+            return
+        if self.destination.verify == "find":
+            self._find(due, questions, "")
+            return
+        unanswered = [delivery for delivery in due if questions[delivery.id].by_find]
+        self._ask([delivery for delivery in due if delivery not in unanswered], questions)
+        self._find(unanswered, questions, "no commitment report came")
+
+    def _open_questions(self) -> tuple[list[Delivery], dict[int, _Question]]:
+        """What is SENT, with the question about each; those about anything else are forgotten."""
+        now = self._pace.clock()
+        sent = self._ledger.sent_deliveries(self.destination.name, now)
+        with self._lock:
+            questions = {delivery.id: self._questions.get(delivery.id, _Question(now)) for delivery in sent}
+            self._questions = dict(questions)
+        return sent, questions
+
+    def _ask(self, deliveries: Sequence[Delivery], questions: Mapping[int, _Question]) -> None:
+        """Request commitment (N-ACTION) of objects, under a new transaction that is persisted first."""
+        if not deliveries:
+            return
+        now = self._pace.clock()
+        transaction_uid = str(generate_uid(prefix=None))
+        self._ledger.open_transaction([delivery.id for delivery in deliveries], transaction_uid, now)
+        for delivery in deliveries:
+            self._look_again(delivery, _Question(now + self._pace.commitment_timeout, by_find=True))
+        self._answered.clear()
+        self._transaction_uid = transaction_uid
+        try:
+            scu.request_commitment(
+                self.destination,
+                [_reference(delivery) for delivery in deliveries],
+                transaction_uid,
+                self._calling_ae,
+                lambda report: self.take_report(
+                    report, self._ledger.deliveries_of_transaction(report.transaction_uid)
+                ),
+                self._answered,
+                self._pace.stay_s,
+            )
+        except TransientError as error:
+            for delivery in deliveries:
+                self._unclear(delivery, questions[delivery.id], error, by_find=False)
+        except PermanentError as error:
+            self._find(deliveries, questions, str(error))
+
+    def _find(self, deliveries: Sequence[Delivery], questions: Mapping[int, _Question], because: str) -> None:
+        """Look for objects with C-FIND; `because` says why this has to do instead of a commitment."""
+        if not deliveries:
+            return
+        try:
+            found = scu.find_instances(
+                self.destination, [_reference(delivery) for delivery in deliveries], self._calling_ae
+            )
+        except TransientError as error:
+            for delivery in deliveries:
+                self._unclear(delivery, questions[delivery.id], error, by_find=True)
+            return
+        except PermanentError as error:
+            for delivery in deliveries:
+                self._unverifiable(delivery, f"{error} {because}".strip())
+            return
+        for delivery in deliveries:
+            if delivery.sop_instance_uid in found:
+                self._found(delivery, because)
+            else:
+                self._absent(delivery, questions[delivery.id])
+
+    def _found(self, delivery: Delivery, because: str) -> None:
+        now = self._pace.clock()
+        if because:
+            text = f"{delivery.kind} at {delivery.destination} counts as committed, found by C-FIND: {because}"
+            self._ledger.note(text, now, series_uid=delivery.source_series_uid, subject="delivery")
+        self._ledger.delivery_committed(delivery.id, now)
+
+    def _absent(self, delivery: Delivery, question: _Question) -> None:
+        """Not found: an archive may need a while to list what it has stored."""
+        now = self._pace.clock()
+        since = delivery.sent_at or now
+        if now - since >= self._pace.commitment_timeout:
+            self._send_again(delivery, f"{describe(self.destination)} stored the object but does not list it.")
+            return
+        error = TransientError(f"{describe(self.destination)} does not list the object yet.")
+        self._unclear(delivery, question, error, by_find=True)
+
+    def _not_committed(self, delivery: Delivery, reason: int) -> None:
+        """The peer reports that it does not keep an object."""
+        text = f"{describe(self.destination)} did not commit the object: {commitment.describe(reason)}."
+        if reason in _HOPELESS:
+            self._ledger.delivery_failed(delivery.id, self._pace.clock(), text)
+        elif reason in _ASK_AGAIN:
+            question = _Question(self._pace.clock(), failures=delivery.attempts)
+            self._unclear(delivery, question, TransientError(text), by_find=False)
+        else:
+            self._send_again(delivery, text)
+
+    def _unclear(self, delivery: Delivery, question: _Question, error: NodeError, *, by_find: bool) -> None:
+        """No answer this time: ask again after a pause, until that has gone on for too long."""
+        now = self._pace.clock()
+        failures = question.failures + 1
+        since = delivery.sent_at or now
+        again = self._pace.retry.decide(error, failures, now, since, self._pace.chance())
+        if again is None:
+            self._unverifiable(delivery, _given_up(error))
+        else:
+            self._look_again(delivery, _Question(again, by_find, failures))
+
+    def _unverifiable(self, delivery: Delivery, reason: str) -> None:
+        text = (
+            f"Stored, but it could not be confirmed that {describe(self.destination)} keeps it: {reason} "
+            'If this archive offers neither way, set verify = "none" for it.'
+        )
+        self._ledger.delivery_failed(delivery.id, self._pace.clock(), text)
+
+    def _look_again(self, delivery: Delivery, question: _Question) -> None:
+        with self._lock:
+            self._questions[delivery.id] = question
+
+
+def _reference(delivery: Delivery) -> ObjectReference:
+    return ObjectReference(
+        delivery.study_uid, delivery.series_uid, delivery.sop_class_uid, delivery.sop_instance_uid
+    )
+
+
+def _damage(path: Path, sha256: str) -> str:
+    """What is wrong with a stored object; empty when it is what the analysis wrote."""
+    try:
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        return f"The result file {path} cannot be read ({error.strerror}): restore it, or analyse the series again."
+    if digest != sha256:
+        return f"The result file {path} is not what the analysis wrote (SHA-256 differs): analyse the series again."
+    return ""
+
+
+def _given_up(error: NodeError) -> str:
+    return str(error) if isinstance(error, PermanentError) else f"Given up after many attempts. {error}"
