@@ -1,0 +1,161 @@
+"""Waiting jobs → workers, and what their end means. The ledger is the truth, the executor is only muscle.
+
+Everything that touches the ledger happens in `pump`, on one thread; workers only leave their finished futures. So a
+database that is away for a while delays outcomes and loses none.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import queue
+from collections.abc import Callable
+from concurrent.futures import CancelledError, Executor, Future
+from datetime import datetime
+from pathlib import Path
+
+from dicom_node import worker
+from dicom_node.config import Config
+from dicom_node.errors import TransientError
+from dicom_node.ledger import JobRecord, Ledger, SeriesRecord
+from dicom_node.states import InstanceState
+from dicom_node.worker_pool import WorkerPool
+from pipeline.errors import ModelError, ResultError, SeriesRejected
+from pipeline.types import AnalysisOutcome, AnalysisRequest
+
+log = logging.getLogger(__name__)
+
+Analyse = Callable[[AnalysisRequest], AnalysisOutcome]
+
+
+class Dispatcher:
+    """Hands jobs to an executor and writes down what came of them.
+
+    Args:
+        config: `analysis`, `destinations`, `profiles` and the pipeline's settings are used.
+        ledger: where jobs come from and outcomes go.
+        archive_dir: the folder that instance paths are relative to.
+        results_dir: the folder that results are written below.
+        clock: the present, time zone aware.
+        on_finished: called on a foreign thread when a worker is done: `pump` has something to do.
+        executor: makes the executor; None for a `WorkerPool` of `analysis.workers` processes.
+        analyse: the picklable function that the executor runs.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        ledger: Ledger,
+        archive_dir: Path,
+        results_dir: Path,
+        clock: Callable[[], datetime],
+        on_finished: Callable[[], None] = lambda: None,
+        executor: Callable[[], Executor] | None = None,
+        analyse: Analyse = worker.analyse,
+    ) -> None:
+        self._config = config
+        self._ledger = ledger
+        self._archive_dir = archive_dir
+        self._results_dir = results_dir
+        self._clock = clock
+        self._on_finished = on_finished
+        self._make_executor = executor or self._worker_pool
+        self._analyse = analyse
+        self._executor: Executor | None = None
+        self._running: dict[Future[AnalysisOutcome], JobRecord] = {}
+        self._finished: queue.SimpleQueue[Future[AnalysisOutcome]] = queue.SimpleQueue()
+
+    def start(self) -> None:
+        """Return the jobs that an earlier run left RUNNING to the queue; start the workers."""
+        interrupted = self._ledger.recover_jobs(self._clock(), self._config.analysis.max_attempts)
+        if interrupted:
+            log.warning("%d analysis job(s) were interrupted by the last stop", interrupted)
+        self._executor = self._make_executor()
+
+    def stop(self) -> None:
+        """End the workers; what they had not finished waits for the next start."""
+        if self._executor is not None:
+            self._executor.shutdown(wait=True, cancel_futures=True)
+            self._executor = None
+        self._settle_finished(stopping=True)
+
+    def pump(self) -> None:
+        """Write down what is finished and hand out what waits. Raises SQLAlchemyError; nothing is lost then."""
+        self._settle_finished()
+        while self._executor is not None and len(self._running) < self._config.analysis.workers:
+            claimed = self._ledger.claim_job(self._clock())
+            if claimed is None:
+                return
+            self._submit(self._executor, *claimed)
+
+    def _worker_pool(self) -> Executor:
+        analysis = self._config.analysis
+        return WorkerPool(analysis.workers, analysis.deadline_s, warm_up=worker.warm_up)
+
+    def _submit(self, executor: Executor, job: JobRecord, series: SeriesRecord) -> None:
+        log.info("series %s revision %d: analysis begins, attempt %d", job.series_uid, job.revision, job.attempts)
+        future = executor.submit(self._analyse, self.request(job, series))
+        self._running[future] = job
+        future.add_done_callback(self._note_finished)
+
+    def _note_finished(self, future: Future[AnalysisOutcome]) -> None:
+        self._finished.put(future)
+        self._on_finished()
+
+    def request(self, job: JobRecord, series: SeriesRecord) -> AnalysisRequest:
+        """What the worker is asked to do."""
+        instances = self._ledger.current_instances(series.series_uid)
+        counted = [instance for instance in instances if instance.state is InstanceState.CURRENT]
+        return AnalysisRequest(
+            files=tuple(self._archive_dir / instance.path for instance in counted),
+            out_dir=self._results_dir / results_folder(job),
+            settings=self._config.pipeline_settings,
+            profiles=self._config.used_profiles,
+            created=job.created_at,
+            revision=job.revision,
+            completeness=series.completeness,
+            predecessors=self._ledger.predecessors(job.id),
+        )
+
+    def _settle_finished(self, stopping: bool = False) -> None:
+        while not self._finished.empty():
+            future = self._finished.get()
+            try:
+                self._settle(self._running[future], future, stopping)
+            except BaseException:
+                self._finished.put(future)  # the ledger could not be written: again with the next pump
+                raise
+            del self._running[future]
+
+    def _settle(self, job: JobRecord, future: Future[AnalysisOutcome], stopping: bool) -> None:
+        """Write down how one job ended. Raises what the ledger raises."""
+        now, attempts = self._clock(), self._config.analysis.max_attempts
+        try:
+            outcome = future.result()
+        except SeriesRejected as error:
+            self._tell(job, f"not analysed: {error}", self._ledger.job_rejected(job.id, str(error), now))
+        except (ModelError, ResultError) as error:
+            self._tell(job, f"failed: {error}", self._ledger.job_failed(job.id, str(error), now))
+        except (TransientError, CancelledError) as error:
+            if stopping:
+                self._ledger.job_returned(job.id, now)
+            else:
+                self._tell(job, str(error), self._ledger.job_interrupted(job.id, str(error), now, attempts))
+        except Exception as error:
+            # The border to everything that the pipeline calls: whatever it raises ends as this series' reason.
+            log.error("series %s: unexpected error", job.series_uid, exc_info=error)
+            reason = f"unexpected error in the analysis: {type(error).__name__}: {error}"
+            self._ledger.job_interrupted(job.id, reason, now, attempts)
+        else:
+            profiles = {destination.name: destination.profile for destination in self._config.destinations}
+            kept = self._ledger.job_done(job.id, outcome, self._results_dir, profiles, now)
+            self._tell(job, f"analysed, {len(outcome.objects)} result objects", kept)
+
+    def _tell(self, job: JobRecord, what: str, counts: bool) -> None:
+        unless = "" if counts else " (does not count: the series changed or was cancelled meanwhile)"
+        log.info("series %s revision %d: %s%s", job.series_uid, job.revision, what, unless)
+
+
+def results_folder(job: JobRecord) -> Path:
+    """Folder of a job's results; no part of it comes from the wire."""
+    return Path(hashlib.sha256(job.series_uid.encode()).hexdigest()[:32]) / f"{job.revision:04d}"
