@@ -7,7 +7,7 @@ from datetime import datetime
 
 from sqlalchemy import select
 
-from dicom_node.errors import IllegalTransition
+from dicom_node.errors import TransientError
 from dicom_node.ledger_records import Filing, InstanceRecord, Verdict
 from dicom_node.ledger_rows import instance_record
 from dicom_node.ledger_writer import LedgerRoom, Writer
@@ -50,7 +50,7 @@ class ReceptionRoom(LedgerRoom):
         KNOWN ones change nothing. RECODED ones are kept as SUPERSEDED and change no series.
 
         Raises:
-            IllegalTransition: a verdict was reached against an instance that is not CURRENT any more.
+            TransientError: a verdict was reached against an instance that is not CURRENT any more; judge again.
         """
         with self._write(now) as writer:
             clerk = _Clerk(writer)
@@ -161,7 +161,7 @@ class _Clerk:
         """Supersede the instance that a corrected one replaces; tell the series it was in, if that is another."""
         old = self.writer.session.get_one(InstanceRow, filing.replaces)
         if old.state != InstanceState.CURRENT:
-            raise IllegalTransition(f"instance {old.sop_instance_uid} is not current any more")
+            raise TransientError(f"instance {old.sop_instance_uid} is not current any more")
         home = self.writer.session.get_one(SeriesRow, old.series_id)
         if filing.verdict is Verdict.CORRECTED:
             old.state = InstanceState.SUPERSEDED

@@ -123,7 +123,7 @@ def test_a_verdict_against_a_superseded_instance_is_refused(ledger: Ledger) -> N
     receive(ledger)
     stale = again(ledger, 1, Verdict.CORRECTED)
     ledger.file_instances([stale], at(1))
-    with pytest.raises(IllegalTransition, match="not current any more"):
+    with pytest.raises(TransientError, match="not current any more"):
         ledger.file_instances([dataclasses.replace(stale, dataset_sha256="f" * 64)], at(2))
     assert ledger.series(SERIES).last_instance_at == at(1)
 

@@ -1,0 +1,232 @@
+"""What a spooled file holds, read once and without decoding: UIDs, the tags that rules read, two digests.
+
+Two files of one SOP instance are told apart by digests of their bytes. Where these differ, the pixels may still be
+equal: `same_pixels` decodes both, `same_header` compares what is left.
+"""
+
+from __future__ import annotations
+
+import math
+import zlib
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from hashlib import sha256
+from io import BytesIO
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from pydicom import dcmread
+from pydicom.datadict import tag_for_keyword
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.errors import BytesLengthException, InvalidDicomError
+from pydicom.filereader import read_dataset, read_file_meta_info
+from pydicom.multival import MultiValue
+from pydicom.tag import BaseTag
+from pydicom.uid import UID, ExplicitVRBigEndian
+
+from dicom_node.errors import NotParsable
+from dicom_node.instance_check import MALFORMED, is_uid
+
+UIDS = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID")
+PATIENT = ("PatientID", "IssuerOfPatientID", "PatientName", "PatientBirthDate", "AccessionNumber", "StudyDate")
+TEXTS = (
+    "Modality",
+    "SeriesDescription",
+    "StudyDescription",
+    "ProtocolName",
+    "BodyPartExamined",
+    "Manufacturer",
+    "ManufacturerModelName",
+    "ConvolutionKernel",
+    "ImageType",
+    "PatientPosition",
+    "PhotometricInterpretation",
+    "FrameOfReferenceUID",
+)
+NUMBERS = (
+    "InstanceNumber",
+    "AcquisitionNumber",
+    "NumberOfFrames",
+    "Rows",
+    "Columns",
+    "SamplesPerPixel",
+    "BitsAllocated",
+    "SliceThickness",
+    "GantryDetectorTilt",
+    "PixelSpacing",
+    "ImagePositionPatient",
+    "ImageOrientationPatient",
+)
+KEYWORDS = (*UIDS, *PATIENT, *TEXTS, *NUMBERS)
+MAX_TEXT = 256
+MAX_VALUES = 64
+MAX_INFLATED_BYTES = 512 << 20
+CHUNK_BYTES = 1 << 20
+
+_TAGS = [0x00080005, *(tag for keyword in KEYWORDS if (tag := tag_for_keyword(keyword)) is not None)]
+_PIXELS = 0x7FE00008  # FloatPixelData, DoubleFloatPixelData and PixelData: PS3.6
+_LONG_VRS = frozenset({b"OB", b"OW", b"OF", b"OD", b"OV", b"OL", b"UN"})
+# How pixels are encoded, not what they show: may differ between two copies of one instance (PS3.3 C.7.6.1.1.5).
+_ENCODING = frozenset({"LossyImageCompression", "LossyImageCompressionRatio", "LossyImageCompressionMethod"})
+_UNREADABLE = (*MALFORMED, InvalidDicomError, BytesLengthException)
+_UNDECODABLE = (*_UNREADABLE, RuntimeError, OSError, MemoryError)  # what decoders raise beside what parsers do
+
+
+@dataclass(frozen=True)
+class Received:
+    """One spooled file.
+
+    Attributes:
+        header: `KEYWORDS` → text, number or list of them; None where it is absent, empty or not readable.
+        calling_ae, peer_address: who sent it, as the spool noted it in the file meta information.
+        dataset_sha256: over transfer syntax and encoded data set, not over the file meta information, which
+            differs with the sender.
+        pixel_sha256: over the encoded value of the pixel data and what follows it.
+    """
+
+    path: Path
+    transfer_syntax_uid: str
+    calling_ae: str
+    peer_address: str
+    header: dict[str, Any] = field(repr=False)
+    size_bytes: int
+    dataset_sha256: str
+    pixel_sha256: str
+
+    @property
+    def sop_instance_uid(self) -> str:
+        """SOPInstanceUID of the data set."""
+        return str(self.header["SOPInstanceUID"])
+
+    @property
+    def series_uid(self) -> str:
+        """SeriesInstanceUID of the data set."""
+        return str(self.header["SeriesInstanceUID"])
+
+
+def read(path: Path) -> Received:
+    """Parse a spooled file up to its pixel data and hash it in one stream.
+
+    Raises:
+        NotParsable: it is not DICOM, or one of the four UIDs is missing or malformed; says which.
+        OSError: it cannot be read.
+    """
+    try:
+        meta = read_file_meta_info(path)
+        syntax = UID(meta.TransferSyntaxUID)
+        with path.open("rb") as file:
+            start = file.seek(132 + 12 + int(meta.FileMetaInformationGroupLength))
+            data: BinaryIO = file
+            if syntax.is_deflated:
+                data, start = _inflated(file), 0
+            ds, pixels_at = _head(data, syntax)
+            digests = _digests(data, start, pixels_at, syntax.encode())
+        header = {keyword: _value(ds, keyword) for keyword in KEYWORDS}
+    except _UNREADABLE as error:
+        raise NotParsable(f"not a DICOM file that can be read: {error or type(error).__name__}") from error
+    for keyword in UIDS:
+        _require_uid(header, keyword)
+    sender = str(meta.get("SourceApplicationEntityTitle", ""))
+    return Received(path, str(syntax), sender, _host(meta), header, path.stat().st_size, *digests)
+
+
+def same_pixels(one: Path, other: Path) -> bool:
+    """Whether two files decode to the same stored values. False where one of them cannot be decoded."""
+    try:
+        first, second = dcmread(one).pixel_array, dcmread(other).pixel_array
+    except _UNDECODABLE:
+        return False
+    return bool(np.array_equal(first, second))
+
+
+def same_header(one: Path, other: Path) -> bool:
+    """Whether two files say the same beside their pixels: standard attributes, whatever the transfer syntax."""
+    try:
+        first, second = (_said(dcmread(path, stop_before_pixels=True)) for path in (one, other))
+        return first == second
+    except _UNREADABLE:
+        return False
+
+
+def _said(ds: Dataset) -> Dataset:
+    """What a data set says: without private attributes (Implicit VR does not tell their VR) and encoding."""
+    ds.remove_private_tags()
+    kept = Dataset()
+    for element in ds:
+        if element.keyword not in _ENCODING and element.tag.element != 0:
+            kept.add(element)
+    return kept
+
+
+def _inflated(file: BinaryIO) -> BytesIO:
+    """The rest of a deflated file (PS3.5 A.5), up to a limit."""
+    inflater = zlib.decompressobj(-zlib.MAX_WBITS)
+    content = inflater.decompress(file.read(), MAX_INFLATED_BYTES)
+    if inflater.unconsumed_tail:
+        raise NotParsable(f"the data set inflates to more than {MAX_INFLATED_BYTES >> 20} MB")
+    return BytesIO(content)
+
+
+def _head(data: BinaryIO, syntax: UID) -> tuple[Dataset, int]:
+    """The wanted elements before the pixel data, and where its value begins (the end where there is none)."""
+
+    def at_pixels(tag: BaseTag, _vr: str | None, _length: int) -> bool:
+        return int(tag) >= _PIXELS
+
+    implicit, little = syntax.is_implicit_VR, syntax != ExplicitVRBigEndian
+    ds = read_dataset(data, implicit, little, stop_when=at_pixels, specific_tags=list(_TAGS))
+    at = data.tell()
+    element_head = data.read(8)
+    explicit_long = element_head[4:6] in _LONG_VRS and not implicit
+    return ds, min(at + (12 if explicit_long else 8), at + len(element_head) + len(data.read(4)))
+
+
+def _digests(data: BinaryIO, start: int, pixels_at: int, prefix: bytes) -> tuple[str, str]:
+    """SHA-256 (hex) of `prefix` and the data set from `start`, and of what follows `pixels_at`; read once."""
+    whole, pixels = sha256(prefix), sha256()
+    data.seek(start)
+    whole.update(data.read(pixels_at - start))
+    while chunk := data.read(CHUNK_BYTES):
+        whole.update(chunk)
+        pixels.update(chunk)
+    return whole.hexdigest(), pixels.hexdigest()
+
+
+def _value(ds: Dataset, keyword: str) -> Any:
+    """One attribute as JSON can hold it, bounded; None where it cannot be read."""
+    try:
+        value = ds.get(keyword)
+        if isinstance(value, MultiValue | list | tuple):
+            return [_plain(item, keyword) for item in _bounded(value)]
+        return _plain(value, keyword)
+    except _UNREADABLE:
+        return None
+
+
+def _bounded(values: Iterable[Any]) -> list[Any]:
+    return [value for value, _ in zip(values, range(MAX_VALUES), strict=False)]
+
+
+def _plain(value: Any, keyword: str) -> str | float | int | None:
+    if value is None or value == "":
+        return None
+    if keyword not in NUMBERS:
+        return str(value)[:MAX_TEXT]
+    number = float(value)
+    if not math.isfinite(number):
+        return None
+    return int(number) if number.is_integer() and abs(number) < 2**53 else number
+
+
+def _require_uid(header: dict[str, Any], keyword: str) -> None:
+    value = header[keyword]
+    if not isinstance(value, str):
+        raise NotParsable(f"{keyword} is missing")
+    if not is_uid(value):
+        raise NotParsable(f"{keyword} is not a valid UID")
+
+
+def _host(meta: FileMetaDataset) -> str:
+    """Peer of a presentation address "dicom://HOST" (PS3.10 table 7.1-1)."""
+    return str(meta.get("SourcePresentationAddress", "")).removeprefix("dicom://").strip("[]")
