@@ -99,6 +99,7 @@ def arguments(analysis: Analysis, context: ResultContext, source: SourceHeader, 
         "software_versions": software_versions(analysis.model),
         "device_serial_number": serial_number(analysis.model),
         "contributing_equipment": [_equipment(analysis)],
+        "specific_character_set": None,  # set by `finish`: highdicom refuses the empty first term of ISO 2022
     }
 
 

@@ -12,12 +12,13 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from highdicom import AlgorithmIdentificationSequence, PixelMeasuresSequence
+from highdicom import AlgorithmIdentificationSequence
 from highdicom.color import CIELabColor
 from highdicom.seg import Segmentation, SegmentDescription
 from highdicom.sr import CodedConcept
 from pydicom.dataset import Dataset
 from pydicom.sr.coding import Code
+from pydicom.valuerep import DS
 
 from pipeline import header, provenance, uids
 from pipeline.codes import LUNG, SEGMENTATION, SOURCE_IMAGE
@@ -83,7 +84,7 @@ def _skeleton(
     pixels = np.zeros(shape, np.uint8)
     pixels[0, 0, np.arange(len(subjects)), np.arange(len(subjects))] = 1  # side by side: they must not overlap
     return Segmentation(
-        source_images=[source.ds],
+        source_images=[_with_spacing(source, analysis.volume)],
         pixel_array=pixels,
         segmentation_type=context.profile.seg,
         segment_descriptions=[
@@ -92,7 +93,6 @@ def _skeleton(
         content_label="LUNG_OPACITY" if kind is ResultKind.LESIONS else "LUNGS",
         content_description=provenance.plain("Made by software; research use only, not for diagnostic use"),
         content_creator_name="dicomnode^",
-        pixel_measures=_pixel_measures(analysis.volume, source),
         **provenance.arguments(analysis, context, source, kind),
     )
 
@@ -124,15 +124,17 @@ def _describe(number: int, subject: Subject, analysis: Analysis, context: Result
     return item
 
 
-def _pixel_measures(volume: CtVolume, source: SourceHeader) -> PixelMeasuresSequence:
-    """Spacing of the volume, which gaps between frames would hide; a thickness that is no length is replaced."""
-    spacing = volume.spacing_mm[0]
+def _with_spacing(source: SourceHeader, volume: CtVolume) -> Dataset:
+    """The first slice, from which highdicom takes the Pixel Measures Sequence.
+
+    SpacingBetweenSlices is the volume's, which gaps between frames would hide; a thickness that is no length
+    becomes the spacing.
+    """
+    image, spacing_mm = Dataset(source.ds), volume.spacing_mm[0]
     thickness = source.ds.get("SliceThickness")
-    return PixelMeasuresSequence(
-        pixel_spacing=source.ds.PixelSpacing,
-        slice_thickness=float(thickness) if thickness and float(thickness) > 0 else spacing,
-        spacing_between_slices=spacing,
-    )
+    image.SliceThickness = DS(float(thickness) if thickness and thickness > 0 else spacing_mm, auto_format=True)
+    image.SpacingBetweenSlices = DS(spacing_mm, auto_format=True)
+    return image
 
 
 def _binary_frames(masks: Sequence[MaskArray], slices: Iterable[int], empty_frames: bool) -> list[_Frame]:

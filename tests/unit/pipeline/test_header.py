@@ -1,0 +1,214 @@
+"""Headers as hospitals send them: absent, empty, invalid, in any alphabet."""
+
+from __future__ import annotations
+
+import io
+import struct
+from typing import Any
+
+import pydicom
+import pytest
+from pydicom.dataset import Dataset
+from pydicom.filebase import DicomBytesIO
+from pydicom.filereader import read_dataset
+from pydicom.filewriter import write_dataset
+
+from pipeline import header, sr
+from pipeline.errors import ResultError
+from tests.fixtures.results import make_analysis, make_context, through_bytes
+
+
+def element(tag: int, vr: bytes, value: bytes) -> bytes:
+    """One element in Explicit VR Little Endian, whatever the value is."""
+    value += b" " * (len(value) % 2)
+    return struct.pack("<HH2sH", tag >> 16, tag & 0xFFFF, vr, len(value)) + value
+
+
+def source(*elements: tuple[int, bytes, bytes]) -> Dataset:
+    """A header with the UIDs and these elements, read from bytes as the pipeline reads it."""
+    uids = [
+        (0x00080016, b"UI", b"1.2.840.10008.5.1.4.1.1.2\0"),
+        (0x00080018, b"UI", b"1.2.3.4\0"),
+        (0x0020000D, b"UI", b"1.2.3\0"),
+        (0x0020000E, b"UI", b"1.2.3.5\0"),
+        (0x00200052, b"UI", b"1.2.3.6\0"),
+    ]
+    encoded = b"".join(element(*each) for each in sorted([*uids, *elements]))
+    return read_dataset(io.BytesIO(encoded), is_implicit_VR=False, is_little_endian=True)
+
+
+def encode(ds: Dataset) -> bytes:
+    file = DicomBytesIO()
+    file.is_little_endian, file.is_implicit_VR = True, False
+    write_dataset(file, ds, "")
+    return file.getvalue()
+
+
+def test_absent_attributes_of_type_2_become_empty_and_are_no_fault() -> None:
+    normalised = header.normalise(source())
+    for keyword in ("PatientName", "PatientID", "PatientBirthDate", "PatientSex", "AccessionNumber", "StudyDate"):
+        assert normalised.ds[keyword].is_empty
+    assert normalised.notes == ()
+
+
+@pytest.mark.parametrize(
+    ("keyword", "tag", "vr", "value"),
+    [
+        ("PatientSex", 0x00100040, b"CS", b"U"),
+        ("PatientSex", 0x00100040, b"CS", b"male"),
+        ("PatientBirthDate", 0x00100030, b"DA", b"unknown"),
+        ("PatientBirthDate", 0x00100030, b"DA", b"1960.01.01"),
+        ("PatientBirthDate", 0x00100030, b"DA", b"19601301"),
+        ("StudyDate", 0x00080020, b"DA", b"2020"),
+        ("StudyTime", 0x00080030, b"TM", b"25:99"),
+        ("StudyTime", 0x00080030, b"TM", b"256101"),
+        ("PatientAge", 0x00101010, b"AS", b"58"),
+        ("PatientWeight", 0x00101030, b"DS", b"70 kg"),
+        ("SeriesNumber", 0x00200011, b"IS", b"2.5"),
+        ("StudyDescription", 0x00081030, b"LO", b"x" * 70),
+    ],
+)
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_invalid_values_become_blank_with_a_note(keyword: str, tag: int, vr: bytes, value: bytes) -> None:
+    normalised = header.normalise(source((tag, vr, value)))
+    assert not normalised.ds.get(keyword)
+    assert len(normalised.notes) == 1
+    assert keyword in normalised.notes[0]
+    assert normalised.notes[0].isascii()
+
+
+@pytest.mark.parametrize(
+    ("keyword", "tag", "vr", "value", "kept"),
+    [
+        ("PatientSex", 0x00100040, b"CS", b"F", "F"),
+        ("PatientBirthDate", 0x00100030, b"DA", b"19600101", "19600101"),
+        ("StudyTime", 0x00080030, b"TM", b"101500.25", "101500.25"),
+        ("StudyTime", 0x00080030, b"TM", b"10", "10"),
+        ("PatientAge", 0x00101010, b"AS", b"058Y", "058Y"),
+        ("SeriesNumber", 0x00200011, b"IS", b"12", "12"),
+    ],
+)
+def test_valid_values_are_kept(keyword: str, tag: int, vr: bytes, value: bytes, kept: str) -> None:
+    normalised = header.normalise(source((tag, vr, value)))
+    assert str(normalised.ds[keyword].value) == kept
+    assert normalised.notes == ()
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_identity_is_kept_even_where_it_is_not_valid() -> None:
+    long_id = b"PATIENT-" * 10  # more than the 64 characters of LO
+    normalised = header.normalise(source((0x00100020, b"LO", long_id), (0x00080050, b"SH", b"A" * 20)))
+    assert normalised.ds.PatientID == long_id.decode()
+    assert normalised.ds.AccessionNumber == "A" * 20
+
+
+def test_the_source_is_not_changed() -> None:
+    original = source((0x00100040, b"CS", b"U"), (0x00100010, b"PN", b"A^B"))
+    before = encode(original)
+    header.normalise(original)
+    assert encode(original) == before
+
+
+@pytest.mark.parametrize("keyword", ["StudyInstanceUID", "SeriesInstanceUID", "SOPClassUID", "SOPInstanceUID"])
+def test_without_its_uids_a_source_has_no_result(keyword: str) -> None:
+    nameless = source()
+    delattr(nameless, keyword)
+    with pytest.raises(ResultError, match=keyword):
+        header.normalise(nameless)
+
+
+def test_a_missing_frame_of_reference_is_derived_from_the_series() -> None:
+    without = source()
+    del without.FrameOfReferenceUID
+    first, second = header.normalise(without), header.normalise(without)
+    assert first.ds.FrameOfReferenceUID == second.ds.FrameOfReferenceUID
+    assert "FrameOfReferenceUID" in first.notes[0]
+
+
+def test_incomplete_items_are_left_out_with_a_note() -> None:
+    original = source()
+    code = Dataset()
+    code.CodeValue, code.CodingSchemeDesignator = "169069000", "SCT"  # no CodeMeaning
+    original.ProcedureCodeSequence = [code]
+    normalised = header.normalise(original)
+    assert "ProcedureCodeSequence" not in normalised.ds
+    assert "ProcedureCodeSequence" in normalised.notes[0]
+
+
+NAMES: dict[str, tuple[str | list[str], bytes, str]] = {
+    "Korean": (
+        ["", "ISO 2022 IR 149"],
+        b"Hong^Gildong=\x1b$)C\xfb\xf3^\x1b$)C\xd1\xce\xd4\xd7=\x1b$)C\xc8\xab^\x1b$)C\xb1\xe6\xb5\xbf",
+        "Hong^Gildong=洪^吉洞=홍^길동",
+    ),
+    "Arabic": ("ISO_IR 127", b"\xe2\xc8\xc7\xe6\xea^\xe4\xe6\xd2\xc7\xd1", "قباني^لنزار"),
+    "Latin-1": ("ISO_IR 100", b"M\xfcller^Zo\xeb", "Müller^Zoë"),
+    "UTF-8": ("ISO_IR 192", "Wang^XiaoDong=王^小東".encode(), "Wang^XiaoDong=王^小東"),
+    "Japanese": (
+        ["", "ISO 2022 IR 87"],
+        b"Yamada^Tarou=\x1b$B;3ED\x1b(B^\x1b$BB@O:\x1b(B=\x1b$B$d$^$@\x1b(B^\x1b$B$?$m$&\x1b(B",
+        "Yamada^Tarou=山田^太郎=やまだ^たろう",
+    ),
+    "none": ("", b"Smith^Jane", "Smith^Jane"),
+}
+
+
+@pytest.mark.parametrize("alphabet", NAMES)
+def test_names_survive_byte_for_byte(alphabet: str) -> None:
+    """PS3.5 H.3 (Japanese) and I.2 (Korean) give two of the encodings."""
+    terms, encoded, name = NAMES[alphabet]
+    term = terms if isinstance(terms, str) else "\\".join(terms)
+    original = source((0x00080005, b"CS", term.encode()), (0x00100010, b"PN", encoded))
+    normalised = header.normalise(original)
+    assert str(normalised.ds.PatientName) == name
+    assert normalised.notes == ()
+
+    analysis = make_analysis()
+    for each in analysis.volume.headers:
+        each.SpecificCharacterSet = terms
+        each.PatientName = original.PatientName
+    report = through_bytes(sr.build(analysis, make_context()))
+    assert str(report.PatientName) == name
+    assert report.get("SpecificCharacterSet", "") == terms
+    assert report.PatientName.original_string.rstrip(b" ") == encoded
+    assert "".join(sr_texts(report)).isascii()
+
+
+def sr_texts(item: Dataset) -> list[str]:
+    own = [str(item.TextValue)] if "TextValue" in item else []
+    return own + [text for child in item.get("ContentSequence", ()) for text in sr_texts(child)]
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize(
+    ("received", "written"),
+    [("ISO-IR 100", "ISO_IR 100"), ("WINDOWS-1252", "ISO_IR 100"), ("ISO IR 192", "ISO_IR 192")],
+)
+def test_undefined_character_sets_are_replaced_and_the_name_is_kept(received: str, written: str) -> None:
+    name = "Müller^Zoë".encode("utf-8" if written == "ISO_IR 192" else "latin-1")
+    normalised = header.normalise(source((0x00080005, b"CS", received.encode()), (0x00100010, b"PN", name)))
+    assert normalised.ds.SpecificCharacterSet == written
+    assert "SpecificCharacterSet" in normalised.notes[0]
+    again = read_dataset(io.BytesIO(encode(normalised.ds)), is_implicit_VR=False, is_little_endian=True)
+    assert str(again.PatientName) == "Müller^Zoë"
+
+
+def test_notes_reach_the_report() -> None:
+    analysis = make_analysis()
+    analysis.volume.headers[0].PatientSex = "U"
+    assert any("PatientSex has the invalid value" in text for text in sr_texts(sr.build(analysis, make_context())))
+
+
+@pytest.mark.parametrize(("number", "expected"), [(None, 0), (7, 7), (-3, 0), (2_000_000, 0)])
+def test_series_number(number: Any, expected: int) -> None:
+    ds = pydicom.Dataset()
+    if number is not None:
+        ds.SeriesNumber = number
+    assert header.series_number(ds) == expected
+
+
+def test_evidence_names_each_slice() -> None:
+    headers = make_analysis().volume.headers
+    named = header.evidence(headers)
+    assert [ds.SOPInstanceUID for ds in named] == [ds.SOPInstanceUID for ds in headers]
+    assert {len(ds) for ds in named} == {4}
