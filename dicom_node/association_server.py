@@ -27,6 +27,7 @@ from pynetdicom.pdu_primitives import A_ASSOCIATE
 from pynetdicom.presentation import PresentationContext
 from pynetdicom.transport import AddressInformation, AssociationServer
 
+from dicom_node.malformed import MALFORMED, brief
 from dicom_node.upper_layer import InlineUpperLayer, MessageProvider
 
 LOGGER = logging.getLogger(__name__)
@@ -136,12 +137,16 @@ class InboundAssociation(Association):
         self.requestor.primitive = request
         self.requestor.ae_title = request.calling_ae_title
         rejection = self._storage_server.admit(self, str(request.called_ae_title).strip())
-        if rejection is None:
-            self.acse.negotiate_association()
-            LOGGER.info("%s (%s) opened", self.name, self.calling_ae)
-        else:
+        if rejection is not None:
             LOGGER.warning("%s (%s) rejected: %s", self.name, self.calling_ae, rejection.reason)
             self.acse.send_reject(rejection.result, rejection.source, rejection.diagnostic)
+            return
+        try:
+            self.acse.negotiate_association()
+            LOGGER.info("%s (%s) opened", self.name, self.calling_ae)
+        except MALFORMED as error:  # such as a presentation context without transfer syntaxes
+            LOGGER.warning("%s asked for an association that makes no sense: %s", self.name, brief(error))
+            self.abort()
 
     def _serve_next(self) -> None:
         """Read one PDU and do what it asks for."""

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pydicom.dataset import Dataset
 
 from dicom_node.errors import NotParsable
+from dicom_node.malformed import MALFORMED, brief
 
 PROCESSING_FAILURE = 0x0110
 FAILURE_REASONS: Mapping[int, str] = {  # PS3.3 C.14.1.1
@@ -52,8 +53,8 @@ def parse(event_information: Dataset) -> CommitmentReport:
             (_uid(item), int(item.get("FailureReason") or PROCESSING_FAILURE))
             for item in event_information.get("FailedSOPSequence") or ()
         )
-    except (ValueError, TypeError, AttributeError, NotImplementedError, LookupError) as error:
-        raise NotParsable(f"the commitment report cannot be read: {error}") from error
+    except MALFORMED as error:
+        raise NotParsable(f"the commitment report cannot be read: {brief(error)}") from error
     if not transaction_uid:
         raise NotParsable("the commitment report has no TransactionUID")
     return CommitmentReport(transaction_uid, committed, failed)

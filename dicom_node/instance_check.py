@@ -7,7 +7,6 @@ instance that was answered with success, so that what cannot be filed must not b
 from __future__ import annotations
 
 import re
-import struct
 import zlib
 from dataclasses import dataclass
 from io import BytesIO
@@ -18,6 +17,7 @@ from pydicom.tag import BaseTag
 from pydicom.uid import UID
 
 from dicom_node.errors import NodeError, NotParsable
+from dicom_node.malformed import MALFORMED
 
 SOP_CLASS_UID = 0x00080016
 SOP_INSTANCE_UID = 0x00080018
@@ -30,21 +30,6 @@ _KEYWORDS = {
     SERIES_INSTANCE_UID: "SeriesInstanceUID",
 }
 MAX_INFLATED_BYTES = 1 << 20  # of a deflated data set; the four UIDs come long before
-
-# What pydicom and pynetdicom raise on bytes that are not DICOM. Neither documents a base class for it.
-MALFORMED = (
-    ValueError,
-    TypeError,
-    LookupError,
-    AttributeError,
-    NotImplementedError,
-    AssertionError,
-    EOFError,
-    OverflowError,
-    RecursionError,
-    struct.error,
-    zlib.error,
-)
 
 
 class Mismatch(NodeError):

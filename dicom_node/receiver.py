@@ -22,7 +22,8 @@ from dicom_node.association_server import Answer, InboundAssociation, Rejection,
 from dicom_node.commitment import CommitmentReport
 from dicom_node.config import Config
 from dicom_node.errors import LowDisk, NodeError, NotParsable
-from dicom_node.instance_check import MALFORMED, Mismatch, check, identify
+from dicom_node.instance_check import Mismatch, check, identify
+from dicom_node.malformed import MALFORMED, brief
 from dicom_node.part10 import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME, FileMeta
 from dicom_node.spool import Spool
 from dicom_node.supported import KEPT_SOP_CLASSES, supported_contexts
@@ -157,7 +158,7 @@ class Receiver:
         try:
             report = commitment.parse(event.event_information)
         except (NotParsable, *MALFORMED) as error:
-            LOGGER.warning("%s: commitment report refused: %s", event.assoc.name, error)
+            LOGGER.warning("%s: commitment report refused: %s", event.assoc.name, brief(error))
             return INVALID_ARGUMENT, None
         if self._on_event_report is None:
             return PROCESSING_FAILURE, None

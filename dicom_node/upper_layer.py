@@ -26,7 +26,7 @@ from pynetdicom.pdu import P_DATA_TF
 from pynetdicom.pdu_primitives import P_DATA
 from pynetdicom.transport import AssociationSocket
 
-from dicom_node.instance_check import MALFORMED
+from dicom_node.malformed import MALFORMED, brief
 
 LOGGER = logging.getLogger(__name__)
 PDU_HEADER = struct.Struct(">BxL")  # type, length of what follows (PS3.8 9.3.1)
@@ -180,7 +180,7 @@ class InlineUpperLayer(DULServiceProvider):
                 return False
             event = CONNECTION_CLOSED
         except MALFORMED as error:
-            LOGGER.warning("%s sent an invalid PDU: %s", self.assoc.name, error)
+            LOGGER.warning("%s sent an invalid PDU: %s", self.assoc.name, brief(error))
             event = INVALID_PDU
         self._act(event)
         return True
@@ -264,16 +264,15 @@ class MessageProvider(DIMSEServiceProvider):
         """Add the fragments of one P-DATA; a message that is complete goes into `msg_queue`."""
         message = self.message = self.message or DIMSEMessage()
         try:
-            request = message.message_to_primitive() if message.decode_msg(primitive) else None
+            complete = message.decode_msg(primitive)
             if message.encoded_command_set.tell() > MAX_COMMAND_BYTES:
                 raise ValueError("the command set is too long")
+            if message.data_set is not None and message.data_set.tell() > self.max_instance_bytes:
+                message.data_set = Discarded()
+            if complete:
+                self.message = None
+                self.msg_queue.put(cast(Any, (message.context_id, message.message_to_primitive())))
         except MALFORMED as error:
-            LOGGER.warning("%s sent an invalid message: %s", self.assoc.name, error)
+            LOGGER.warning("%s sent an invalid message: %s", self.assoc.name, brief(error))
             self.message = None
             self.dul.event_queue.put(INVALID_PDU)
-            return
-        if request is not None:
-            self.message = None
-            self.msg_queue.put(cast(Any, (message.context_id, request)))
-        elif message.data_set is not None and message.data_set.tell() > self.max_instance_bytes:
-            message.data_set = Discarded()

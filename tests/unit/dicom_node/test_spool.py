@@ -106,7 +106,7 @@ def test_synced_before_renamed_and_the_folder_after(spool: Spool, monkeypatch: p
     real_write, real_fsync, real_rename = os.write, os.fsync, os.rename
 
     def what(fd: int) -> str:
-        return Path(os.readlink(f"/proc/self/fd/{fd}")).parent.name if not _is_folder(fd) else "folder"
+        return Path(f"/proc/self/fd/{fd}").readlink().parent.name if not _is_folder(fd) else "folder"
 
     def write(fd: int, data: bytes) -> int:
         names.append(f"write {what(fd)}")

@@ -1,0 +1,513 @@
+"""The receiver as peers see it, over real sockets."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import queue
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from pydicom import dcmread
+from pydicom.dataset import Dataset
+from pydicom.uid import (
+    UID,
+    CTImageStorage,
+    EnhancedCTImageStorage,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    MRImageStorage,
+    RLELossless,
+)
+from pynetdicom import AE, build_context, build_role
+from pynetdicom.association import Association
+from pynetdicom.sop_class import (
+    StorageCommitmentPushModel,
+    StorageCommitmentPushModelInstance,
+    Verification,
+)
+
+from dicom_node.commitment import CommitmentReport
+from dicom_node.errors import NodeError
+from dicom_node.receiver import Receiver
+from dicom_node.spool import Spool
+from dicom_node.supported import TRANSFER_SYNTAXES
+from dicom_node.upper_layer import MessageProvider
+from tests.fixtures.reception import (
+    SECONDS,
+    Node,
+    calling,
+    ct,
+    encode,
+    receiving,
+    settings,
+    status,
+    store,
+    store_dataset,
+)
+
+PRIVATE_STORAGE = "1.3.12.2.1107.5.9.1"
+
+
+@pytest.fixture
+def state(tmp_path: Path) -> Path:
+    return tmp_path / "state"
+
+
+@pytest.fixture
+def node(state: Path) -> Iterator[Node]:
+    with receiving(state) as running:
+        yield running
+
+
+def rejection(assoc: Association) -> tuple[int, int, int]:
+    """Result, source and diagnostic of an A-ASSOCIATE-RJ."""
+    assert assoc.is_rejected
+    answer = assoc.acceptor.primitive
+    return answer.result, answer.result_source, answer.diagnostic
+
+
+class TestStoring:
+    """C-STORE."""
+
+    def test_echo(self, node: Node) -> None:
+        with calling(node, [(Verification, ImplicitVRLittleEndian)]) as assoc:
+            assert assoc.send_c_echo().Status == 0x0000
+
+    @pytest.mark.parametrize("syntax", TRANSFER_SYNTAXES, ids=lambda syntax: syntax.name)
+    def test_every_transfer_syntax_is_kept_byte_for_byte(self, node: Node, syntax: UID) -> None:
+        ds = ct()
+        data = encode(ds, syntax)
+        with calling(node, [(CTImageStorage, syntax)]) as assoc:
+            assert status(store(assoc, data, ds.SOPInstanceUID)) == 0x0000
+        assert node.received() == [data]
+        (path,) = node.stored
+        meta = dcmread(path).file_meta
+        assert meta.TransferSyntaxUID == syntax
+        assert meta.MediaStorageSOPInstanceUID == ds.SOPInstanceUID
+        assert meta.SourceApplicationEntityTitle == "MODALITY"
+        assert meta.SourcePresentationAddress == "dicom://127.0.0.1"
+
+    def test_enhanced_ct_is_kept(self, node: Node) -> None:
+        ds = ct(SOPClassUID=EnhancedCTImageStorage, NumberOfFrames=4)
+        with calling(node, [(EnhancedCTImageStorage, ExplicitVRLittleEndian)]) as assoc:
+            assert status(store_dataset(assoc, ds)) == 0x0000
+        assert dcmread(node.stored[0]).SOPInstanceUID == ds.SOPInstanceUID
+
+    def test_uncompressed_is_preferred_where_a_peer_leaves_the_choice(self, node: Node) -> None:
+        offered = [RLELossless, ImplicitVRLittleEndian, ExplicitVRLittleEndian]
+        with calling(node, [(CTImageStorage, offered)]) as assoc:  # type: ignore[list-item]
+            assert assoc.accepted_contexts[0].transfer_syntax == [ExplicitVRLittleEndian]
+
+    def test_a_long_instance_in_small_pdus_and_large_ones(self, node: Node) -> None:
+        ds = ct(size=1024)
+        data = encode(ds)
+        with calling(node) as assoc:
+            for pdu_bytes in (4096, 1 << 20):
+                assoc.acceptor.primitive.maximum_length_received = pdu_bytes
+                assert status(store(assoc, data, ds.SOPInstanceUID)) == 0x0000
+        assert node.received() == [data, data]
+
+    def test_sent_again_it_is_answered_and_kept_again(self, node: Node) -> None:
+        ds = ct()
+        with calling(node) as assoc:
+            assert status(store_dataset(assoc, ds)) == 0x0000
+            assert status(store_dataset(assoc, ds)) == 0x0000
+        assert len(node.received()) == 2  # what a re-sent instance means is the ledger's to say
+
+    def test_the_file_is_there_before_the_answer(self, state: Path) -> None:
+        seen: list[bool] = []
+        spool = Spool(state)
+        receiver = Receiver(settings(state), spool, lambda path: seen.append(path in spool.pending()))
+        node = Node(spool, receiver.start(), receiver)
+        try:
+            with calling(node) as assoc:
+                assert status(store_dataset(assoc, ct())) == 0x0000
+                assert seen == [True]
+        finally:
+            receiver.stop()
+
+    def test_our_pdu_size_is_told(self, state: Path) -> None:
+        with receiving(state, max_pdu_bytes=70_000) as node, calling(node) as assoc:
+            assert assoc.acceptor.maximum_length == 70_000
+
+
+class TestRefusing:
+    """Instances that cannot be kept: a status that says why, and the association goes on."""
+
+    @pytest.mark.parametrize(
+        ("elements", "code", "words"),
+        [
+            ({"StudyInstanceUID": None}, 0xC000, "StudyInstanceUID is missing"),
+            ({"SeriesInstanceUID": ""}, 0xC000, "SeriesInstanceUID is missing"),
+            ({"SOPInstanceUID": None}, 0xC000, "SOPInstanceUID is missing"),
+            ({"SOPClassUID": None}, 0xC000, "SOPClassUID is missing"),
+            ({"SOPClassUID": MRImageStorage}, 0xA900, "SOPClassUID differs"),
+            ({"SOPInstanceUID": "1.2.3.4"}, 0xA900, "SOPInstanceUID differs"),
+        ],
+    )
+    def test_what_does_not_match_or_lacks_a_uid(
+        self, node: Node, elements: dict[str, Any], code: int, words: str
+    ) -> None:
+        with calling(node) as assoc:
+            response = store(assoc, encode(ct(**elements)), "1.2.3.4.5")
+            assert status(response) == code
+            assert words in response.ErrorComment  # type: ignore[union-attr]
+            assert status(store_dataset(assoc, ct())) == 0x0000
+        assert len(node.received()) == len(node.stored) == 1
+
+    @pytest.mark.parametrize(
+        "data",
+        [
+            b"",
+            b"\x00",
+            b"GET / HTTP/1.1\r\n\r\n",
+            bytes(1000),
+            b"\xff" * 1000,
+            encode(ct())[:100],
+            encode(ct())[50:],
+        ],
+        ids=["empty", "a byte", "http", "zeros", "ones", "cut off", "beheaded"],
+    )
+    def test_what_does_not_parse(self, node: Node, data: bytes) -> None:
+        with calling(node) as assoc:
+            response = store(assoc, data, "1.2.3.4.5")
+            assert status(response) == 0xC000
+            assert len(response.ErrorComment) > 10  # type: ignore[union-attr]
+        assert node.received() == []
+
+    def test_the_wrong_transfer_syntax(self, node: Node) -> None:
+        ds = ct()
+        with calling(node, [(CTImageStorage, ImplicitVRLittleEndian)]) as assoc:
+            assert status(store(assoc, encode(ds, ExplicitVRLittleEndian), ds.SOPInstanceUID)) == 0xC000
+        assert node.received() == []
+
+    @pytest.mark.filterwarnings("ignore:Invalid value for VR UI")
+    @pytest.mark.parametrize("uid", ["../../../../tmp/x", "1.2.3/../../4", "/etc/passwd", "1.2.3\\4"])
+    def test_a_uid_that_would_be_a_path(self, node: Node, state: Path, uid: str) -> None:
+        ds = ct(SOPInstanceUID=uid)
+        before = set(state.parent.rglob("*"))
+        with calling(node) as assoc:
+            assert status(store(assoc, encode(ds), uid)) == 0xC000
+        assert set(state.parent.rglob("*")) == before
+
+    def test_a_command_set_with_another_sop_class_than_its_context(self, node: Node) -> None:
+        for sop_class in (MRImageStorage, PRIVATE_STORAGE):
+            with calling(node) as assoc:
+                assert status(store(assoc, encode(ct()), "1.2.3", sop_class_uid=sop_class)) == 0x0122
+                assert status(store_dataset(assoc, ct())) == 0x0000
+        assert len(node.received()) == 2
+
+    def test_an_instance_longer_than_the_limit(self, node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(MessageProvider, "max_instance_bytes", 100_000)
+        with calling(node) as assoc:
+            assert status(store_dataset(assoc, ct(size=512))) == 0xA700
+            assert status(store_dataset(assoc, ct(size=64))) == 0x0000
+        assert len(node.received()) == 1
+
+
+class TestModalities:
+    """Other storage SOP classes, by configuration."""
+
+    CONTEXTS = [(MRImageStorage, ExplicitVRLittleEndian), (CTImageStorage, ExplicitVRLittleEndian)]
+
+    def test_refused_at_negotiation(self, state: Path) -> None:
+        with receiving(state, other_modalities="refuse") as node, calling(node, self.CONTEXTS) as assoc:
+            assert [context.abstract_syntax for context in assoc.accepted_contexts] == [CTImageStorage]
+            assert assoc.rejected_contexts[0].result == 3  # abstract syntax not supported
+            assert status(store_dataset(assoc, ct())) == 0x0000
+
+    def test_accepted_and_not_kept(self, state: Path) -> None:
+        with receiving(state, other_modalities="ignore") as node, calling(node, self.CONTEXTS) as assoc:
+            mr = ct(SOPClassUID=MRImageStorage, SeriesInstanceUID="1.2.3")
+            assert status(store(assoc, encode(mr), mr.SOPInstanceUID, MRImageStorage, context=0)) == 0x0000
+            assert node.received() == []
+            assert node.receiver.active_series() == frozenset()
+            instance = ct()
+            assert status(store(assoc, encode(instance), instance.SOPInstanceUID, context=1)) == 0x0000
+            assert len(node.received()) == 1
+
+    @pytest.mark.parametrize("mode", ["refuse", "ignore"])
+    def test_a_class_that_is_not_in_the_standard(self, state: Path, mode: str) -> None:
+        contexts = [(PRIVATE_STORAGE, ExplicitVRLittleEndian)]
+        with receiving(state, other_modalities=mode) as node, calling(node, contexts) as assoc:
+            assert assoc.accepted_contexts == []
+            assert assoc.rejected_contexts[0].result == 3
+
+
+class TestAdmission:
+    """Who may open an association."""
+
+    def test_another_called_title(self, node: Node) -> None:
+        with calling(node, called_ae="SOMEONE") as assoc:
+            assert rejection(assoc) == (1, 1, 7)
+
+    def test_calling_titles(self, state: Path) -> None:
+        with receiving(state, calling_ae_titles=["CT1", "CT2"]) as node:
+            with calling(node, calling_ae="CT3") as assoc:
+                assert rejection(assoc) == (1, 1, 3)
+            with calling(node, calling_ae="CT2") as assoc:
+                assert assoc.is_established
+
+    def test_one_too_many_is_told_to_come_again_and_may(self, state: Path) -> None:
+        with receiving(state, max_associations=2) as node:
+            with calling(node), calling(node), calling(node) as third:
+                assert rejection(third) == (2, 3, 2)
+            for _ in range(5):  # a released association gives its place back at once
+                with calling(node) as one, calling(node) as other:
+                    assert one.is_established
+                    assert other.is_established
+
+    @pytest.mark.parametrize(
+        ("networks", "welcome"), [(["192.0.2.0/24"], False), (["192.0.2.0/24", "127.0.0.0/8"], True)]
+    )
+    def test_networks(self, state: Path, networks: list[str], welcome: bool) -> None:
+        with receiving(state, networks=networks) as node, calling(node) as assoc:
+            assert assoc.is_established is welcome
+
+    def test_the_port_of_another_is_said_plainly(self, node: Node, state: Path) -> None:
+        config = settings(state)
+        config = config.model_copy(update={"node": config.node.model_copy(update={"port": node.port})})
+        with pytest.raises(NodeError, match=f"cannot listen on 127.0.0.1 port {node.port}: Address already in use"):
+            Receiver(config, Spool(state), lambda _: None).start()
+
+
+class TestDisk:
+    """A low disk, a full one, and one that fails."""
+
+    def test_low_disk(self, state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        free = SimpleNamespace(f_bavail=200 << 20, f_frsize=1)
+        monkeypatch.setattr(os, "statvfs", lambda _: free)
+        with receiving(state, min_free_disk_mb=100) as node, calling(node) as assoc:
+            assert status(store_dataset(assoc, ct())) == 0x0000
+            free.f_bavail = 100 << 20
+            response = store_dataset(assoc, ct())
+            assert status(response) == 0xA700
+            assert "100 MB" in response.ErrorComment  # type: ignore[union-attr]
+            with calling(node) as late:
+                assert late.is_established  # just above the reserve, until something is to be written
+            free.f_bavail = (100 << 20) - 1
+            with calling(node) as late:
+                assert rejection(late) == (2, 3, 2)
+            free.f_bavail = 300 << 20
+            assert status(store_dataset(assoc, ct())) == 0x0000
+            with calling(node) as late:
+                assert late.is_established
+        assert len(node.received()) == 2
+
+    @pytest.mark.parametrize(
+        ("name", "nth"), [("open", 1), ("write", 1), ("write", 2), ("fsync", 1), ("rename", 1), ("fsync", 2)]
+    )
+    @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO, errno.EROFS])
+    def test_a_fault_at_any_step_is_never_answered_with_success(
+        self, node: Node, monkeypatch: pytest.MonkeyPatch, name: str, nth: int, code: int
+    ) -> None:
+        real = getattr(os, name)
+        calls = 0
+
+        def fault(*args: Any, **kwargs: Any) -> Any:
+            nonlocal calls
+            if threading.current_thread().name.startswith("association"):
+                calls += 1
+                if calls == nth:
+                    raise OSError(code, os.strerror(code))
+            return real(*args, **kwargs)
+
+        ds = ct()
+        with calling(node) as assoc:
+            with monkeypatch.context() as patch:
+                patch.setattr(os, name, fault)
+                response = store_dataset(assoc, ds)
+            assert calls >= nth
+            assert status(response) == 0xA700
+            assert response.ErrorComment  # type: ignore[union-attr]
+            assert [path for path in node.spool.state_dir.rglob("*") if path.is_file()] == []
+            assert node.stored == []
+            assert status(store_dataset(assoc, ds)) == 0x0000
+        assert len(node.received()) == 1
+
+    def test_a_disk_that_is_gone(self, node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+        def gone(_: Path) -> None:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+        with calling(node) as assoc:
+            monkeypatch.setattr(os, "statvfs", gone)
+            assert status(store_dataset(assoc, ct())) == 0xA700
+            with calling(node) as late:
+                assert rejection(late) == (2, 3, 2)
+
+
+class TestSeries:
+    """Which series may still grow."""
+
+    def test_several_series_on_one_association(self, node: Node) -> None:
+        with calling(node) as assoc:
+            for uid in ("1.2.1", "1.2.2"):
+                assert status(store_dataset(assoc, ct(SeriesInstanceUID=uid))) == 0x0000
+            assert node.receiver.active_series() == {"1.2.1", "1.2.2"}
+        assert node.receiver.active_series() == frozenset()
+        assert node.ended.get(timeout=SECONDS) == {"1.2.1", "1.2.2"}
+
+    def test_one_series_on_several_associations(self, node: Node) -> None:
+        with calling(node) as one:
+            with calling(node) as other:
+                for assoc in (one, other):
+                    assert status(store_dataset(assoc, ct(SeriesInstanceUID="1.2.1"))) == 0x0000
+            assert node.receiver.active_series() == {"1.2.1"}
+        assert node.receiver.active_series() == frozenset()
+        assert [node.ended.get(timeout=SECONDS) for _ in range(2)] == [{"1.2.1"}, {"1.2.1"}]
+
+    @pytest.mark.parametrize("how", ["abort", "connection lost"])
+    def test_however_an_association_ends(self, node: Node, how: str) -> None:
+        with calling(node) as assoc:
+            assert status(store_dataset(assoc, ct(SeriesInstanceUID="1.2.1"))) == 0x0000
+            if how == "abort":
+                assoc.abort()
+            else:
+                assoc.dul.socket.socket.close()
+            assert node.ended.get(timeout=SECONDS) == {"1.2.1"}
+            assert node.receiver.active_series() == frozenset()
+
+    def test_an_association_that_stored_nothing_touched_nothing(self, node: Node) -> None:
+        with calling(node):
+            assert node.receiver.active_series() == frozenset()
+        assert node.ended.get(timeout=SECONDS) == frozenset()
+
+    def test_a_rejected_association_is_not_reported(self, state: Path) -> None:
+        with receiving(state) as node, calling(node, called_ae="SOMEONE") as assoc:
+            assert assoc.is_rejected
+        with pytest.raises(queue.Empty):
+            node.ended.get_nowait()
+
+
+class TestCommitmentReports:
+    """A PACS calls back on an association of its own."""
+
+    @staticmethod
+    def information(transaction: str | None = "1.2.3") -> Dataset:
+        ds, good, bad = Dataset(), Dataset(), Dataset()
+        good.ReferencedSOPClassUID = bad.ReferencedSOPClassUID = CTImageStorage
+        good.ReferencedSOPInstanceUID, bad.ReferencedSOPInstanceUID = "1.2.3.1", "1.2.3.2"
+        bad.FailureReason = 0x0112
+        if transaction:
+            ds.TransactionUID = transaction
+        ds.ReferencedSOPSequence, ds.FailedSOPSequence = [good], [bad]
+        return ds
+
+    @staticmethod
+    def call(node: Node, role: bool) -> Association:
+        ae = AE("PACS")
+        negotiation = [build_role(StorageCommitmentPushModel, scp_role=True)] if role else []
+        context = build_context(StorageCommitmentPushModel)
+        return ae.associate("127.0.0.1", node.port, contexts=[context], ae_title="DICOMNODE", ext_neg=negotiation)
+
+    @pytest.mark.parametrize("role", [True, False], ids=["with a role item", "without"])
+    def test_are_handed_on(self, node: Node, role: bool) -> None:
+        assoc = self.call(node, role)
+        assert assoc.is_established
+        (context,) = assoc.accepted_contexts
+        (ours,) = next(iter(node.receiver._server._phases)).accepted_contexts  # type: ignore[union-attr]
+        assert context.as_scp is role
+        assert ours.as_scu is role  # the PACS provides the service, this node uses it
+        assert context.as_scu is not role
+        if not role:  # pynetdicom's own API refuses to send; the wire does not
+            context._as_scp = True
+        answer, _ = assoc.send_n_event_report(
+            self.information(), 2, StorageCommitmentPushModel, StorageCommitmentPushModelInstance
+        )
+        assert answer.Status == 0x0000
+        assoc.release()
+        assert node.reports.get_nowait() == CommitmentReport("1.2.3", ("1.2.3.1",), (("1.2.3.2", 0x0112),))
+
+    @pytest.mark.parametrize(
+        ("information", "event_type", "code"), [(information(None), 1, 0x0115), (information(), 3, 0x0113)]
+    )
+    def test_that_say_nothing_are_refused(
+        self, node: Node, information: Dataset, event_type: int, code: int
+    ) -> None:
+        assoc = self.call(node, role=True)
+        answer, _ = assoc.send_n_event_report(
+            information, event_type, StorageCommitmentPushModel, StorageCommitmentPushModelInstance
+        )
+        assert answer.Status == code
+        assoc.release()
+        assert node.reports.empty()
+
+    def test_are_not_accepted_where_nobody_waits_for_them(self, state: Path) -> None:
+        receiver = Receiver(settings(state), Spool(state), lambda _: None)
+        node = Node(Spool(state), receiver.start(), receiver)
+        try:
+            assoc = self.call(node, role=True)
+            assert assoc.accepted_contexts == []
+            assoc.release()
+        finally:
+            receiver.stop()
+
+
+class TestStopping:
+    """`stop`, and errors that nobody planned."""
+
+    def test_open_associations_are_ended(self, state: Path) -> None:
+        with receiving(state) as node, calling(node) as assoc:
+            assert status(store_dataset(assoc, ct())) == 0x0000
+            node.receiver.stop()
+            assert node.ended.get(timeout=SECONDS) == {"1.2.840.1.1"}
+            assoc.join(SECONDS)
+            assert assoc.is_aborted
+
+    def test_an_instance_that_is_being_stored_is_still_answered(self, state: Path) -> None:
+        storing, go_on = threading.Event(), threading.Event()
+
+        def slowly(_: Path) -> None:
+            storing.set()
+            go_on.wait(SECONDS)
+
+        receiver = Receiver(settings(state), Spool(state), slowly)
+        node = Node(Spool(state), receiver.start(), receiver)
+        stopper = threading.Thread(target=receiver.stop)
+        with calling(node) as assoc:
+            answers: queue.Queue[int] = queue.Queue()
+            sender = threading.Thread(target=lambda: answers.put(status(store_dataset(assoc, ct()))))
+            sender.start()
+            assert storing.wait(SECONDS)
+            stopper.start()
+            go_on.set()
+            assert answers.get(timeout=SECONDS) == 0x0000
+            sender.join(SECONDS)
+        stopper.join(SECONDS)
+        assert not stopper.is_alive()
+        assert len(node.received()) == 1
+
+    @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+    def test_a_callback_that_fails_ends_its_association_and_no_other(self, state: Path) -> None:
+        calls: list[Path] = []
+
+        def fails_once(path: Path) -> None:
+            calls.append(path)
+            if len(calls) == 1:
+                raise RuntimeError("a fault of this software")
+
+        receiver = Receiver(settings(state), Spool(state), fails_once)
+        node = Node(Spool(state), receiver.start(), receiver)
+        try:
+            with calling(node) as assoc:
+                assert store_dataset(assoc, ct()) is None  # no success for what was not handed on
+            assert receiver.active_series() == frozenset()
+            with calling(node) as assoc:
+                assert status(store_dataset(assoc, ct())) == 0x0000
+        finally:
+            receiver.stop()
+
+
+def test_no_identifying_data_in_the_log(node: Node, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.DEBUG, logger="dicom_node"), calling(node) as assoc:
+        store_dataset(assoc, ct(PatientID="HOSP-4711"))
+        store(assoc, encode(ct(PatientID="HOSP-4711", StudyInstanceUID=None)), "1.2.3")
+    ours = [record.getMessage() for record in caplog.records if record.name.startswith("dicom_node")]
+    assert any("instance refused" in line for line in ours)
+    assert not any("ntgen" in line or "4711" in line for line in ours)
