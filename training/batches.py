@@ -34,18 +34,14 @@ def unet1_epoch(pool: Pool, recipe: Recipe, rng: Generator, width: int, hu_per_u
     yield from _batches(mixed, recipe, rng, width, hu_per_unit)
 
 
-def unet2_epoch(
-    examples: Sequence[Example], recipe: Recipe, rng: Generator, width: int, hu_per_unit: float
-) -> Iterator[Batch]:
+def unet2_epoch(pool: Pool, recipe: Recipe, rng: Generator, width: int, hu_per_unit: float) -> Iterator[Batch]:
     """Batches of UNet-2: positive and negative images in turn, the rarer kind repeated (Table I)."""
-    kinds = [[e for e in examples if e.positive is wanted] for wanted in (True, False)]
+    order = dataset.epoch_order(rng, pool.cohort, None)
+    order += dataset.epoch_order(rng, pool.phantoms, recipe.phantom_slices)
+    kinds = [[pair for pair in order if pair[0].positive is wanted] for wanted in (True, False)]
     longest = max(len(kind) for kind in kinds)
-    orders = []
-    for kind in kinds:
-        slices = dataset.epoch_order(rng, kind, None)
-        repeated = [slices[k % len(slices)] for k in rng.permutation(max(longest, len(slices)))] if slices else []
-        orders.append(repeated)
-    interleaved = [pair for pairs in zip(*orders, strict=False) for pair in pairs]
+    shuffled = [[kind[k % len(kind)] for k in rng.permutation(longest)] for kind in kinds if kind]
+    interleaved = [pair for pairs in zip(*shuffled, strict=True) for pair in pairs]
     yield from _batches(interleaved, recipe, rng, width, hu_per_unit)
 
 

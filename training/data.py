@@ -9,16 +9,16 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-import SimpleITK as sitk  # noqa: N813
 from pydantic import BaseModel, ConfigDict, Field
 
 from pipeline.preprocess import Preprocessing
 from pipeline.types import HuArray, LabelArray
 from pipeline.unet import Architecture
-from training import cohort, dataset, phantoms
+from training import cohort, dataset, images, phantoms
 from training.batches import Pool
 from training.cohort import Case
 from training.dataset import Example, Lungs, Source
+from training.errors import CohortError
 
 LungSource = Literal["none", "builtin", "cohort"]
 PHANTOM_SEED = 7
@@ -68,10 +68,10 @@ def builtin_lungs() -> Lungs:
 def _drawn(case: Case) -> Lungs:
     def lungs(hu: HuArray, spacing_mm: tuple[float, float, float]) -> LabelArray:
         if case.lung is None:
-            raise dataset.CohortError(f"{case.name} has no lung mask in lung/")
-        mask = sitk.GetArrayFromImage(sitk.DICOMOrient(sitk.ReadImage(str(case.lung)), "LPS"))
+            raise CohortError(f"{case.name} has no lung mask in lung/")
+        mask, _ = images.read(case.lung)
         if mask.shape != hu.shape:
-            raise dataset.CohortError(f"{case.name}: the lung mask has another grid than the image")
+            raise CohortError(f"{case.name}: the lung mask has another grid than the image")
         return np.asarray(mask, np.uint8)
 
     return lungs

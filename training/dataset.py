@@ -12,7 +12,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import SimpleITK as sitk  # noqa: N813 - the name its own manual uses
 import torch
 from numpy.random import Generator
 from pydantic import BaseModel, ConfigDict, Field
@@ -21,6 +20,7 @@ from torch import Tensor
 from pipeline import preprocess
 from pipeline.preprocess import Preprocessing
 from pipeline.types import HuArray, LabelArray, MaskArray
+from training import images
 from training.cohort import Case
 from training.errors import CohortError
 
@@ -74,28 +74,19 @@ class StackMix(BaseModel):
 
 def load(case: Case, lungs: Lungs | None) -> Source:
     """Read a case; `lungs` makes its mask where given. Raises CohortError where label and image do not fit."""
-    image = _canonical(sitk.ReadImage(str(case.image)))
-    hu = sitk.GetArrayFromImage(image)
+    hu, spacing_mm = images.read(case.image)
     if not np.isfinite(hu).all():
         raise CohortError(f"{case.name}: the image holds values that are not numbers")
     hu = np.clip(np.rint(hu), -1024, 3071).astype(np.int16)
-    column_mm, row_mm, slice_mm = image.GetSpacing()
-    spacing_mm = (slice_mm, row_mm, column_mm)
     label = None
     if case.label is not None:
-        drawn = _canonical(sitk.ReadImage(str(case.label)))
-        label = sitk.GetArrayFromImage(drawn).astype(np.uint8)
-        same = np.allclose(drawn.GetSpacing(), image.GetSpacing(), atol=GRID_TOLERANCE_MM)
-        if label.shape != hu.shape or not same or label.max(initial=0) > 2:
+        label, label_spacing_mm = images.read(case.label)
+        same = label.shape == hu.shape and np.allclose(label_spacing_mm, spacing_mm, atol=GRID_TOLERANCE_MM)
+        if not same or label.max(initial=0) > 2 or label.min(initial=0) < 0:
             raise CohortError(f"{case.name}: the label must have the image's grid and hold 0, 1 and 2 only")
+        label = label.astype(np.uint8)
     lung = None if lungs is None else lungs(hu, spacing_mm) > 0
     return Source(case, hu, label, lung, spacing_mm)
-
-
-def _canonical(image: sitk.Image) -> sitk.Image:
-    if image.GetDimension() != 3:
-        raise CohortError(f"an image with {image.GetDimension()} axes: 3 are needed")
-    return sitk.DICOMOrient(image, "LPS")
 
 
 def prepare(source: Source, settings: Preprocessing) -> Example:
@@ -127,7 +118,7 @@ class Draw:
 
     def stack(self) -> Tensor:
         """[width, row, column] values."""
-        used = self.indices.unique()
+        used = torch.unique(self.indices)
         used = used[used != preprocess.ABSENT]
         slices = self.example.values[used]
         if self.masked:

@@ -8,7 +8,7 @@ lungs counts as one in which nothing was found.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from pydicom.dataset import Dataset
 from pipeline import lungs, package, segment
 from pipeline.errors import SeriesRejected
 from pipeline.package import ModelPackage
-from pipeline.types import CtVolume, LesionMasks, LungMask, MaskArray, PipelineSettings
+from pipeline.types import CtVolume, HuArray, LesionMasks, LungMask, MaskArray, PipelineSettings
 from training import cohort, crossval, dataset
 from training.dataset import Source
 from training.errors import CohortError
@@ -80,36 +80,41 @@ def judge(source: Source, model: ModelPackage, settings: PipelineSettings, repea
 def _analyse(
     source: Source, model: ModelPackage, settings: PipelineSettings, repeated: bool
 ) -> tuple[LesionMasks, MaskArray]:
-    volume = _as_volume(source.hu, source.spacing_mm)
+    """Masks and lungs on the source's grid."""
+    single = len(source.hu) == 1
+    shown = _again(source, 0, model) if single else _as_volume(source.hu, source.spacing_mm)
     try:
-        mask = lungs.segment(volume, settings.lung_weights, settings.device)
+        mask = lungs.segment(shown, settings.lung_weights, settings.device)
     except SeriesRejected:
         nothing = np.zeros(source.hu.shape, np.bool_)
         return LesionMasks(nothing, nothing), nothing
-    if len(source.hu) > 1 and not repeated:
-        return segment.segment(volume, mask, model, settings), mask.both
-    parts = [_one_slice(source, mask, k, model, settings) for k in range(len(source.hu))]
-    stacked = LesionMasks(
-        np.stack([part.infection[0] for part in parts]), np.stack([part.consolidation[0] for part in parts])
-    )
-    return stacked, mask.both
+    if single:
+        return _middle(segment.segment(shown, mask, model, settings)), mask.both[:1]
+    if not repeated:
+        return segment.segment(shown, mask, model, settings), mask.both
+    parts = []
+    for k in range(len(source.hu)):
+        again = _again(source, k, model)
+        labels = np.broadcast_to(mask.labels[k], again.hu.shape)
+        parts.append(_middle(segment.segment(again, LungMask(labels, mask.method), model, settings)))
+    return LesionMasks(
+        np.concatenate([part.infection for part in parts]),
+        np.concatenate([part.consolidation for part in parts]),
+    ), mask.both
 
 
-def _one_slice(
-    source: Source, mask: LungMask, k: int, model: ModelPackage, settings: PipelineSettings
-) -> LesionMasks:
-    """Slice k as a stack of itself, at the package's own slice spacing; the result of the middle one."""
-    width = model.unet1.arch.slices
-    again: Callable[[Any], Any] = lambda array: np.repeat(array[k : k + 1], width, axis=0)  # noqa: E731
-    spacing = (model.manifest.preprocessing.slice_spacing_mm, *source.spacing_mm[1:])
-    found = segment.segment(
-        _as_volume(again(source.hu), spacing), LungMask(again(mask.labels), mask.method), model, settings
-    )
-    middle = slice(width // 2, width // 2 + 1)
-    return LesionMasks(found.infection[middle], found.consolidation[middle])
+def _again(source: Source, k: int, model: ModelPackage) -> CtVolume:
+    """Slice k as a stack of itself, at the package's own slice spacing."""
+    spacing_mm = (model.manifest.preprocessing.slice_spacing_mm, *source.spacing_mm[1:])
+    return _as_volume(np.repeat(source.hu[k : k + 1], model.unet1.arch.slices, axis=0), spacing_mm)
 
 
-def _as_volume(hu: Any, spacing_mm: tuple[float, float, float]) -> CtVolume:
+def _middle(found: LesionMasks) -> LesionMasks:
+    middle = len(found.infection) // 2
+    return LesionMasks(found.infection[middle : middle + 1], found.consolidation[middle : middle + 1])
+
+
+def _as_volume(hu: HuArray, spacing_mm: tuple[float, float, float]) -> CtVolume:
     slice_mm, row_mm, column_mm = spacing_mm
     return CtVolume(hu, np.diag([column_mm, row_mm, slice_mm, 1.0]), tuple(Dataset() for _ in hu))
 

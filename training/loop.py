@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -129,8 +129,7 @@ def _finished(run: Run, model: UNet, average: AveragedModel, batches: Batches) -
     )
     with autocast(run.device):
         update_bn(stacks, average)
-    averaged: UNet = average.module
-    return averaged
+    return cast(UNet, average.module)
 
 
 def _resume(run: Run, model: UNet, average: AveragedModel, optimizer: torch.optim.Optimizer) -> int:

@@ -72,6 +72,7 @@ def _cosine(progress: float) -> float:
 _FACTOR = {"paper_steps": _steps, "constant": lambda _: 1.0, "cosine": _cosine}
 
 _MILD = Augmentation(rotation_deg=20, shift=0.05, zoom=0.15, flip_rows=0.0, flip_columns=0.5)
+_VARIED = _MILD.model_copy(update={"shift_hu": 40.0, "noise_hu": 20.0})  # HU of the cohort are within ± 50
 _LUNG_CROP = (192, 208)  # lungs 330 mm wide in a field of 420 mm are 200 pixels
 
 UNET1: Mapping[str, Recipe] = {
@@ -89,16 +90,27 @@ UNET1: Mapping[str, Recipe] = {
             average_last=10,
         ),
         Recipe(
+            name="plain-both",
+            epochs=80,
+            batch=4,
+            rate=2e-3,
+            loss="bce_dice",
+            augmentation=_VARIED,
+            crop=_LUNG_CROP,
+            masked=0.5,
+            average_last=10,
+        ),
+        Recipe(
             name="demo",
-            epochs=60,
+            epochs=36,
             batch=6,
             rate=2e-3,
             loss="bce_dice",
-            augmentation=_MILD.model_copy(update={"shift_hu": 25.0, "noise_hu": 25.0}),
+            augmentation=_VARIED,
             stacks=StackMix(repeat_single=0.7, repeat_volume=0.15, drop=0.25),
             crop=_LUNG_CROP,
             masked=0.8,
-            average_last=8,
+            average_last=6,
             volume_slices=90,
             phantom_slices=36,
         ),

@@ -60,9 +60,8 @@ def all_data_unet2(
     first = export.finished(start, Recipe)
     setting = setting.model_copy(update={"architecture": first.setting.architecture})
     pool, setting = data.pool(folders, setting)
-    examples = [*pool.cohort, *pool.phantoms]
-    run = where.run("", recipe, seed, setting, examples)
-    net = unet2.fit(first.net, examples, setting.preprocessing, run)
+    run = where.run("", recipe, seed, setting, [*pool.cohort, *pool.phantoms])
+    net = unet2.fit(first.net, pool, setting.preprocessing, run)
     export.keep(run.folder, net)
     return net
 
@@ -116,9 +115,8 @@ def _fold(
     scores = {"infection": crossval.score_unet1(first, test, wanted, room)}
     rivals = {"threshold": crossval.by_threshold(wanted)}
     for recipe in what.em:
-        examples = [*pool.cohort, *pool.phantoms]
-        run = where.run(f"{recipe.name}-fold{fold}", recipe, seed, setting, examples)
-        rivals[recipe.name] = crossval.by_unet2(unet2.fit(first, examples, wanted, run), wanted, room)
+        run = where.run(f"{recipe.name}-fold{fold}", recipe, seed, setting, pool.cohort)
+        rivals[recipe.name] = crossval.by_unet2(unet2.fit(first, pool, wanted, run), wanted, room)
     for name, second in rivals.items():
         scores[name] = crossval.score_unet2(first, second, test, wanted, room)
     return scores

@@ -6,7 +6,6 @@ Eq. 10–13 and Table I of the paper.
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -15,19 +14,22 @@ from pipeline.device import autocast
 from pipeline.preprocess import Preprocessing
 from pipeline.unet import UNet
 from training import batches, em, losses
-from training.dataset import Example
+from training.batches import Pool
 from training.errors import CohortError, RunError
 from training.loop import Batch, Run, train
 from training.recipes import EmRecipe
 
 
-def fit(start: UNet, examples: Sequence[Example], settings: Preprocessing, run: Run) -> UNet:
-    """Train UNet-2 from the weights of UNet-1. Pixel labels serve only as the infected region m."""
+def fit(start: UNet, pool: Pool, settings: Preprocessing, run: Run) -> UNet:
+    """Train UNet-2 from the weights of UNet-1, on the cohort and the phantoms.
+
+    Pixel labels serve only as the infected region m. Raises CohortError where all known cases are of one kind.
+    """
     if not isinstance(run.recipe, EmRecipe):
         raise RunError(f"recipe {run.recipe.name!r} is not one of UNet-2")
     recipe = run.recipe
-    known = [example for example in examples if example.positive is not None]
-    if len({example.positive for example in known}) < 2:
+    known = Pool(*([e for e in kind if e.positive is not None] for kind in (pool.cohort, (), pool.phantoms)))
+    if len({example.positive for example in (*known.cohort, *known.phantoms)}) < 2:
         raise CohortError("UNet-2 learns from cases with and without consolidation; this cohort has one kind only")
     run.note.setdefault("start", "unet1")
 

@@ -133,7 +133,7 @@ def test_a_single_left_over_image_joins_the_batch_before() -> None:
 
 def test_em_batches_hold_both_kinds_and_repeat_the_rarer() -> None:
     examples = [example(1, True)] * 6 + [example(1, False, "n")] * 2
-    made = list(batches.unet2_epoch(examples, RECIPE, np.random.default_rng(0), 7, 110.0))
+    made = list(batches.unet2_epoch(Pool(examples), RECIPE, np.random.default_rng(0), 7, 110.0))
     assert [batch.positive.tolist() for batch in made] == [[True, False] * 2] * 3
 
 

@@ -114,7 +114,7 @@ def test_em_tells_positive_from_negative_images_by_their_labels_alone(tmp_path: 
 
     examples = [image(row, dense) for row in (2, 5, 8, 11) for dense in (True, False)]
     first = unet1.fit(Pool(examples), ARCH, SETTINGS, Run(tmp_path / "one", recipe(epochs=15), 1, CPU))
-    second = unet2.fit(first, examples, SETTINGS, Run(tmp_path / "two", em_recipe(epochs=25), 1, CPU))
+    second = unet2.fit(first, Pool(examples), SETTINGS, Run(tmp_path / "two", em_recipe(epochs=25), 1, CPU))
     shares = []
     for dense in (True, False):
         case = image(6, dense)
@@ -129,12 +129,12 @@ def test_em_tells_positive_from_negative_images_by_their_labels_alone(tmp_path: 
 
 def test_em_needs_both_kinds(tmp_path: Path) -> None:
     with pytest.raises(CohortError, match="one kind only"):
-        unet2.fit(UNet(ARCH), [square(2, 8.0, True)], SETTINGS, Run(tmp_path, em_recipe(), 1, CPU))
+        unet2.fit(UNet(ARCH), Pool([square(2, 8.0, True)]), SETTINGS, Run(tmp_path, em_recipe(), 1, CPU))
 
 
 def test_em_refuses_a_recipe_of_unet1(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="not one of UNet-2"):
-        unet2.fit(UNet(ARCH), POOL.cohort, SETTINGS, Run(tmp_path, recipe(), 1, CPU))
+        unet2.fit(UNet(ARCH), POOL, SETTINGS, Run(tmp_path, recipe(), 1, CPU))
 
 
 def test_the_e_step_leaves_the_statistics_alone() -> None:

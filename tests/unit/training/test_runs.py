@@ -1,0 +1,153 @@
+"""From a small cohort to cross-validated figures and a package that loads."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk  # noqa: N813
+import torch
+from typer.testing import CliRunner
+
+from pipeline import package
+from pipeline.package import Licence
+from pipeline.preprocess import Preprocessing
+from pipeline.unet import Architecture
+from training import cli, cohort, crossval, dataset, export, runs
+from training.crossval import Held
+from training.data import Folders, Setting
+from training.dataset import Example, Source, prepare
+from training.errors import RunError, TrainingError
+from training.recipes import EmRecipe, Recipe
+from training.runs import CrossValidation, Where
+from training.score import Overlap, overlap, summary
+
+SETTING = Setting(architecture=Architecture(features=4), preprocessing=Preprocessing(rows=64, columns=64))
+ONE = Recipe(name="one", epochs=2, batch=4, rate=1e-3, loss="bce_dice")
+TWO = EmRecipe(name="two", epochs=1, batch=4, rate=1e-3, schedule="constant", k2=0.75)
+LICENCE = Licence(name="none", url="https://example.org", notice="random images")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Eight single slices of 64 × 64 with a bright square, dense in half of them."""
+    root = tmp_path / "cohort"
+    rows = ["case,patient,consolidation"]
+    for k in range(8):
+        hu = np.full((1, 64, 64), -900, np.int16)
+        label = np.zeros(hu.shape, np.uint8)
+        hu[0, 10 + k : 30 + k, 20:40] = 20 if k % 2 else -500
+        label[0, 10 + k : 30 + k, 20:40] = 2 if k % 2 else 1
+        for sub, array in (("ct", hu), ("label", label)):
+            (root / sub).mkdir(parents=True, exist_ok=True)
+            sitk.WriteImage(sitk.GetImageFromArray(array), str(root / sub / f"c{k}.nii.gz"))
+        rows.append(f"c{k},p{k // 2 * 2 + k % 2},{k % 2}")
+    (root / "cases.csv").write_text("\n".join(rows))
+    return root
+
+
+def test_cross_validation_scores_every_case_once_and_resumes(folder: Path, tmp_path: Path) -> None:
+    what = CrossValidation(Folders(folder), SETTING, ONE, [TWO], folds=2, seed=1)
+    where = Where(tmp_path / "cv", "cpu")
+    metrics = runs.cross_validate(what, where)
+    assert set(metrics) == {"infection", "threshold", "two"}
+    with (where.out / "infection.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert sorted(row["case"] for row in rows) == [f"c{k}" for k in range(8)]
+    assert {row["fold"] for row in rows} == {"0", "1"}
+    log = where.out / "unet1-fold0" / "log.csv"
+    before = log.read_bytes()
+    assert runs.cross_validate(what, where) == metrics
+    assert log.read_bytes() == before
+    assert json.loads((where.out / "metrics.json").read_text()) == metrics
+
+
+def trained(folder: Path, tmp_path: Path) -> tuple[Path, Path]:
+    one, two = tmp_path / "one", tmp_path / "two"
+    runs.all_data_unet1(Folders(folder), SETTING, ONE, 1, Where(one, "cpu"))
+    runs.all_data_unet2(Folders(folder), SETTING, TWO, one, 1, Where(two, "cpu"))
+    return one, two
+
+
+def test_two_runs_make_a_package(folder: Path, tmp_path: Path) -> None:
+    one, two = trained(folder, tmp_path)
+    label = export.Label("tiny", "0.1", ("eight squares",), LICENCE, {"dice": 0.1}, {"MODEL_CARD.md": "card"})
+    made = export.export(one, two, label, tmp_path / "tiny")
+    loaded = package.load(tmp_path / "tiny")
+    assert loaded.identity == made.identity
+    assert (loaded.manifest.prior.b2, loaded.manifest.prior.k2) == (9.0, 0.75)
+    assert loaded.manifest.preprocessing == SETTING.preprocessing
+    assert loaded.manifest.training.seeds == {"unet1": 1, "unet2": 1}
+    kept = export.finished(two, EmRecipe)
+    x = torch.rand(1, 7, 64, 64)
+    torch.testing.assert_close(loaded.unet2.probability(x), kept.net.probability(x), atol=0.01, rtol=0)
+
+
+def test_an_unfinished_run_and_a_swapped_one_are_refused(folder: Path, tmp_path: Path) -> None:
+    one, two = trained(folder, tmp_path)
+    label = export.Label("tiny", "0.1", (), LICENCE, {}, {})
+    with pytest.raises(RunError, match="other network"):
+        export.export(two, one, label, tmp_path / "out")
+    (two / export.NETWORK).unlink()
+    with pytest.raises(RunError, match="no finished run"):
+        export.export(one, two, label, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_dice_policy_for_empty_cases() -> None:
+    empty, full = np.zeros((2, 2), bool), np.ones((2, 2), bool)
+    assert overlap("a", empty, empty).dice == 1
+    assert overlap("a", full, empty).dice == 0
+    assert overlap("a", empty, full).dice == 0
+    found = summary([Overlap("a", 0, 0, 0), Overlap("b", 1, 1, 1), Overlap("c", 0, 0, 2)])
+    assert found.mean == pytest.approx((1 + 0.5 + 0) / 3)
+    assert found.mean_of_labelled == pytest.approx(0.25)
+    assert found.pooled == pytest.approx(2 / 6)
+
+
+def held(slices: int, repeated: bool = False) -> Held:
+    values = torch.zeros(slices, 4, 4)
+    example = Example("x", values, values.to(torch.uint8), values == 0)
+    return Held(Source(None, None, None, None, (5, 1, 1)), example, repeated)  # type: ignore[arg-type]
+
+
+def test_a_single_slice_is_repeated_and_a_volume_has_neighbours() -> None:
+    assert held(1).stacks(3).tolist() == [[0, 0, 0]]
+    assert held(2).stacks(3).tolist() == [[-1, 0, 1], [0, 1, -1]]
+    assert held(2, repeated=True).stacks(3).tolist() == [[0, 0, 0], [1, 1, 1]]
+
+
+def test_labels_are_scored_unclipped(folder: Path) -> None:
+    """A lung mask that misses half of the lesion costs Dice even if the network is right inside it."""
+
+    def left_half(hu: np.ndarray, _: tuple[float, float, float]) -> np.ndarray:
+        return np.broadcast_to((np.arange(64) < 30).astype(np.uint8), hu.shape)
+
+    source = dataset.load(cohort.read(folder)[1], left_half)
+    case = Held(source, prepare(source, SETTING.preprocessing))
+    right = torch.ones(1, 64, 64) * (case.example.label > 0)
+    found = crossval.on_source(right, case, SETTING.preprocessing)
+    assert overlap("c", found, case.labelled(1)).dice == pytest.approx(2 / 3)
+
+
+def test_commands_name_what_exists() -> None:
+    runner = CliRunner()
+    shown = runner.invoke(cli.app, ["--help"])
+    assert shown.exit_code == 0
+    assert all(name in shown.output for name in ("unet1", "unet2", "crossval", "export", "evaluate"))
+    with pytest.raises(TrainingError, match="the recipes are paper"):
+        cli.named({"paper": ONE}, "secret")
+
+
+def test_the_program_ends_with_a_sentence(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["crossval", "--cohort", str(tmp_path), "--out", str(tmp_path / "out"), "--lungs", "none"]
+    monkeypatch.setattr("sys.argv", ["dicomnode-train", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 1
+    assert "no cases in" in capsys.readouterr().out
