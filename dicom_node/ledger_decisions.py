@@ -35,6 +35,14 @@ class DecisionRoom(LedgerRoom):
         with self._read() as session:
             return sorted(session.scalars(query))
 
+    def remark(self, seen: SeriesRecord, reason: str, now: datetime) -> None:
+        """Say what a RECEIVING series waits for; nothing where it changed since it was seen, or says so already."""
+        with self._write(now) as writer:
+            row = writer.session.get(SeriesRow, seen.id)
+            if row is not None and row.version == seen.version and row.reason != reason:
+                row.reason = reason
+                writer.event("series", reason, series_id=row.id, subject_id=row.id, old=row.state, new=row.state)
+
     def settle(
         self, seen: SeriesRecord, state: SeriesState, reason: str, now: datetime, *, completeness: str = ""
     ) -> bool:

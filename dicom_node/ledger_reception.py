@@ -120,6 +120,8 @@ class _Clerk:
         for series_uid, verdicts in self.changes.items():
             row = self.rows[series_uid]
             row.last_instance_at = self.writer.now
+            if row.state == SeriesState.RECEIVING:
+                row.reason = ""  # what it waited for may have come
             # One that a person cancelled while it arrives stays cancelled; a correction may concern what was sent.
             stays = row.state == SeriesState.CANCELLED and set(verdicts) == {Verdict.NEW}
             if row.state == SeriesState.RECEIVING or stays:

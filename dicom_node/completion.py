@@ -1,0 +1,275 @@
+"""Whether a series is whole, and whether it is meant for analysis. Pure rules over what the ledger holds.
+
+No timer alone shows that a series is whole. In this order:
+
+1. Quiet: no open association has touched it, and nothing came for `series_quiet_s`. Until then nothing is judged.
+2. Conflicts: a SOP instance that came with other pixels. The node cannot know which is right.
+3. Kind: CT Image Storage; not localizers, secondary captures or reformations by ImageType value 2 and following
+   (PS3.3 C.8.2.1.1.1). DERIVED alone never rejects. Single images of these kinds among slices are left out.
+4. One patient: a correction in the PACS that has reached a part of the instances is waited for.
+5. Body part: rejected where BodyPartExamined (PS3.16 annex L) is one far from the lungs and no description names
+   the chest. Anything else is left to the lungs that are found, or not, in the pixels.
+6. Geometry: faults that no further slice can heal end the series; gaps are waited for, and so are holes in
+   InstanceNumber where it tells the position.
+
+A series that a later instance reaches is judged again, whatever was decided.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from itertools import islice, pairwise
+from typing import Any
+
+from pydicom.uid import (
+    UID,
+    CTImageStorage,
+    EnhancedCTImageStorage,
+    LegacyConvertedEnhancedCTImageStorage,
+)
+
+from dicom_node.config import CompletionSection
+from dicom_node.ledger import InstanceRecord, SeriesRecord
+from dicom_node.states import InstanceState, SeriesState
+from pipeline.geometry import Assessment, FaultKind, Limits, Slice, assess, normal
+
+RELEASE_PAUSE = timedelta(seconds=1)  # before looking again whether an association was released
+
+NO_SLICE = frozenset(  # words of ImageType
+    {"LOCALIZER", "SCOUT", "TOPOGRAM", "SECONDARY", "MPR", "CPR", "MIP", "MINIP", "AVIP", "VRT", "SSD"}
+    | {"REFORMATTED", "PROJECTION", "RENDERING"}
+)
+CHEST = re.compile(
+    r"chest|thora|torax|tórax|lung|pulm|brust|poumon|poitrine|petto|polmon|\bc[ap]{2}\b|\btap\b|\bhrct\b|covid"
+    r"|胸|肺|흉부|폐",
+    re.IGNORECASE,
+)
+# BodyPartExamined of parts that hold little lung or none, as PS3.16 annex L and devices write them.
+ELSEWHERE = re.compile(
+    "HEAD|HEADNECK|BRAIN|SKULL|FACE|ORBITS?|EYE|EAR|IAC|SINUS(ES)?|NOSE|MOUTH|JAW|TMJ|MANDIBLE|MAXILLA|TEETH|TONGUE"
+    "|NECK|CAROTID|THYROID|PAROTID|CIRCLEOFWILLIS|[CTLS]+SPINE|LUMBARSPINE|COCCYX"
+    "|ABDOMEN|ABDOMENPELVIS|ABDPEL|ABD|LIVER|SPLEEN|PANCREAS|GALLBLADDER|KIDNEYS?|STOMACH|COLON|RECTUM|BLADDER"
+    "|PELVIS|PROSTATE|UTERUS|OVARY|HEART|CORONARYARTERY|(UPPER|LOWER)?EXTREMITY|SHOULDER|CLAVICLE|SCAPULA|ARM|HUMERUS"
+    "|ELBOW|FOREARM|WRIST|HAND|FINGER|THUMB|HIP|THIGH|FEMUR|LEG|KNEE|PATELLA|CALF|ANKLE|CALCANEUS|FOOT|TOE"
+)
+PATIENT = ("PatientID", "IssuerOfPatientID", "PatientName", "PatientBirthDate")
+ONE_OF = (*PATIENT, "StudyInstanceUID", "AccessionNumber")  # a series has one of each
+CURABLE = frozenset({FaultKind.GAP})
+SAME_PLACE = 0.1  # of the distance of neighbours
+
+Header = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Wait:
+    """Nothing is decided yet: look again at `until`, or when something changes."""
+
+    until: datetime
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Ending:
+    """RECEIVING is over. `completeness` says for a COMPLETE series how it was shown to be whole."""
+
+    state: SeriesState
+    reason: str = ""
+    completeness: str = ""
+
+
+def quiet(series: SeriesRecord, active: bool, now: datetime, rules: CompletionSection) -> Wait | None:
+    """None once it is time to judge: the associations are released and the quiet time is over."""
+    due = series.last_instance_at + timedelta(seconds=rules.series_quiet_s)
+    if now < due:
+        return Wait(due)
+    return Wait(now + RELEASE_PAUSE) if active else None
+
+
+def judge(
+    series: SeriesRecord, instances: Sequence[InstanceRecord], now: datetime, rules: CompletionSection
+) -> Wait | Ending:
+    """Decide over a series that is quiet.
+
+    Args:
+        series: as the ledger has it.
+        instances: CURRENT and CONFLICTING ones, as `Ledger.current_instances` gives them.
+        now: the present.
+        rules: [completion] of the configuration.
+    """
+    for fault in (_conflict, _kind):
+        if reason := fault(instances):
+            return Ending(SeriesState.NOT_ANALYSED, reason)
+    chosen = slices(instances)
+    if reason := _not_chest(chosen[0].header):
+        return Ending(SeriesState.NOT_ANALYSED, reason)
+    assessment = assess(
+        [_slice(record) for record in chosen],
+        Limits(rules.min_slices, rules.max_slice_spacing_mm, rules.max_oblique_deg),
+    )
+    incurable = [fault.text for fault in assessment.faults if fault.kind not in CURABLE]
+    if incurable:
+        return Ending(SeriesState.NOT_ANALYSED, "; ".join(incurable))
+    missing = [*_mixed_patients(chosen), *(fault.text for fault in assessment.faults)]
+    missing += [] if assessment.faults else _holes([chosen[index] for index in assessment.order])
+    if missing:
+        return _wait_or_give_up(series, "; ".join(missing), now, rules)
+    left_out = sum(record.state is InstanceState.CURRENT for record in instances) - len(chosen)
+    return Ending(SeriesState.COMPLETE, completeness=_sentence(chosen, assessment, left_out, rules))
+
+
+def slices(instances: Sequence[InstanceRecord]) -> list[InstanceRecord]:
+    """The instances to analyse: CURRENT ones that are slices, one of those that show the same at the same place."""
+    found: dict[tuple[object, ...], InstanceRecord] = {}
+    for record in instances:
+        if record.state is InstanceState.CURRENT and _no_slice(record.header) is None:
+            place = (
+                _numbers(record.header, "ImagePositionPatient", 3),
+                record.header.get("ImageOrientationPatient"),
+            )
+            found.setdefault((str(place), record.pixel_sha256), record)
+    return list(found.values())
+
+
+def geometry(chosen: Sequence[InstanceRecord]) -> tuple[float, float]:
+    """Extent from the first to the last slice and usual distance of neighbours, mm; of slices that were judged."""
+    no_limits = Limits(min_slices=0, max_slice_spacing_mm=math.inf, max_oblique_deg=90.0)
+    spacing_mm = assess([_slice(record) for record in chosen], no_limits).spacing_mm
+    return spacing_mm * (len(chosen) - 1), spacing_mm
+
+
+def _conflict(instances: Sequence[InstanceRecord]) -> str:
+    uids = sorted({record.sop_instance_uid for record in instances if record.state is InstanceState.CONFLICTING})
+    if not uids:
+        return ""
+    more = f" and {len(uids) - 1} more" if len(uids) > 1 else ""
+    return (
+        f"conflicting instance {uids[0]}{more}: it came twice with different pixels. "
+        "Find out which is right; `dicomnode retry` takes what was received last"
+    )
+
+
+def _kind(instances: Sequence[InstanceRecord]) -> str:
+    """Why this is no series of CT slices; empty where it is one."""
+    if not instances:
+        return "no instance is left: all were corrected into other series"
+    for uid in sorted({record.sop_class_uid for record in instances} - {CTImageStorage}):
+        if uid in (EnhancedCTImageStorage, LegacyConvertedEnhancedCTImageStorage):
+            return f"{UID(uid).name} is kept but not analysed: send the series as CT Image Storage"
+        return f"not CT: the SOP class is {UID(uid).name}"
+    modalities = {str(record.header.get("Modality") or "CT") for record in instances} - {"CT"}
+    if modalities:
+        return f"not CT: Modality is {', '.join(sorted(modalities))}"
+    if slices(instances):
+        return ""
+    kinds = Counter(_no_slice(record.header) for record in instances)
+    listed = ", ".join(str(kind) for kind, _ in kinds.most_common(3))
+    return f"no slices of a volume: ImageType says {listed}"
+
+
+def _no_slice(header: Header) -> str | None:
+    """What ImageType calls an image that is no slice of an acquired volume."""
+    value = header.get("ImageType") or ""
+    words = re.split(r"[^A-Z0-9]+", " ".join(map(str, value if isinstance(value, list) else [value])).upper())
+    return next((word for word in words if word in NO_SLICE), None)
+
+
+def _not_chest(header: Header) -> str:
+    part = str(header.get("BodyPartExamined") or "")
+    told = " ".join(str(header.get(key) or "") for key in ("SeriesDescription", "StudyDescription", "ProtocolName"))
+    if not ELSEWHERE.fullmatch(re.sub(r"[^A-Z]", "", part.upper())) or CHEST.search(told):
+        return ""
+    return f"not the chest: BodyPartExamined is {part}, and no description names the chest"
+
+
+def _mixed_patients(chosen: Sequence[InstanceRecord]) -> list[str]:
+    """Attributes in which the instances of one series must agree, and do not."""
+    found = []
+    for keyword in ONE_OF:
+        values = {str(record.header.get(keyword) or "") for record in chosen}
+        if len(values) > 1:
+            found.append(keyword)
+    return (
+        [f"the instances disagree in {', '.join(found)}: a correction has reached a part of them"] if found else []
+    )
+
+
+def _holes(ordered: Sequence[InstanceRecord]) -> list[str]:
+    """Missing slices that uneven distances alone do not show: InstanceNumber grows with position, but not evenly.
+
+    An even stride is no hole: some devices number two reconstructions in turn.
+    """
+    numbers = [record.header.get("InstanceNumber") for record in ordered]
+    known = [number for number in numbers if isinstance(number, int)]
+    strides = {after - before for before, after in pairwise(known)}
+    if len(known) < len(ordered) or len(strides) < 2 or known[-1] == known[0]:
+        return []
+    axis = normal(_slice(ordered[0]).orientation)
+    along = [float(axis @ _slice(record).position_mm) for record in ordered]
+    per_number = (along[-1] - along[0]) / (known[-1] - known[0])
+    expected = [along[0] + per_number * (number - known[0]) for number in known]
+    if max(abs(a - b) for a, b in zip(along, expected, strict=True)) > SAME_PLACE * abs(per_number):
+        return []
+    present = set(known)
+    gone = list(islice((number for number in range(min(known), max(known)) if number not in present), 6))
+    return [f"slices are missing: InstanceNumber {', '.join(map(str, gone[:5]))}{' and more' if gone[5:] else ''}"]
+
+
+def _wait_or_give_up(series: SeriesRecord, reason: str, now: datetime, rules: CompletionSection) -> Wait | Ending:
+    due = series.last_instance_at + timedelta(seconds=rules.incomplete_after_s)
+    if now < due:
+        return Wait(due, f"waits until {due:%Y-%m-%d %H:%M:%S} UTC: {reason}")
+    waited = f"given up after {rules.incomplete_after_s:g} s without a new instance"
+    return Ending(SeriesState.INCOMPLETE, f"{waited}: {reason}")
+
+
+def _sentence(
+    chosen: Sequence[InstanceRecord], assessment: Assessment, left_out: int, rules: CompletionSection
+) -> str:
+    """How it was shown that the series is whole. ASCII: it goes into the SR."""
+    parts = [
+        f"{len(chosen)} slices at regular distances of {assessment.spacing_mm:.2f} mm without gap",
+        f"every association released and no further instance for {rules.series_quiet_s:g} s",
+        _numbering(chosen),
+    ]
+    if left_out:
+        parts.append(f"{left_out} localizers, reformations or repeated slices left out")
+    return "; ".join(parts)
+
+
+def _numbering(chosen: Sequence[InstanceRecord]) -> str:
+    numbers = [record.header.get("InstanceNumber") for record in chosen]
+    known = sorted({int(number) for number in numbers if isinstance(number, int | float)})
+    if len(known) < len(chosen):
+        return "InstanceNumber absent or repeated"
+    holes = "without hole" if known[-1] - known[0] + 1 == len(known) else "with holes"
+    return f"InstanceNumber {known[0]} to {known[-1]} {holes}"
+
+
+def _slice(record: InstanceRecord) -> Slice:
+    """Geometry of an instance; what cannot be used becomes NaN, which `assess` names as a fault."""
+    header = record.header
+    x, y, z = _numbers(header, "ImagePositionPatient", 3)
+    a, b, c, d, e, f = _numbers(header, "ImageOrientationPatient", 6)
+    row_mm, column_mm = _numbers(header, "PixelSpacing", 2)
+    (rows,), (columns,) = _numbers(header, "Rows", 1, 0.0), _numbers(header, "Columns", 1, 0.0)
+    return Slice(
+        key=record.sop_instance_uid,
+        position_mm=(x, y, z),
+        orientation=(a, b, c, d, e, f),
+        pixel_spacing_mm=(row_mm, column_mm),
+        rows=int(rows),
+        columns=int(columns),
+    )
+
+
+def _numbers(header: Header, keyword: str, count: int, absent: float = math.nan) -> tuple[float, ...]:
+    """So many numbers, or as many times `absent` where there are others than so many."""
+    value = header.get(keyword)
+    values = value if isinstance(value, list) else [value]
+    numbers = tuple(float(item) for item in values if isinstance(item, int | float))
+    return numbers if len(numbers) == len(values) == count else (absent,) * count

@@ -1,0 +1,164 @@
+"""Which series of a study is analysed, and why not each of the others. Pure rules over what the ledger holds.
+
+Candidates are whole, axial, not known to be of another body part, and not turned down by the pipeline. They are
+compared criterion by criterion; the first that differs decides, and is the reason told for the one that loses:
+
+1. a person asked for it
+2. a tag names the chest
+3. it covers the lungs: at least 90 % of the longest candidate, and what exceeds 250 mm does not count
+4. kernel: soft or medium before unknown before sharp. Sharp kernels shift the HU of vessels and fine septa
+5. slices: the larger of thickness and distance, thin before thick
+6. more slices
+7. a series that was chosen before stays; else the order of the UIDs, so that the choice is the same every time
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Any
+
+from dicom_node.completion import CHEST, Header, geometry, slices
+from dicom_node.ledger import Choice, InstanceRecord, SeriesRecord
+from dicom_node.states import SeriesState
+
+LUNGS_MM = 250.0
+COVERS = 0.9
+CHOSEN = frozenset({SeriesState.QUEUED, SeriesState.ANALYSED, SeriesState.DELIVERED, SeriesState.FAILED})
+LOSING = CHOSEN | {SeriesState.COMPLETE, SeriesState.NOT_ANALYSED}
+
+
+class Sharpness(IntEnum):
+    """What a reconstruction kernel makes of edges."""
+
+    SOFT = 0
+    UNKNOWN = 1
+    SHARP = 2
+
+
+# First match counts. The resolution index of Siemens grows with sharpness: 50 and above are for lung and bone.
+KERNELS: tuple[tuple[re.Pattern[str], Sharpness], ...] = tuple(
+    (re.compile(pattern), sharpness)
+    for pattern, sharpness in (
+        (r"[BIHQTUSJDEP][A-Z]?(1\d|2\d|3\d|4[0-5])[A-Z]*", Sharpness.SOFT),  # Siemens B10s … B45f, I31f, Br40, Hr38
+        (r"[BIHQTUSJDEP][A-Z]?(4[6-9]|[5-9]\d)[A-Z]*", Sharpness.SHARP),  # Siemens B46f … B80f, I70f, Bl57, Br59
+        (r"F[CL](0?|1|2)\d[A-Z]?", Sharpness.SOFT),  # Canon, Toshiba: body and brain
+        (r"F[CL][3-9]\d[A-Z]?", Sharpness.SHARP),  # Canon, Toshiba: bone, inner ear, lung
+        (r"[ABC]|UA|UB|UC|SA|SB|SC|EA|EB|EC", Sharpness.SOFT),  # Philips: smooth, standard
+        (r"[DEFL]|Y[A-Z]|UD|UE|SD|SE|EE", Sharpness.SHARP),  # Philips: detail, lung, Y-sharp
+        (r".*(LUNG|BONE|EDGE|ULTRA|SHARP|HIGH|HRCT).*", Sharpness.SHARP),  # GE and others, by words
+        (r".*(SOFT|STANDARD|STND|SMOOTH|MEDIUM|DETAIL|CHST|BODY|BRAIN).*", Sharpness.SOFT),
+    )
+)
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One series as selection sees it. Lengths in mm; `coarseness_mm` is the larger of thickness and distance."""
+
+    series: SeriesRecord
+    names_chest: bool
+    extent_mm: float
+    kernel: str
+    coarseness_mm: float
+    slices: int
+
+
+@dataclass(frozen=True)
+class Criterion:
+    """One way to compare: the smaller rank wins; `told` says of a winner and a loser why."""
+
+    rank: Callable[[Candidate], float]
+    told: Callable[[Candidate, Candidate], str]
+
+
+def sharpness(kernel: str) -> Sharpness:
+    """Class of a ConvolutionKernel (0018,1210) by its maker's names; UNKNOWN where the name is not known."""
+    name = re.sub(r"[^A-Z0-9]", "", kernel.upper())
+    return next((found for pattern, found in KERNELS if pattern.fullmatch(name)), Sharpness.UNKNOWN)
+
+
+def candidate(series: SeriesRecord, instances: Sequence[InstanceRecord]) -> Candidate:
+    """Facts of a COMPLETE series."""
+    chosen = slices(instances)
+    header = chosen[0].header
+    extent_mm, spacing_mm = geometry(chosen)
+    texts = ("BodyPartExamined", "SeriesDescription", "StudyDescription", "ProtocolName")
+    return Candidate(
+        series=series,
+        names_chest=any(CHEST.search(str(header.get(keyword) or "")) for keyword in texts),
+        extent_mm=extent_mm,
+        kernel=_kernel(header),
+        coarseness_mm=max(spacing_mm, _thickness(header)),
+        slices=len(chosen),
+    )
+
+
+def choose(candidates: Sequence[Candidate], seen: Sequence[SeriesRecord]) -> Choice:
+    """The series to analyse, and a sentence for each candidate that is not.
+
+    Args:
+        candidates: of one study; at least one.
+        seen: every series of the study, so that the ledger can tell whether one changed since.
+    """
+    criteria = _criteria(max(item.extent_mm for item in candidates))
+
+    def rank(item: Candidate) -> tuple[Any, ...]:
+        stays = item.series.state in CHOSEN
+        return (*(criterion.rank(item) for criterion in criteria), not stays, item.series.series_uid)
+
+    best, *others = sorted(candidates, key=rank)
+    name = best.series.identity.description or best.series.series_uid
+    reasons = {
+        item.series.series_uid: f'another series of this study was chosen ("{name}"): {_why(criteria, best, item)}'
+        for item in others
+    }
+    why = (
+        f"chosen of {len(candidates)} series of the study" if others else "the only analysable series of its study"
+    )
+    return Choice(chosen=best.series, why=why, others=reasons, seen=tuple(seen))
+
+
+def _criteria(longest_mm: float) -> tuple[Criterion, ...]:
+    enough_mm = COVERS * min(longest_mm, LUNGS_MM)
+    return (
+        Criterion(lambda c: not c.series.preferred, lambda best, other: "a person asked for it"),
+        Criterion(lambda c: not c.names_chest, lambda best, other: "its tags name the chest"),
+        Criterion(
+            lambda c: c.extent_mm < enough_mm,
+            lambda best, other: f"it covers {best.extent_mm:.0f} mm, this one {other.extent_mm:.0f} mm",
+        ),
+        Criterion(
+            lambda c: sharpness(c.kernel),
+            lambda best, other: f"kernel {_told(best)} comes before {_told(other)}",
+        ),
+        Criterion(
+            lambda c: round(c.coarseness_mm, 1),
+            lambda best, other: f"its slices are {best.coarseness_mm:.1f} mm, these {other.coarseness_mm:.1f} mm",
+        ),
+        Criterion(lambda c: -c.slices, lambda best, other: f"it has {best.slices} slices, this one {other.slices}"),
+    )
+
+
+def _why(criteria: Sequence[Criterion], best: Candidate, other: Candidate) -> str:
+    for criterion in criteria:
+        if criterion.rank(best) != criterion.rank(other):
+            return criterion.told(best, other)
+    return "both are equally good, and one had to be taken"
+
+
+def _told(item: Candidate) -> str:
+    return f"{item.kernel or 'not given'} ({sharpness(item.kernel).name.lower()})"
+
+
+def _kernel(header: Header) -> str:
+    """The first value: Siemens writes the strength of iterative reconstruction as a second one."""
+    value = header.get("ConvolutionKernel")
+    return str((value[0] if isinstance(value, list) and value else value) or "")
+
+
+def _thickness(header: Header) -> float:
+    value = header.get("SliceThickness")
+    return float(value) if isinstance(value, int | float) else 0.0
