@@ -1,0 +1,170 @@
+"""The picture: what is on the page and where, and the Secondary Capture that carries it."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from PIL import Image
+from pydicom.dataset import Dataset
+
+from pipeline import phantom, picture
+from pipeline.picture_canvas import AMBER, Box, font, wrap
+from pipeline.picture_figures import percent
+from pipeline.picture_panels import cut_to_lungs, fit
+from pipeline.subjects import DESCRIPTIONS, Subject
+from pipeline.types import Analysis, Flag, LesionMasks, LungMask, Profile
+from tests.fixtures.results import SMALL, analysis_of, make_analysis, make_context, no_lesions, through_bytes
+
+BLUE, ORANGE = DESCRIPTIONS[Subject.INFECTION].rgb, DESCRIPTIONS[Subject.CONSOLIDATION].rgb
+SLICES = (slice(84, 690), slice(24, 1096))  # rows and columns of the page that show axial slices
+FIGURES = (slice(84, 976), slice(1112, 1576))
+WARNINGS = (slice(702, 976), slice(24, 740))
+
+
+@pytest.fixture(scope="module")
+def analysis() -> Analysis:
+    return make_analysis()
+
+
+def page(analysis: Analysis, **changes: object) -> np.ndarray:
+    return np.asarray(picture.render(analysis, make_context(**changes)))
+
+
+def count(pixels: np.ndarray, rgb: tuple[int, int, int]) -> int:
+    return int((pixels == rgb).all(axis=-1).sum())
+
+
+def object_of(analysis: Analysis) -> Dataset:
+    ds = picture.build(analysis, make_context())
+    assert ds is not None
+    return through_bytes(ds)
+
+
+def test_the_object_holds_the_page_as_rendered(analysis: Analysis) -> None:
+    ds = object_of(analysis)
+    np.testing.assert_array_equal(ds.pixel_array, page(analysis))
+    assert (ds.Rows, ds.Columns, ds.PhotometricInterpretation) == (1000, 1600, "RGB")
+
+
+def test_what_the_object_says_of_itself(analysis: Analysis) -> None:
+    ds = object_of(analysis)
+    assert ds.SOPClassUID == "1.2.840.10008.5.1.4.1.1.7"
+    assert (ds.BodyPartExamined, list(ds.PatientOrientation)) == ("CHEST", ["L", "P"])
+    assert (ds.ConversionType, ds.BurnedInAnnotation, ds.LossyImageCompression) == ("SYN", "NO", "00")
+    assert (ds.ContentDate, ds.ContentTime) == (ds.DateOfSecondaryCapture, ds.TimeOfSecondaryCapture)
+    assert ds.ContentDate == "20260301"
+    assert "RESEARCH USE ONLY" in ds.SeriesDescription
+    for keyword in ("PatientID", "PatientName", "PatientBirthDate", "PatientSex", "StudyDate", "AccessionNumber"):
+        assert ds[keyword].value == analysis.volume.headers[0][keyword].value
+    sources = {item.ReferencedSOPInstanceUID for item in ds.SourceImageSequence}
+    assert sources < {header.SOPInstanceUID for header in analysis.volume.headers}
+
+
+def test_lossy_source_makes_a_lossy_picture() -> None:
+    ds = object_of(make_analysis(attributes={"LossyImageCompression": "01", "LossyImageCompressionRatio": 12}))
+    assert (ds.LossyImageCompression, ds.LossyImageCompressionRatio) == ("01", 12)
+
+
+def test_no_picture_where_the_profile_does_not_want_it(analysis: Analysis) -> None:
+    assert picture.build(analysis, make_context(profile=Profile(picture=False))) is None
+
+
+def test_the_pixels_do_not_depend_on_who_the_patient_is(analysis: Analysis) -> None:
+    other = {"PatientName": "Other^Name", "PatientID": "ELSE", "StudyDate": "19990101"}
+    np.testing.assert_array_equal(page(analysis), page(make_analysis(attributes=other)))
+
+
+def test_lesions_are_outlined_in_their_colours_and_nothing_else_is(analysis: Analysis) -> None:
+    shown = page(analysis)[SLICES]
+    assert count(shown, BLUE) > 100
+    assert count(shown, ORANGE) > 20
+    healthy = page(make_analysis(lesions=no_lesions))[SLICES]
+    assert count(healthy, BLUE) == count(healthy, ORANGE) == 0
+    assert (healthy.max(axis=-1) > 200).any()
+
+
+def test_outlines_are_thin(analysis: Analysis) -> None:
+    """The CT inside the outline stays visible."""
+    shown = page(analysis)[SLICES]
+    blue = (shown == BLUE).all(axis=-1)
+    inner = blue[1:-1, 1:-1] & blue[:-2, 1:-1] & blue[2:, 1:-1] & blue[1:-1, :-2] & blue[1:-1, 2:]
+    assert inner.sum() < 0.02 * blue.sum()
+
+
+@pytest.mark.parametrize("position", ["HFS", "FFP", "HFDL"])
+def test_the_patients_left_is_on_the_readers_right(position: str) -> None:
+    """Lesions of the left lung lie in the right half of each slice, however the patient was scanned."""
+    left = phantom.PhantomSpec(
+        SMALL.slices, SMALL.rows, SMALL.columns, SMALL.slice_spacing_mm, lesions=phantom.lesions_in(2)
+    )
+    rows, columns = np.nonzero((page(make_analysis(left, patient_position=position))[SLICES] == BLUE).all(axis=-1))
+    within_cell = columns % 360
+    assert within_cell.size > 50
+    assert (within_cell > 180).all()
+
+
+def test_slices_in_unequal_pixels_keep_their_shape() -> None:
+    """Rows twice as far apart as columns: the lungs are drawn as tall as they are, not as they are stored."""
+    spec = phantom.PhantomSpec(20, 40, 80, 14.0, pixel_spacing_mm=(9.0, 4.5))
+    cut = cut_to_lungs(make_analysis(spec))
+    box = fit(Box(0, 0, 400, 400), cut.size_mm)
+    assert box.width / box.height == pytest.approx(cut.size_mm[1] / cut.size_mm[0], rel=0.02)
+    square = cut_to_lungs(make_analysis())
+    assert cut.size_mm == pytest.approx(square.size_mm, abs=20)
+
+
+def test_bars_and_banner() -> None:
+    """The bar of the worse lung is longer; ground glass and consolidation are both in it."""
+    left = phantom.PhantomSpec(
+        SMALL.slices, SMALL.rows, SMALL.columns, SMALL.slice_spacing_mm, lesions=phantom.lesions_in(2)
+    )
+    shown = page(make_analysis(left))[FIGURES]
+    right_bar, left_bar = shown[150:170], shown[200:222]
+    assert count(right_bar, BLUE) == 0
+    assert count(left_bar, BLUE) > count(left_bar, ORANGE) > 0
+    assert count(page(make_analysis()), AMBER) > 10_000
+
+
+def test_warnings_are_written_and_too_many_are_counted(analysis: Analysis) -> None:
+    few = tuple(Flag(f"F{number}", f"Warning number {number}.") for number in range(2))
+    many = tuple(Flag(f"F{number}", "A long sentence about quality. " * 6) for number in range(30))
+    ink = [int((page(make_analysis(flags=flags))[WARNINGS].max(axis=-1) > 150).sum()) for flags in ((), few, many)]
+    assert ink[0] < ink[1] < ink[2]
+    below = page(make_analysis(flags=many))[WARNINGS][-8:]
+    assert (below.max(axis=-1) < 60).all()  # nothing is written over the edge
+
+
+def test_a_case_without_lungs_on_one_side_and_one_slice_of_lung_can_be_drawn(analysis: Analysis) -> None:
+    labels = np.zeros_like(analysis.lungs.labels)
+    labels[10] = analysis.lungs.labels[10] == 1
+    nothing = np.zeros(labels.shape, bool)
+    thin = analysis_of(analysis.volume, LungMask(labels, "x"), LesionMasks(nothing, nothing))
+    assert page(thin).shape == (1000, 1600, 3)
+    empty = analysis_of(analysis.volume, LungMask(labels * 0, "x"), LesionMasks(nothing, nothing))
+    assert page(empty).shape == (1000, 1600, 3)
+
+
+def test_a_lung_that_is_all_opaque_fills_its_bar(analysis: Analysis) -> None:
+    lung = analysis.lungs.labels > 0
+    full = analysis_of(analysis.volume, analysis.lungs, LesionMasks(lung, lung))
+    bar = page(full)[FIGURES][160:168]
+    assert count(bar, ORANGE) > 0.9 * 440 * 8
+
+
+@pytest.mark.parametrize(
+    ("fraction", "expected"), [(0.0, "0.0 %"), (0.0004, "< 0.1 %"), (0.0612, "6.1 %"), (1.0, "100.0 %")]
+)
+def test_percent(fraction: float, expected: str) -> None:
+    assert percent(fraction) == expected
+
+
+def test_lines_are_wrapped_and_long_words_are_cut() -> None:
+    lines = wrap("one two three four five " + "x" * 200, 17, 120)
+    assert len(lines) > 2
+    assert all(font(17).getlength(line) <= 120 for line in lines)
+    assert wrap("", 17, 120) == []
+
+
+def test_a_small_stack_shows_what_there_is() -> None:
+    short = make_analysis(phantom.PhantomSpec(slices=4, rows=40, columns=40, slice_spacing_mm=70.0))
+    assert Image.fromarray(page(short)).size == (1600, 1000)
