@@ -14,11 +14,10 @@ from concurrent.futures import CancelledError, Executor, Future
 from datetime import datetime
 from pathlib import Path
 
-from dicom_node import worker
+from dicom_node import completion, worker
 from dicom_node.config import Config
 from dicom_node.errors import TransientError
 from dicom_node.ledger import JobRecord, Ledger, SeriesRecord
-from dicom_node.states import InstanceState
 from dicom_node.worker_pool import WorkerPool
 from pipeline.errors import ModelError, ResultError, SeriesRejected
 from pipeline.types import AnalysisOutcome, AnalysisRequest
@@ -79,14 +78,19 @@ class Dispatcher:
             self._executor = None
         self._settle_finished(stopping=True)
 
-    def pump(self) -> None:
-        """Write down what is finished and hand out what waits. Raises SQLAlchemyError; nothing is lost then."""
-        self._settle_finished()
+    def pump(self) -> int:
+        """Write down what is finished and hand out what waits. Returns how many jobs were finished.
+
+        Raises:
+            TransientError, PermanentError: of the database; nothing is lost then.
+        """
+        settled = self._settle_finished()
         while self._executor is not None and len(self._running) < self._config.analysis.workers:
             claimed = self._ledger.claim_job(self._clock())
             if claimed is None:
-                return
+                break
             self._submit(self._executor, *claimed)
+        return settled
 
     def _worker_pool(self) -> Executor:
         analysis = self._config.analysis
@@ -104,10 +108,9 @@ class Dispatcher:
 
     def request(self, job: JobRecord, series: SeriesRecord) -> AnalysisRequest:
         """What the worker is asked to do."""
-        instances = self._ledger.current_instances(series.series_uid)
-        counted = [instance for instance in instances if instance.state is InstanceState.CURRENT]
+        slices = completion.slices(self._ledger.current_instances(series.series_uid))
         return AnalysisRequest(
-            files=tuple(self._archive_dir / instance.path for instance in counted),
+            files=tuple(self._archive_dir / instance.path for instance in slices),
             out_dir=self._results_dir / results_folder(job),
             settings=self._config.pipeline_settings,
             profiles=self._config.used_profiles,
@@ -117,7 +120,8 @@ class Dispatcher:
             predecessors=self._ledger.predecessors(job.id),
         )
 
-    def _settle_finished(self, stopping: bool = False) -> None:
+    def _settle_finished(self, stopping: bool = False) -> int:
+        settled = 0
         while not self._finished.empty():
             future = self._finished.get()
             try:
@@ -126,6 +130,8 @@ class Dispatcher:
                 self._finished.put(future)  # the ledger could not be written: again with the next pump
                 raise
             del self._running[future]
+            settled += 1
+        return settled
 
     def _settle(self, job: JobRecord, future: Future[AnalysisOutcome], stopping: bool) -> None:
         """Write down how one job ended. Raises what the ledger raises."""
