@@ -11,6 +11,7 @@ from typing import Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
+from pipeline.lungs import builtin
 from pipeline.preprocess import Preprocessing
 from pipeline.types import HuArray, LabelArray
 from pipeline.unet import Architecture
@@ -55,14 +56,7 @@ def sources(cases: Sequence[Case], lungs: LungSource) -> list[Source]:
     """Cases with their HU, labels and lungs."""
     if lungs == "cohort":
         return [dataset.load(case, _drawn(case)) for case in cases]
-    return [dataset.load(case, builtin_lungs() if lungs == "builtin" else None) for case in cases]
-
-
-def builtin_lungs() -> Lungs:
-    """The pipeline's own lung method; imported here, because nothing else in training needs it."""
-    from pipeline import lungs
-
-    return lungs.builtin
+    return [dataset.load(case, builtin if lungs == "builtin" else None) for case in cases]
 
 
 def _drawn(case: Case) -> Lungs:
@@ -91,9 +85,7 @@ def pool(folders: Folders, setting: Setting) -> tuple[Pool, Setting]:
     """Read and prepare all of it; the setting comes back with the data's hash."""
     main = cohort.read(folders.cohort) if folders.cohort else []
     volumes = cohort.read(folders.volumes, folders.volume_labels) if folders.volumes else []
-    synthetic = phantoms.make(
-        setting.phantoms, PHANTOM_SEED, builtin_lungs() if setting.lungs == "builtin" else None
-    )
+    synthetic = phantoms.make(setting.phantoms, PHANTOM_SEED, builtin if setting.lungs == "builtin" else None)
 
     def prepared(of: Sequence[Source]) -> list[Example]:
         return [dataset.prepare(source, setting.preprocessing) for source in of]

@@ -1,4 +1,4 @@
-"""Random phantom studies with known lesions, a third of them healthy, to train on beside real images.
+"""Random phantom studies with known lesions to train on beside real images: healthy, GGO only, and both kinds.
 
 Image-level and pixel labels are exact. A network that has seen them keeps the drawn chest of the demonstration and
 the self-test apart from disease; figures on real images come from real images.
@@ -17,7 +17,7 @@ from pipeline.types import Lung
 from training.cohort import Case
 from training.dataset import Lungs, Source
 
-HEALTHY = 1 / 3
+KINDS = ("healthy", "ggo", "ggo", "both", "both")  # equally likely
 MAX_LESIONS = 5
 
 
@@ -27,8 +27,10 @@ def make(count: int, seed: int, lungs: Lungs | None) -> list[Source]:
 
 
 def _study(name: str, rng: Generator, lungs: Lungs | None) -> Source:
-    number = 0 if rng.random() < HEALTHY else int(rng.integers(1, MAX_LESIONS + 1))
-    lesions = tuple(_lesion(rng) for _ in range(number))
+    kind = KINDS[int(rng.integers(len(KINDS)))]
+    number = 0 if kind == "healthy" else int(rng.integers(1, MAX_LESIONS + 1))
+    solid = 0.0 if kind == "ggo" else 0.5
+    lesions = tuple(_lesion(rng, solid) for _ in range(number))
     spec = PhantomSpec(slices=int(rng.integers(40, 65)), lesions=lesions, noise_hu=float(rng.uniform(5, 30)))
     made = phantom.make(spec, int(rng.integers(0, 2**16)))
     label = made.lesions.infection.astype(np.uint8) + made.lesions.consolidation
@@ -43,13 +45,13 @@ def _study(name: str, rng: Generator, lungs: Lungs | None) -> Source:
     return Source(case, made.hu, label, lung, made.spacing_mm)
 
 
-def _lesion(rng: Generator) -> Lesion:
+def _lesion(rng: Generator, solid: float) -> Lesion:
     """Somewhere in a lung, 8–35 mm half axes, clipped at the pleura by the phantom."""
     centre = (float(rng.uniform(55, 110)), float(rng.uniform(-40, 65)), float(rng.uniform(40, 250)))
     size = rng.uniform(8, 35)
     radii = (float(size), float(size * rng.uniform(0.6, 1.4)), float(size * rng.uniform(0.6, 1.4)))
     return Lesion(
-        "consolidation" if rng.random() < 0.5 else "ggo",
+        "consolidation" if rng.random() < solid else "ggo",
         Lung.RIGHT if rng.random() < 0.5 else Lung.LEFT,
         centre,
         radii,
