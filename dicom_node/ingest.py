@@ -51,7 +51,7 @@ class Ingest:
         self._ledger = ledger
         self._clock = clock
         self._on_filed = on_filed
-        self._queue: queue.SimpleQueue[Path | None] = queue.SimpleQueue()
+        self._queue: queue.Queue[Path | None] = queue.Queue()
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name="ingest")
 
@@ -63,6 +63,11 @@ class Ingest:
     def submit(self, path: Path) -> None:
         """Take a file that was received; returns at once. For the receiver's threads."""
         self._queue.put(path)
+
+    @property
+    def idle(self) -> bool:
+        """Whether everything submitted so far is in the ledger."""
+        return self._queue.unfinished_tasks == 0
 
     def start(self) -> None:
         """File what an earlier run left in the spool, then what is submitted."""
@@ -87,6 +92,9 @@ class Ingest:
                     break
                 batch.append(following)
             self._insist(batch)
+            for _ in batch:
+                self._queue.task_done()
+            self._on_filed()  # again: only now is `idle` true
 
     def _insist(self, batch: Sequence[Path]) -> None:
         """Process a batch; again and again while database or disk do not let us, until the node stops."""

@@ -1,0 +1,120 @@
+"""The node put together: which room hears of what. No rules and no queries here."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from concurrent.futures import Executor
+from datetime import UTC, datetime
+
+from dicom_node.commitment import CommitmentReport
+from dicom_node.config import Config
+from dicom_node.coordinator import Coordinator
+from dicom_node.delivery import DeliveryService
+from dicom_node.dispatch import Dispatcher
+from dicom_node.errors import NotFound
+from dicom_node.ingest import Ingest
+from dicom_node.ledger import Ledger, SeriesDetails
+from dicom_node.receiver import Receiver
+from dicom_node.spool import Spool
+
+log = logging.getLogger(__name__)
+
+NUDGE_S = 5.0  # commands of other processes (retry, cancel) are noticed so soon
+
+
+def utc_now() -> datetime:
+    """The present, time zone aware."""
+    return datetime.now(UTC)
+
+
+class Node:
+    """Reception, ledger, analysis and delivery of one config.
+
+    Args:
+        config: all of config.toml.
+        clock: the present, time zone aware.
+        executor: makes the executor of the analyses; None for worker processes of its own.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        clock: Callable[[], datetime] = utc_now,
+        executor: Callable[[], Executor] | None = None,
+    ) -> None:
+        state_dir = config.node.state_dir
+        self._clock = clock
+        self._spool = Spool(state_dir, config.reception.min_free_disk_mb * 1024 * 1024)
+        self._ledger = Ledger(config.database_url)
+        self._ingest = Ingest(self._spool, self._ledger, clock, on_filed=self._wake)
+        self._receiver = Receiver(
+            config, self._spool, self._ingest.submit, self._on_event_report, lambda _series: self._wake()
+        )
+        self._dispatcher = Dispatcher(
+            config, self._ledger, self._spool.archive, self._spool.results, clock, self._wake, executor
+        )
+        self._delivery = DeliveryService(config, self._ledger, self._spool.results)
+        self._coordinator = Coordinator(
+            config, self._ledger, self._dispatcher, self._busy_series, clock, on_results=self._delivery.wake
+        )
+        self._nudger = threading.Thread(target=self._nudge, name="nudge", daemon=True)
+        self._stopping = threading.Event()
+
+    def start(self) -> int:
+        """Take up what an earlier run left, then open the port; returns it.
+
+        Raises:
+            NodeError: the port cannot be had.
+        """
+        self._dispatcher.start()
+        self._ingest.start()
+        self._coordinator.start()
+        self._delivery.start()
+        self._nudger.start()
+        port = self._receiver.start()
+        self._ledger.note(f"the node starts, port {port}", self._clock())
+        return port
+
+    def stop(self) -> None:
+        """Refuse new associations, file what was received, return running analyses to the queue."""
+        self._stopping.set()
+        self._receiver.stop()
+        self._ingest.stop()
+        self._coordinator.stop()
+        self._dispatcher.stop()
+        self._delivery.stop()
+        self._ledger.note("the node was stopped", self._clock())
+        self._ledger.close()
+
+    def details(self, series_uid: str) -> SeriesDetails | None:
+        """What is known about a series; None where nothing is yet."""
+        try:
+            return self._ledger.details(series_uid)
+        except NotFound:
+            return None
+
+    def dead_threads(self) -> list[str]:
+        """Names of threads that ended although nobody stopped them."""
+        threads = [self._ingest.thread, self._coordinator.thread, self._nudger]
+        return [thread.name for thread in threads if not thread.is_alive()] + self._delivery.dead_threads()
+
+    def _busy_series(self) -> frozenset[str]:
+        """Series of which more may come: open associations, and all of them while files wait to be recorded."""
+        active = self._receiver.active_series()
+        if self._ingest.idle:
+            return active
+        return active | {series.series_uid for series in self._ledger.receiving()}
+
+    def _wake(self) -> None:
+        self._coordinator.wake()
+
+    def _on_event_report(self, report: CommitmentReport) -> None:
+        self._delivery.on_event_report(report)
+        self._wake()
+
+    def _nudge(self) -> None:
+        while not self._stopping.wait(NUDGE_S):
+            self._coordinator.wake()
+            self._delivery.wake()
