@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 from highdicom.sr import (
@@ -188,7 +189,7 @@ def key_slice_groups(analysis: Analysis, context: ResultContext) -> list[Group]:
         for canonical in keyslices.lesion_slices(analysis)
         for place in (keyslices.source_index(analysis, canonical),)
         for group in _planar_groups(
-            analysis, context, subject, volume.headers[place], list(keyslices.regions(pixels[place]))
+            analysis, context, subject, volume.headers[place], keyslices.regions(pixels[place])
         )
     ]
 
@@ -198,11 +199,11 @@ def _planar_groups(
     context: ResultContext,
     subject: Subject,
     source: Dataset,
-    regions: Sequence[keyslices.Region],
+    regions: Iterator[keyslices.Region],
 ) -> Iterator[Group]:
-    """The larger regions of one finding on one slice."""
+    """The larger regions of one finding on one slice; `regions` come by size, as many as are used are traced."""
     _, row_mm, column_mm = analysis.volume.spacing_mm
-    for number, region in enumerate(regions[:MAX_REGIONS], start=1):
+    for number, region in enumerate(islice(regions, MAX_REGIONS), start=1):
         area_mm2 = region.pixels * row_mm * column_mm
         if area_mm2 < MIN_REGION_MM2:
             return
