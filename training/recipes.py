@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -102,7 +102,7 @@ UNET1: Mapping[str, Recipe] = {
         ),
         Recipe(
             name="demo",
-            epochs=36,
+            epochs=24,
             batch=6,
             rate=2e-3,
             loss="bce_dice",
@@ -110,11 +110,21 @@ UNET1: Mapping[str, Recipe] = {
             stacks=StackMix(repeat_single=0.7, repeat_volume=0.15, drop=0.25),
             crop=_LUNG_CROP,
             masked=0.8,
-            average_last=6,
-            volume_slices=90,
-            phantom_slices=36,
+            average_last=5,
+            volume_slices=80,
+            phantom_slices=30,
         ),
     )
+}
+
+_AVERAGED: Mapping[str, Any] = {
+    "epochs": 14,
+    "batch": 8,
+    "rate": 5e-4,
+    "schedule": "constant",
+    "augmentation": _MILD,
+    "crop": _LUNG_CROP,
+    "average_last": 7,
 }
 
 UNET2: Mapping[str, EmRecipe] = {
@@ -122,15 +132,9 @@ UNET2: Mapping[str, EmRecipe] = {
     for recipe in (
         EmRecipe(name="paper-phi1", epochs=50, rate=5e-4, schedule="constant", prior="phi1"),
         EmRecipe(name="paper-phi2", epochs=50, rate=5e-4, schedule="constant", prior="phi2"),
-        EmRecipe(
-            name="phi2-averaged",
-            epochs=24,
-            rate=5e-4,
-            schedule="constant",
-            prior="phi2",
-            augmentation=_MILD,
-            crop=_LUNG_CROP,
-            average_last=12,
-        ),
+        EmRecipe(name="phi1-averaged", prior="phi1", **_AVERAGED),
+        EmRecipe(name="phi2-averaged", prior="phi2", **_AVERAGED),
+        EmRecipe(name="phi2-steep", prior="phi2", k2=1.0, **_AVERAGED),
+        EmRecipe(name="demo-phi2", prior="phi2", k2=1.0, **{**_AVERAGED, "masked": 0.8, "phantom_slices": 48}),
     )
 }
