@@ -10,14 +10,16 @@ import hashlib
 import logging
 import queue
 from collections.abc import Callable
-from concurrent.futures import CancelledError, Executor, Future
+from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 
 from dicom_node import completion, worker
 from dicom_node.config import Config
-from dicom_node.errors import TransientError
+from dicom_node.errors import PermanentError, TransientError
 from dicom_node.ledger import JobRecord, Ledger, SeriesRecord
+from dicom_node.states import JobState
 from dicom_node.worker_pool import WorkerPool
 from pipeline.errors import ModelError, ResultError, SeriesRejected
 from pipeline.types import AnalysisOutcome, AnalysisRequest
@@ -61,6 +63,7 @@ class Dispatcher:
         self._make_executor = executor or self._worker_pool
         self._analyse = analyse
         self._executor: Executor | None = None
+        self._claimed: tuple[JobRecord, SeriesRecord] | None = None  # RUNNING in the ledger, not yet handed out
         self._running: dict[Future[AnalysisOutcome], JobRecord] = {}
         self._finished: queue.SimpleQueue[Future[AnalysisOutcome]] = queue.SimpleQueue()
 
@@ -76,7 +79,12 @@ class Dispatcher:
         if self._executor is not None:
             self._executor.shutdown(wait=True, cancel_futures=True)
             self._executor = None
-        self._settle_finished(stopping=True)
+        try:
+            self._settle_finished(stopping=True)
+            if self._claimed is not None:
+                self._ledger.job_returned(self._claimed[0], self._clock())
+        except (TransientError, PermanentError) as error:  # the next start finds them RUNNING
+            log.error("analyses that were stopped could not be returned to the queue: %s", error)
 
     def pump(self) -> int:
         """Write down what is finished and hand out what waits. Returns how many jobs were finished.
@@ -85,20 +93,36 @@ class Dispatcher:
             TransientError, PermanentError: of the database; nothing is lost then.
         """
         settled = self._settle_finished()
+        self._end_cancelled()
         while self._executor is not None and len(self._running) < self._config.analysis.workers:
-            claimed = self._ledger.claim_job(self._clock())
-            if claimed is None:
+            self._claimed = self._claimed or self._ledger.claim_job(self._clock())
+            if self._claimed is None:
                 break
-            self._submit(self._executor, *claimed)
+            self._submit(self._executor, *self._claimed)
+            self._claimed = None
         return settled
 
     def _worker_pool(self) -> Executor:
         analysis = self._config.analysis
-        return WorkerPool(analysis.workers, analysis.deadline_s, warm_up=worker.warm_up)
+        warm_up = partial(worker.warm_up, share_devices=analysis.device == "auto")
+        return WorkerPool(analysis.workers, analysis.deadline_s, warm_up)
+
+    def _end_cancelled(self) -> None:
+        """What runs for a revision that is superseded, or against a person's wish, is stopped where it can be."""
+        for future, job in self._running.items():
+            if not future.done() and self._ledger.job(job.id).state is not JobState.RUNNING:
+                future.cancel()
 
     def _submit(self, executor: Executor, job: JobRecord, series: SeriesRecord) -> None:
+        request = self.request(job, series)
         log.info("series %s revision %d: analysis begins, attempt %d", job.series_uid, job.revision, job.attempts)
-        future = executor.submit(self._analyse, self.request(job, series))
+        try:
+            future = executor.submit(self._analyse, request)
+        except BrokenExecutor:  # a pool of the standard library is lost as a whole with one of its processes
+            log.error("the executor is broken and is made anew")
+            executor.shutdown(wait=False, cancel_futures=True)
+            self._executor = self._make_executor()
+            future = self._executor.submit(self._analyse, request)
         self._running[future] = job
         future.add_done_callback(self._note_finished)
 
@@ -139,23 +163,27 @@ class Dispatcher:
         try:
             outcome = future.result()
         except SeriesRejected as error:
-            self._tell(job, f"not analysed: {error}", self._ledger.job_rejected(job.id, str(error), now))
+            self._tell(job, f"not analysed: {error}", self._ledger.job_rejected(job, str(error), now))
         except (ModelError, ResultError) as error:
-            self._tell(job, f"failed: {error}", self._ledger.job_failed(job.id, str(error), now))
-        except (TransientError, CancelledError) as error:
+            self._tell(job, f"failed: {error}", self._ledger.job_failed(job, str(error), now))
+        except (TransientError, CancelledError, BrokenExecutor) as error:
             if stopping:
-                self._ledger.job_returned(job.id, now)
+                self._ledger.job_returned(job, now)
             else:
-                self._tell(job, str(error), self._ledger.job_interrupted(job.id, str(error), now, attempts))
+                self._tell(job, str(error), self._ledger.job_interrupted(job, str(error), now, attempts))
         except Exception as error:
             # The border to everything that the pipeline calls: whatever it raises ends as this series' reason.
             log.error("series %s: unexpected error", job.series_uid, exc_info=error)
             reason = f"unexpected error in the analysis: {type(error).__name__}: {error}"
-            self._ledger.job_interrupted(job.id, reason, now, attempts)
+            self._ledger.job_interrupted(job, reason, now, attempts)
         else:
             profiles = {destination.name: destination.profile for destination in self._config.destinations}
-            kept = self._ledger.job_done(job.id, outcome, self._results_dir, profiles, now)
-            self._tell(job, f"analysed, {len(outcome.objects)} result objects", kept)
+            try:
+                kept = self._ledger.job_done(job, outcome, self._results_dir, profiles, now)
+            except (PermanentError, ValueError) as error:  # a result that the ledger refuses will be refused again
+                self._ledger.job_failed(job, f"the results could not be recorded: {error}", now)
+            else:
+                self._tell(job, f"analysed, {len(outcome.objects)} result objects", kept)
 
     def _tell(self, job: JobRecord, what: str, counts: bool) -> None:
         unless = "" if counts else " (does not count: the series changed or was cancelled meanwhile)"

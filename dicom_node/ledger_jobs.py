@@ -18,7 +18,11 @@ from pipeline.types import AnalysisOutcome, ObjectReference, ResultKind, ResultO
 
 
 class JobRoom(LedgerRoom):
-    """Jobs and their outcomes."""
+    """Jobs and their outcomes.
+
+    What ends a job takes the record that `claim_job` gave, and returns False where that claim does not hold any
+    more: the job was cancelled, even if it was claimed again since. Nothing is written then.
+    """
 
     def recover_jobs(self, now: datetime, max_attempts: int) -> int:
         """At start-up: RUNNING → WAITING, or FAILED after so many attempts. How many there were."""
@@ -72,68 +76,76 @@ class JobRoom(LedgerRoom):
             return {row.profile: _reference(row) for row in session.scalars(query)}
 
     def job_done(
-        self, job_id: int, outcome: AnalysisOutcome, results_dir: Path, profiles: Mapping[str, str], now: datetime
+        self,
+        job: JobRecord,
+        outcome: AnalysisOutcome,
+        results_dir: Path,
+        profiles: Mapping[str, str],
+        now: datetime,
     ) -> bool:
         """Results and deliveries of a finished job, in one transaction; the series becomes ANALYSED.
 
         Args:
-            job_id: the job that the worker finished.
+            job: as it was claimed.
             outcome: as the worker gave it back; its objects lie below `results_dir`.
             results_dir: the folder that paths are kept relative to.
             profiles: destination name → profile name.
             now: time of the change.
 
-        Returns:
-            False where the job was cancelled meanwhile; nothing is kept then.
+        Raises:
+            ValueError: an object lies elsewhere.
         """
         with self._write(now) as writer:
-            job = writer.session.get_one(JobRow, job_id)
-            if job.state != JobState.RUNNING:
+            row = _claimed(writer, job)
+            if row is None:
                 return False
-            series = writer.session.get_one(SeriesRow, job.series_id)
-            job.report = dict(outcome.report)
-            writer.move_job(job, JobState.DONE, "")
+            series = writer.session.get_one(SeriesRow, row.series_id)
+            row.report = dict(outcome.report)
+            writer.move_job(row, JobState.DONE, "")
             for item in outcome.objects:
-                _add_result(writer, job, item, results_dir, profiles)
+                _add_result(writer, row, item, results_dir, profiles)
             reason = "" if profiles else "no destination is configured: the results are kept in the state folder"
-            told = f"{len(outcome.objects)} result object(s), revision {job.revision}"
+            told = f"{len(outcome.objects)} result object(s), revision {row.revision}"
             writer.move_series(series, SeriesState.ANALYSED, reason, told=told)
             return True
 
-    def job_rejected(self, job_id: int, reason: str, now: datetime) -> bool:
+    def job_rejected(self, job: JobRecord, reason: str, now: datetime) -> bool:
         """The pipeline cannot analyse the series: NOT_ANALYSED, and the next best of the study is considered."""
-        return self._end(job_id, JobState.REJECTED, SeriesState.NOT_ANALYSED, reason, now)
+        return self._end(job, JobState.REJECTED, SeriesState.NOT_ANALYSED, reason, now)
 
-    def job_failed(self, job_id: int, reason: str, now: datetime) -> bool:
+    def job_failed(self, job: JobRecord, reason: str, now: datetime) -> bool:
         """It will not work without a person: FAILED."""
-        return self._end(job_id, JobState.FAILED, SeriesState.FAILED, reason, now)
+        return self._end(job, JobState.FAILED, SeriesState.FAILED, reason, now)
 
-    def _end(self, job_id: int, state: JobState, ending: SeriesState, reason: str, now: datetime) -> bool:
+    def _end(self, job: JobRecord, state: JobState, ending: SeriesState, reason: str, now: datetime) -> bool:
         with self._write(now) as writer:
-            job = writer.session.get_one(JobRow, job_id)
-            if job.state != JobState.RUNNING:
-                return False
-            _end_series(writer, job, state, ending, reason)
-            return True
+            row = _claimed(writer, job)
+            if row is not None:
+                _end_series(writer, row, state, ending, reason)
+            return row is not None
 
-    def job_interrupted(self, job_id: int, reason: str, now: datetime, max_attempts: int) -> bool:
+    def job_interrupted(self, job: JobRecord, reason: str, now: datetime, max_attempts: int) -> bool:
         """The worker died, ran into the deadline or stumbled: again, or FAILED after `max_attempts`."""
         with self._write(now) as writer:
-            job = writer.session.get_one(JobRow, job_id)
-            if job.state != JobState.RUNNING:
-                return False
-            _again_or_failed(writer, job, reason, max_attempts)
-            return True
+            row = _claimed(writer, job)
+            if row is not None:
+                _again_or_failed(writer, row, reason, max_attempts)
+            return row is not None
 
-    def job_returned(self, job_id: int, now: datetime) -> bool:
+    def job_returned(self, job: JobRecord, now: datetime) -> bool:
         """The node stops: RUNNING → WAITING, this attempt does not count."""
         with self._write(now) as writer:
-            job = writer.session.get_one(JobRow, job_id)
-            if job.state != JobState.RUNNING:
-                return False
-            job.attempts -= 1
-            writer.move_job(job, JobState.WAITING, "the node was stopped, this attempt does not count")
-            return True
+            row = _claimed(writer, job)
+            if row is not None:
+                row.attempts -= 1
+                writer.move_job(row, JobState.WAITING, "the node was stopped, this attempt does not count")
+            return row is not None
+
+
+def _claimed(writer: Writer, job: JobRecord) -> JobRow | None:
+    """The row, while it runs as it was claimed: the time of the claim tells a later one apart."""
+    row = writer.session.get_one(JobRow, job.id)
+    return row if row.state == JobState.RUNNING and row.started_at == job.started_at else None
 
 
 def _again_or_failed(writer: Writer, job: JobRow, reason: str, max_attempts: int) -> None:

@@ -17,6 +17,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing.connection import Connection, wait
 from typing import Any, TypeVar
 
@@ -25,7 +26,9 @@ from dicom_node.errors import TransientError
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
+START_S = 300.0  # how long a process may take until it is ready: imports from a cold disk
 END_S = 5.0  # how long a process may take to end by itself before it is killed
+READY = b""  # what a process sends once it is warm: deadlines count from then on
 
 
 class WorkerDied(TransientError):
@@ -34,6 +37,24 @@ class WorkerDied(TransientError):
 
 class DeadlineExceeded(TransientError):
     """The task took longer than the deadline; its process was killed."""
+
+
+class TaskFuture(Future[T]):
+    """A future whose `cancel` also ends a task that runs already: its process is killed.
+
+    `cancel` returns False then, as for any running future; the result is `WorkerDied`.
+    """
+
+    def __init__(self, kill: Callable[[Future[T]], None]) -> None:
+        super().__init__()
+        self._kill = kill
+
+    def cancel(self) -> bool:
+        """Cancel, or kill."""
+        cancelled = super().cancel()
+        if not cancelled:
+            self._kill(self)
+        return cancelled
 
 
 @dataclass(frozen=True)
@@ -48,10 +69,10 @@ class WorkerPool(Executor):
     Args:
         slots: number of processes.
         deadline_s: a task that takes longer is ended with `DeadlineExceeded`.
-        warm_up: a picklable function that each process calls once before its first task, e.g. for slow imports.
+        warm_up: a picklable function that each process calls with its number (from 0) before its first task.
     """
 
-    def __init__(self, slots: int, deadline_s: float, warm_up: Callable[[], object] | None = None) -> None:
+    def __init__(self, slots: int, deadline_s: float, warm_up: Callable[[int], object] | None = None) -> None:
         self._tasks: queue.SimpleQueue[_Task | None] = queue.SimpleQueue()
         self._closed = threading.Event()
         self._slots = [_Slot(number, self._tasks, self._closed, deadline_s, warm_up) for number in range(slots)]
@@ -62,7 +83,7 @@ class WorkerPool(Executor):
         """Queue a call; raises RuntimeError after `shutdown`, and what pickling raises."""
         if self._closed.is_set():
             raise RuntimeError("the pool is shut down")
-        future: Future[T] = Future()
+        future: TaskFuture[T] = TaskFuture(self._kill)
         self._tasks.put(_Task(future, pickle.dumps((fn, args, kwargs))))
         return future
 
@@ -72,7 +93,7 @@ class WorkerPool(Executor):
         for slot in self._slots:
             self._tasks.put(None)
             if cancel_futures:
-                slot.kill()
+                slot.stop()
         if wait:
             for slot in self._slots:
                 slot.join()
@@ -81,6 +102,10 @@ class WorkerPool(Executor):
     def pids(self) -> list[int]:
         """Process ids of the workers that live."""
         return [pid for slot in self._slots if (pid := slot.pid) is not None]
+
+    def _kill(self, future: Future[Any]) -> None:
+        for slot in self._slots:
+            slot.stop(future)
 
 
 class _Slot(threading.Thread):
@@ -92,78 +117,114 @@ class _Slot(threading.Thread):
         tasks: queue.SimpleQueue[_Task | None],
         closed: threading.Event,
         deadline_s: float,
-        warm_up: Callable[[], object] | None,
+        warm_up: Callable[[int], object] | None,
     ) -> None:
         super().__init__(name=f"worker-slot-{number}", daemon=True)
-        self._tasks, self._closed = tasks, closed
+        self._number, self._tasks, self._closed = number, tasks, closed
         self._deadline_s, self._warm_up = deadline_s, warm_up
         self._process: multiprocessing.process.BaseProcess | None = None
-        self._connection: Connection | None = None
-        self._lock = threading.Lock()  # guards the process against a kill while it is being replaced
+        self._current: Future[Any] | None = None
+        self._lock = threading.Lock()  # guards process and task against a kill while they are being replaced
 
     @property
     def pid(self) -> int | None:
         process = self._process
         return process.pid if process is not None and process.is_alive() else None
 
-    def kill(self) -> None:
+    def stop(self, future: Future[Any] | None = None) -> None:
+        """Kill the process; with `future` only while it works for that one."""
         with self._lock:
-            if self._process is not None:
+            if self._process is not None and (future is None or future is self._current):
                 self._process.kill()
 
     def run(self) -> None:
-        connection = self._replace()
+        worker = self._replace()
         while (task := self._tasks.get()) is not None:
             if self._closed.is_set():
                 task.future.cancel()
             elif task.future.set_running_or_notify_cancel():
-                connection = self._do(task, connection)
-        self._end(connection)
+                if worker.is_dead():  # it died while idle: no task's fault
+                    worker = self._replace()
+                with self._lock:
+                    self._current = task.future
+                end = self._do(task, worker)
+                with self._lock:
+                    self._current = None
+                end()
+                if worker.is_dead() and not self._closed.is_set():
+                    worker = self._replace()
+        worker.end()
 
-    def _do(self, task: _Task, connection: Connection) -> Connection:
-        """One task; gives back the connection for the next, of a new process where this one is lost."""
-        assert self._process is not None  # noqa: S101  # made by _replace
+    def _do(self, task: _Task, worker: _Worker) -> Callable[[], None]:
+        """One task; gives back how its future is to be settled."""
         try:
-            connection.send_bytes(task.message)
-            ready = wait([connection, self._process.sentinel], self._deadline_s)
-            if not ready:
-                raise DeadlineExceeded(f"took longer than {self._deadline_s:g} s and was stopped")
-            answer = connection.recv_bytes()
+            worker.await_ready()
+            return partial(_settle, task.future, worker.ask(task.message, self._deadline_s))
         except (EOFError, OSError):
-            self._process.join(END_S)
-            task.future.set_exception(WorkerDied(f"the worker process died ({_how(self._process.exitcode)})"))
+            worker.process.join(END_S)  # it is ending: let it say how
+            worker.kill()
+            reason = f"the worker process died ({_how(worker.process.exitcode)})"
+            return partial(task.future.set_exception, WorkerDied(reason))
         except DeadlineExceeded as error:
             # Dead before the caller hears of it: a second attempt must not meet the first one's files.
-            self._process.kill()
-            self._process.join()
-            task.future.set_exception(error)
-        else:
-            _settle(task.future, answer)
-            return connection
-        return connection if self._closed.is_set() else self._replace()
+            worker.kill()
+            return partial(task.future.set_exception, error)
 
-    def _replace(self) -> Connection:
-        """Start a process, in the place of one that is dead or to be killed."""
+    def _replace(self) -> _Worker:
+        """Start a process, in the place of one that is dead."""
+        worker = _Worker(self._number, self._warm_up)
         with self._lock:
-            if self._process is not None:
-                self._process.kill()
-                self._process.join()
-            ours, theirs = multiprocessing.get_context("spawn").Pipe()
-            process = multiprocessing.get_context("spawn").Process(
-                target=_work, args=(theirs, self._warm_up), name=self.name, daemon=True
-            )
-            process.start()
-            theirs.close()
-            self._process, self._connection = process, ours
-            log.info("%s: worker process %s", self.name, process.pid)
-        return ours
+            self._process = worker.process
+            if self._closed.is_set():  # a kill may have met the process before
+                worker.process.kill()
+        log.info("%s: worker process %s", self.name, worker.process.pid)
+        return worker
 
-    def _end(self, connection: Connection) -> None:
-        connection.close()  # the process reads the end of its pipe and returns
-        assert self._process is not None  # noqa: S101
-        self._process.join(END_S)
+
+class _Worker:
+    """One process and our end of the pipe to it."""
+
+    def __init__(self, number: int, warm_up: Callable[[int], object] | None) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._connection, theirs = context.Pipe()
+        self.process = context.Process(
+            target=_work, args=(theirs, number, warm_up), name=f"worker-{number}", daemon=True
+        )
+        self.process.start()
+        theirs.close()
+        self._ready = False
+
+    def is_dead(self) -> bool:
+        """By its end of a pipe: whoever else waited for the process does not matter."""
+        return bool(wait([self.process.sentinel], 0))
+
+    def await_ready(self) -> None:
+        """Wait until the process is warm; raises EOFError when it dies before, DeadlineExceeded after long."""
+        if not self._ready:
+            self._receive(START_S, "starting the worker process")
+            self._ready = True
+
+    def ask(self, message: bytes, deadline_s: float) -> bytes:
+        """The answer to one message; raises EOFError or OSError when the process dies, DeadlineExceeded."""
+        self._connection.send_bytes(message)
+        return self._receive(deadline_s, "it")
+
+    def _receive(self, deadline_s: float, what: str) -> bytes:
+        if not wait([self._connection, self.process.sentinel], deadline_s):
+            raise DeadlineExceeded(f"{what} took longer than {deadline_s:g} s and was stopped")
+        return self._connection.recv_bytes()
+
+    def kill(self) -> None:
+        """Dead when this returns."""
+        self.process.kill()
+        self.process.join()
+        self._connection.close()
+
+    def end(self) -> None:
+        """Let it return by itself: it reads the end of its pipe."""
+        self._connection.close()
+        self.process.join(END_S)
         self.kill()
-        self._process.join()
 
 
 def _how(exit_code: int | None) -> str:
@@ -180,12 +241,13 @@ def _settle(future: Future[Any], answer: bytes) -> None:
         future.set_exception(value)
 
 
-def _work(connection: Connection, warm_up: Callable[[], object] | None) -> None:
+def _work(connection: Connection, number: int, warm_up: Callable[[int], object] | None) -> None:
     """The child: answers one task after the other until the pipe ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C in a terminal is for the parent, which ends its workers
     threading.Thread(target=_die_with_parent, daemon=True).start()
     if warm_up is not None:
-        warm_up()
+        warm_up(number)
+    connection.send_bytes(READY)
     while True:
         try:
             message = connection.recv_bytes()

@@ -217,7 +217,7 @@ def test_a_rejected_choice_lets_the_next_best_try(ledger: Ledger) -> None:
     queue(ledger)
     claimed = ledger.claim_job(at(1))
     assert claimed is not None
-    assert ledger.job_rejected(claimed[0].id, "no lungs found", at(2))
+    assert ledger.job_rejected(claimed[0], "no lungs found", at(2))
     assert (ledger.series(SERIES).state, ledger.series(SERIES).reason) == (S.NOT_ANALYSED, "no lungs found")
     assert _state(ledger, OTHER)[0] is S.COMPLETE
     assert not ledger.series(SERIES).candidate
@@ -256,7 +256,7 @@ def test_retry_of_a_failed_analysis_keeps_the_revision(ledger: Ledger) -> None:
     queue(ledger)
     claimed = ledger.claim_job(at(1))
     assert claimed is not None
-    assert ledger.job_failed(claimed[0].id, "the model is not there", at(2))
+    assert ledger.job_failed(claimed[0], "the model is not there", at(2))
     assert ledger.series(SERIES).reason == "the model is not there"
     record = ledger.retry(SERIES, at(3))
     assert (record.state, record.revision, record.preferred) == (S.RECEIVING, 1, True)

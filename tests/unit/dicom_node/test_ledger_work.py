@@ -75,12 +75,13 @@ def test_an_interrupted_job_is_tried_again_and_then_given_up(
     ledger: Ledger, running: JobRecord, attempts: int
 ) -> None:
     for attempt in range(1, attempts):
-        assert ledger.job_interrupted(running.id, "the worker died", at(10 * attempt), max_attempts=3)
+        assert ledger.job_interrupted(running, "the worker died", at(10 * attempt), max_attempts=3)
         assert ledger.job(running.id).reason == f"attempt {attempt}: the worker died"
         claimed = ledger.claim_job(at(10 * attempt + 1))
         assert claimed is not None
         assert claimed[0].attempts == attempt + 1
-    assert ledger.job_interrupted(running.id, "the worker died", at(99), max_attempts=3)
+        running = claimed[0]
+    assert ledger.job_interrupted(running, "the worker died", at(99), max_attempts=3)
     if attempts < 3:
         assert _states(ledger) == (S.QUEUED, J.WAITING)
     else:
@@ -99,12 +100,12 @@ def test_a_restart_finds_jobs_that_ran(
 
 
 def test_a_node_that_stops_takes_the_attempt_back(ledger: Ledger, running: JobRecord) -> None:
-    assert ledger.job_returned(running.id, at(5))
+    assert ledger.job_returned(running, at(5))
     assert (ledger.job(running.id).attempts, _states(ledger)) == (0, (S.QUEUED, J.WAITING))
 
 
 def test_a_failed_analysis_says_why(ledger: Ledger, running: JobRecord) -> None:
-    assert ledger.job_failed(running.id, "weights are missing: set analysis.model", at(5))
+    assert ledger.job_failed(running, "weights are missing: set analysis.model", at(5))
     assert _states(ledger) == (S.FAILED, J.FAILED)
     assert ledger.series(SERIES).reason == "weights are missing: set analysis.model"
     assert ledger.job(running.id).finished_at == at(5)
@@ -115,20 +116,34 @@ def test_the_outcome_of_a_cancelled_job_is_discarded(ledger: Ledger, running: Jo
     ledger.file_instances([filing(4)], at(3))
     before = ledger.details(SERIES)
     calls = {
-        "done": lambda: ledger.job_done(running.id, outcome(), RESULTS, {"pacs": "default"}, at(4)),
-        "rejected": lambda: ledger.job_rejected(running.id, "x", at(4)),
-        "failed": lambda: ledger.job_failed(running.id, "x", at(4)),
-        "interrupted": lambda: ledger.job_interrupted(running.id, "x", at(4), 3),
-        "returned": lambda: ledger.job_returned(running.id, at(4)),
+        "done": lambda: ledger.job_done(running, outcome(), RESULTS, {"pacs": "default"}, at(4)),
+        "rejected": lambda: ledger.job_rejected(running, "x", at(4)),
+        "failed": lambda: ledger.job_failed(running, "x", at(4)),
+        "interrupted": lambda: ledger.job_interrupted(running, "x", at(4), 3),
+        "returned": lambda: ledger.job_returned(running, at(4)),
     }
     assert calls[ending]() is False
     assert ledger.details(SERIES) == before
     assert before.results == ()
 
 
+def test_an_outcome_of_an_earlier_claim_does_not_count(ledger: Ledger, running: JobRecord) -> None:
+    """Cancelled and asked for again, while the first worker still runs."""
+    ledger.cancel(SERIES, at(3))
+    ledger.retry(SERIES, at(4))
+    complete(ledger)
+    queue(ledger)
+    second = ledger.claim_job(at(5))
+    assert second is not None
+    assert second[0].id == running.id
+    assert not ledger.job_interrupted(running, "killed", at(6), 3)
+    assert not ledger.job_done(running, outcome(), RESULTS, {"pacs": "default"}, at(6))
+    assert ledger.job_done(second[0], outcome(), RESULTS, {"pacs": "default"}, at(7))
+
+
 def test_results_and_deliveries_are_written_together(ledger: Ledger, running: JobRecord) -> None:
     where = {"pacs": "default", "viewer": "labelmap", "second": "default"}
-    assert ledger.job_done(running.id, outcome(1, ["default", "labelmap"]), RESULTS, where, at(4))
+    assert ledger.job_done(running, outcome(1, ["default", "labelmap"]), RESULTS, where, at(4))
     details = ledger.details(SERIES)
     assert _states(ledger) == (S.ANALYSED, J.DONE)
     assert details.jobs[0].report == {"severity_score": 0.25, "series_uid": SERIES}
@@ -142,7 +157,7 @@ def test_results_and_deliveries_are_written_together(ledger: Ledger, running: Jo
 
 def test_an_outcome_with_a_path_elsewhere_is_not_half_written(ledger: Ledger, running: JobRecord) -> None:
     with pytest.raises(ValueError, match="not in the subpath"):
-        ledger.job_done(running.id, outcome(), Path("/elsewhere"), {"pacs": "default"}, at(4))
+        ledger.job_done(running, outcome(), Path("/elsewhere"), {"pacs": "default"}, at(4))
     assert _states(ledger) == (S.QUEUED, J.RUNNING)
     assert ledger.details(SERIES).results == ()
 

@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -40,9 +41,44 @@ def kind_of_process() -> str:
     return type(multiprocessing.current_process()).__name__
 
 
+def write(path: str, text: str) -> None:
+    """Whole or not there."""
+    partial_file = Path(f"{path}.part")
+    partial_file.write_text(text)
+    partial_file.rename(path)
+
+
 def hang(started: str) -> None:
-    Path(started).touch()
+    write(started, str(os.getpid()))
     threading.Event().wait()
+
+
+def hang_until(started: str, go: str) -> str:
+    write(started, "")
+    await_file(Path(go))
+    return "done"
+
+
+def kill_myself() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def slow_start(seconds: float, _number: int) -> None:
+    time.sleep(seconds)
+
+
+def fail_to_start(_number: int) -> None:
+    raise ImportError("a library is missing")
+
+
+def sign(folder: str, number: int) -> None:
+    write(str(Path(folder) / str(number)), str(os.getpid()))
+
+
+def await_file(path: Path) -> None:
+    pause = threading.Event()
+    while not path.exists():
+        pause.wait(0.01)
 
 
 def test_the_process_is_warm_and_the_same_for_every_task(pool: WorkerPool) -> None:
@@ -67,34 +103,90 @@ def test_a_process_that_dies_fails_its_task_alone_and_is_replaced(pool: WorkerPo
     assert next_one.result(WAIT_S) not in {before, os.getpid()}
 
 
-def test_a_process_that_died_while_idle_fails_one_task_only(pool: WorkerPool) -> None:
+def test_a_process_that_died_while_idle_is_replaced_at_no_tasks_cost(pool: WorkerPool) -> None:
     before = pool.submit(os.getpid).result(WAIT_S)
     process = psutil.Process(before)
     process.kill()
     process.wait(WAIT_S)
-    with pytest.raises(WorkerDied):
-        pool.submit(os.getpid).result(WAIT_S)
-    assert pool.submit(os.getpid).result(WAIT_S) != before
+    assert pool.submit(os.getpid).result(WAIT_S) not in {before, os.getpid()}
 
 
-def test_the_deadline_kills() -> None:
-    pool = WorkerPool(1, deadline_s=0.5)
+@pytest.mark.parametrize("dies", [True, False])
+def test_one_slot_does_not_suffer_from_the_other(tmp_path: Path, dies: bool) -> None:
+    pool = WorkerPool(2, deadline_s=WAIT_S)
     try:
-        before = pool.submit(os.getpid)
-        with pytest.raises(DeadlineExceeded, match=r"0\.5 s"):
-            pool.submit(time.sleep, 1000).result(WAIT_S)
-        assert not psutil.pid_exists(before.result(0))
+        long_task = pool.submit(hang_until, str(tmp_path / "started"), str(tmp_path / "go"))
+        await_file(tmp_path / "started")
+        if dies:
+            with pytest.raises(WorkerDied):
+                pool.submit(kill_myself).result(WAIT_S)
+        assert pool.submit(os.getpid).result(WAIT_S) != os.getpid()
+        (tmp_path / "go").touch()
+        assert long_task.result(WAIT_S) == "done"
+        assert len(pool.pids) == 2
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def test_cancel_kills_a_task_that_runs_and_no_other(pool: WorkerPool, tmp_path: Path) -> None:
+    running = pool.submit(hang, str(tmp_path / "started"))
+    await_file(tmp_path / "started")
+    waiting, next_one = pool.submit(os.getpid), pool.submit(os.getpid)
+    assert waiting.cancel() is True
+    assert running.cancel() is False
+    with pytest.raises(WorkerDied, match="SIGKILL"):
+        running.result(WAIT_S)
+    after = next_one.result(WAIT_S)
+    assert running.cancel() is False
+    assert next_one.cancel() is False
+    assert pool.submit(os.getpid).result(WAIT_S) == after, "a task that is over kills nobody"
+
+
+def test_the_deadline_counts_from_the_moment_the_process_is_warm(tmp_path: Path) -> None:
+    """Starting takes longer than this deadline, on any machine."""
+    pool = WorkerPool(1, deadline_s=0.05, warm_up=partial(slow_start, 0.5))
+    try:
+        assert pool.submit(int, "7").result(WAIT_S) == 7
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def test_the_deadline_kills(tmp_path: Path) -> None:
+    pool = WorkerPool(1, deadline_s=0.5)
+    try:
+        with pytest.raises(DeadlineExceeded, match=r"it took longer than 0\.5 s"):
+            pool.submit(hang, str(tmp_path / "pid")).result(WAIT_S)
+        assert not psutil.pid_exists(int((tmp_path / "pid").read_text()))
+        assert pool.submit(int, "7").result(WAIT_S) == 7
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def test_a_process_that_cannot_start_fails_its_task() -> None:
+    pool = WorkerPool(1, deadline_s=WAIT_S, warm_up=fail_to_start)
+    try:
+        with pytest.raises(WorkerDied, match="exit status 1"):
+            pool.submit(int, "7").result(WAIT_S)
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def test_each_process_knows_its_number(tmp_path: Path) -> None:
+    pool = WorkerPool(2, deadline_s=WAIT_S, warm_up=partial(sign, str(tmp_path)))
+    try:
+        await_file(tmp_path / "0")
+        await_file(tmp_path / "1")
+        pids = {int((tmp_path / name).read_text() or 0) for name in "01"}
+        assert len(pids) == 2
+    finally:
+        pool.shutdown()
 
 
 def test_shutdown_cancels_what_waits_and_kills_what_runs(tmp_path: Path) -> None:
     pool = WorkerPool(1, deadline_s=WAIT_S)
     pid = pool.submit(os.getpid).result(WAIT_S)
     running, waiting = pool.submit(hang, str(tmp_path / "started")), pool.submit(os.getpid)
-    pause = threading.Event()
-    while not (tmp_path / "started").exists():
-        pause.wait(0.01)
+    await_file(tmp_path / "started")
     pool.shutdown(cancel_futures=True)
     assert isinstance(running.exception(0), WorkerDied)
     assert waiting.cancelled()
