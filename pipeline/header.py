@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from copy import copy
 from dataclasses import dataclass
 
 from pydicom import config
@@ -149,7 +150,7 @@ def _copy(header: Dataset, keyword: str, ds: Dataset, notes: list[str]) -> None:
     if fault:
         notes.append(f"{keyword} {fault}; left blank")
     elif not elem.is_empty or keyword in _EMPTY_IF_ABSENT:
-        ds.add(elem)
+        ds.add(copy(elem))
 
 
 def _fault(elem: DataElement) -> str | None:

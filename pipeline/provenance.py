@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from copy import copy
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -103,6 +104,15 @@ def arguments(analysis: Analysis, context: ResultContext, source: SourceHeader, 
     }
 
 
+def nameless(source: SourceHeader) -> Dataset:
+    """The header for highdicom, which prints names that it finds unusual; `finish` puts the name back."""
+    ds = Dataset()
+    for elem in source.ds:
+        ds.add(copy(elem))  # an element that is shared would be changed in the source too
+    ds.PatientName = ""
+    return ds
+
+
 def finish(built: Dataset, analysis: Analysis, context: ResultContext, source: SourceHeader) -> Dataset:
     """A plain dataset of what highdicom built, with the moment of the job wherever highdicom put its own.
 
@@ -119,7 +129,7 @@ def finish(built: Dataset, analysis: Analysis, context: ResultContext, source: S
     for item in ds.ContributingEquipmentSequence:
         if item.PurposeOfReferenceCodeSequence[0].CodeValue == codes.PROCESSING_EQUIPMENT.value:
             item.ContributionDateTime = DT(created.replace(microsecond=0))
-    for keyword in ("TimezoneOffsetFromUTC", "SpecificCharacterSet"):
+    for keyword in ("PatientName", "TimezoneOffsetFromUTC", "SpecificCharacterSet"):
         if keyword in source.ds:
             ds.add(source.ds[keyword])
     ds.DeviceUID = uids.device(analysis.model)

@@ -130,7 +130,7 @@ def _with_spacing(source: SourceHeader, volume: CtVolume) -> Dataset:
     SpacingBetweenSlices is the volume's, which gaps between frames would hide; a thickness that is no length
     becomes the spacing.
     """
-    image, spacing_mm = Dataset(source.ds), volume.spacing_mm[0]
+    image, spacing_mm = provenance.nameless(source), volume.spacing_mm[0]
     thickness = source.ds.get("SliceThickness")
     image.SliceThickness = DS(float(thickness) if thickness and thickness > 0 else spacing_mm, auto_format=True)
     image.SpacingBetweenSlices = DS(spacing_mm, auto_format=True)

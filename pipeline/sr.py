@@ -41,7 +41,7 @@ def build(analysis: Analysis, context: ResultContext) -> Dataset:
     source = header.normalise(analysis.volume.headers[0])
     built = Comprehensive3DSR(
         evidence=[
-            source.ds,
+            provenance.nameless(source),
             *header.evidence(analysis.volume.headers[1:]),
             *context.segmentations.values(),
         ],

@@ -15,7 +15,8 @@ from pydicom.filewriter import write_dataset
 
 from pipeline import header, sr
 from pipeline.errors import ResultError
-from tests.fixtures.results import make_analysis, make_context, through_bytes
+from pipeline.types import Profile
+from tests.fixtures.results import build_set, make_analysis, make_context, through_bytes
 
 
 def element(tag: int, vr: bytes, value: bytes) -> bytes:
@@ -105,8 +106,12 @@ def test_identity_is_kept_even_where_it_is_not_valid() -> None:
 def test_the_source_is_not_changed() -> None:
     original = source((0x00100040, b"CS", b"U"), (0x00100010, b"PN", b"A^B"))
     before = encode(original)
-    header.normalise(original)
+    header.normalise(original).ds.PatientName = "Other"
     assert encode(original) == before
+    analysis = make_analysis()
+    headers = [encode(each) for each in analysis.volume.headers]
+    build_set(analysis, make_context(profile=Profile(lungs_seg=True, key_slices=True)))
+    assert [encode(each) for each in analysis.volume.headers] == headers
 
 
 @pytest.mark.parametrize("keyword", ["StudyInstanceUID", "SeriesInstanceUID", "SOPClassUID", "SOPInstanceUID"])
@@ -191,6 +196,13 @@ def test_undefined_character_sets_are_replaced_and_the_name_is_kept(received: st
     assert "SpecificCharacterSet" in normalised.notes[0]
     again = read_dataset(io.BytesIO(encode(normalised.ds)), is_implicit_VR=False, is_little_endian=True)
     assert str(again.PatientName) == "Müller^Zoë"
+
+
+@pytest.mark.filterwarnings("error::UserWarning")
+def test_unusual_names_are_kept_and_not_printed() -> None:
+    analysis = make_analysis(attributes={"PatientName": "ANON-0001"})
+    for ds in build_set(analysis, make_context(profile=Profile(lungs_seg=True))).values():
+        assert ds.PatientName == "ANON-0001"
 
 
 def test_notes_reach_the_report() -> None:
