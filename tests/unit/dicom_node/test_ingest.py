@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -35,14 +35,6 @@ def _clock() -> datetime:
 @pytest.fixture
 def spool(tmp_path: Path) -> Spool:
     return Spool(tmp_path / "state")
-
-
-@pytest.fixture
-def book(tmp_path: Path) -> Iterator[Ledger]:
-    """SQLite alone: the rules of the ledger are tested on both databases elsewhere."""
-    opened = Ledger(f"sqlite:///{tmp_path / 'ledger.sqlite'}")
-    yield opened
-    opened.close()
 
 
 @pytest.fixture
@@ -395,16 +387,16 @@ def _run(template: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, crash_at
     return state, crashed
 
 
-def test_a_crash_at_any_point_changes_nothing_in_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_crash_at_any_point_changes_nothing_in_the_end(
+    migrated_sqlite: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(os, "fsync", lambda _fd: None)  # the process dies here, not the power
-    template = tmp_path / "template.sqlite"
-    Ledger(f"sqlite:///{template}").close()
-    expected, crashed = _run(template, tmp_path / "whole", monkeypatch, crash_at=-1)
+    expected, crashed = _run(migrated_sqlite, tmp_path / "whole", monkeypatch, crash_at=-1)
     assert not crashed
     assert expected[-1] == []
     points = 0
     while True:
-        state, crashed = _run(template, tmp_path / f"crash{points}", monkeypatch, crash_at=points)
+        state, crashed = _run(migrated_sqlite, tmp_path / f"crash{points}", monkeypatch, crash_at=points)
         assert state == expected, f"crash point {points}"
         if not crashed:
             break
