@@ -31,7 +31,7 @@ from dicom_node.malformed import MALFORMED, brief
 from dicom_node.upper_layer import InlineUpperLayer, MessageProvider
 
 LOGGER = logging.getLogger(__name__)
-MAX_SILENT_CONNECTIONS = 64  # connected, no association yet; the oldest is dropped for the next
+MAX_IDLE_CONNECTIONS = 64  # without an association, before it or after; the oldest is dropped for the next
 STOP_TIMEOUT_S = 10.0
 _OUT_OF_DESCRIPTORS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 Network = IPv4Network | IPv6Network
@@ -151,7 +151,8 @@ class InboundAssociation(Association):
     def _serve_next(self) -> None:
         """Read one PDU and do what it asks for."""
         if not self._upper.pump():
-            LOGGER.warning("%s aborted: silent for too long, or this node stops", self.name)
+            reason = "this node stops" if self._upper.is_interrupted else "silent for too long"
+            LOGGER.warning("%s aborted: %s", self.name, reason)
             self.abort()
             return
         context_id, request = self.dimse.get_msg()
@@ -241,7 +242,7 @@ class StorageServer(AssociationServer):
         if rejection is not None:
             return rejection
         with self._lock:
-            if len(self._in_phase(Phase.ADMITTED)) >= self._max_associations:
+            if list(self._phases.values()).count(Phase.ADMITTED) >= self._max_associations:
                 return Rejection(2, 3, 2, f"{self._max_associations} associations are open already")
             self._phases[assoc] = Phase.ADMITTED
         return None
@@ -284,11 +285,11 @@ class StorageServer(AssociationServer):
         """Give the connection a thread of its own."""
         assoc = InboundAssociation(self, request, client_address, f"association {next(self._numbers)}")
         with self._lock:
-            silent = self._in_phase(Phase.SILENT)
+            idle = [other for other, phase in self._phases.items() if phase is not Phase.ADMITTED]
+            for oldest in idle[: max(0, len(idle) + 1 - MAX_IDLE_CONNECTIONS)]:
+                LOGGER.warning("%s dropped: too many connections without an association", oldest.name)
+                oldest.interrupt()
             self._phases[assoc] = Phase.SILENT
-        for oldest in silent[: len(silent) + 1 - MAX_SILENT_CONNECTIONS]:
-            LOGGER.warning("%s dropped: connected without asking for an association", oldest.name)
-            oldest.interrupt()
         try:
             assoc.start()
         except RuntimeError:  # no thread to be had
@@ -298,9 +299,6 @@ class StorageServer(AssociationServer):
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Say in the log, not on stderr, why a connection was closed."""
         LOGGER.exception("connection from %s closed", client_address[0])
-
-    def _in_phase(self, phase: Phase) -> list[InboundAssociation]:
-        return [assoc for assoc, current in self._phases.items() if current is phase]
 
     def service_actions(self) -> None:
         """Nothing: the garbage of an association needs no collection by hand, which would pause every thread."""

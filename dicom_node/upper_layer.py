@@ -138,7 +138,8 @@ class InlineUpperLayer(DULServiceProvider):
         assoc.dul = self  # before the socket, which puts the first event into our queue
         assoc.network_timeout, assoc.acse_timeout = idle_timeout_s, artim_s  # before that, they were another's
         self.socket = self._connection = Connection(assoc, client_socket=connection)
-        self._idle_timeout_s = idle_timeout_s
+        self._idle_timeout_s, self._artim_s = idle_timeout_s, artim_s
+        self._request_deadline = 0.0
         self._max_pdu_bytes = max(max_pdu_bytes, MIN_PDU_LIMIT)
         self._header = bytearray(PDU_HEADER.size)
         self._buffer = bytearray()
@@ -152,12 +153,19 @@ class InlineUpperLayer(DULServiceProvider):
     def start(self) -> None:
         """Take the connection indication (Evt5): ARTIM runs from here until the association is requested."""
         self.assoc._dul_ready.set()
+        # pynetdicom's own timer goes by the wall clock, which may be set while it runs
+        self._request_deadline = time.monotonic() + self._artim_s
         self.state_machine.do_action(self.event_queue.get())
 
     def interrupt(self) -> None:
         """Have `pump` read no further PDU. For any thread."""
         self._interrupted.set()
         self._connection.interrupt()
+
+    @property
+    def is_interrupted(self) -> bool:
+        """Whether `interrupt` was called."""
+        return self._interrupted.is_set()
 
     def close(self) -> None:
         """Close the connection, if the peer has not."""
@@ -168,9 +176,9 @@ class InlineUpperLayer(DULServiceProvider):
         if self._interrupted.is_set():
             return False
         awaits_request = self.state_machine.current_state == AWAITING_REQUEST
-        patience_s = self.artim_timer.remaining if awaits_request else self._idle_timeout_s
+        deadline = self._request_deadline if awaits_request else time.monotonic() + self._idle_timeout_s
         try:
-            event = self._read_pdu(time.monotonic() + patience_s)
+            event = self._read_pdu(deadline)
         except TimeoutError:
             if not awaits_request:
                 return False
@@ -189,7 +197,7 @@ class InlineUpperLayer(DULServiceProvider):
         """Leave the connection to the peer to close (Sta13), until ARTIM expires; then close it."""
         if self.state_machine.current_state == AWAITING_CLOSE:
             try:
-                self._connection.discard(time.monotonic() + self.artim_timer.remaining)
+                self._connection.discard(time.monotonic() + self._artim_s)
                 event = CONNECTION_CLOSED
             except TimeoutError:
                 event = ARTIM_EXPIRED

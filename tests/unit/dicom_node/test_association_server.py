@@ -8,7 +8,7 @@ import socket
 import struct
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from io import BytesIO
 from ipaddress import ip_address
 from pathlib import Path
@@ -112,7 +112,7 @@ class TestSilence:
             assert peer.recv(1) == b""
 
     def test_the_oldest_silent_connection_makes_room(self, node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(association_server, "MAX_SILENT_CONNECTIONS", 2)
+        monkeypatch.setattr(association_server, "MAX_IDLE_CONNECTIONS", 2)
         with calling(node) as assoc, connected(node) as first, connected(node) as second:
             with connected(node):
                 assert first.recv(1) == b""
@@ -120,6 +120,26 @@ class TestSilence:
                 with pytest.raises(BlockingIOError):
                     second.recv(1)
             assert status(store_dataset(assoc, ct())) == 0x0000
+
+    def test_and_no_other_is_dropped(self, node: Node) -> None:
+        with ExitStack() as stack:
+            peers = [stack.enter_context(connected(node)) for _ in range(association_server.MAX_IDLE_CONNECTIONS)]
+            assert_serves(node)  # one more: the first is dropped for it
+            assert peers[0].recv(1) == b""
+            for peer in peers[2:]:  # the connection of assert_serves may linger, and cost the second its place
+                peer.setblocking(False)
+                with pytest.raises(BlockingIOError):
+                    peer.recv(1)
+
+    def test_so_does_one_that_is_over_and_not_closed(
+        self, node: Node, conversation: list[bytes], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(association_server, "MAX_IDLE_CONNECTIONS", 1)
+        with connected(node) as peer:
+            peer.sendall(conversation[0] + conversation[-1])
+            assert [read_pdu(peer)[0] for _ in range(2)] == [A_ASSOCIATE_AC, A_RELEASE_RP]
+            with connected(node):
+                assert read_pdu(peer) == b""
 
     def test_an_association_that_falls_silent_is_aborted(self, hurried: Node, conversation: list[bytes]) -> None:
         with connected(hurried) as peer:
