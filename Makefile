@@ -21,7 +21,7 @@ lint:
 bench:
 	scripts/system-packages.sh
 	scripts/setup.sh test
-	@for program in benchmarks/*.py; do echo "== $$program"; $(VENV)/python $$program || exit 1; done
+	@for program in benchmarks/*.py; do echo "== $$program"; PYTHONPATH=. $(VENV)/python $$program || exit 1; done
 
 wheel:
 	scripts/setup.sh test
