@@ -4,20 +4,10 @@ from tests.fixtures.postgres import (
     book,
     database_url,
     ledger,
-    ledger_url,
-    migrated_postgres,
     migrated_sqlite,
     postgres,
-    sqlite_url,
+    warm_postgres,
+    warm_sqlite,
 )
 
-__all__ = [
-    "book",
-    "database_url",
-    "ledger",
-    "ledger_url",
-    "migrated_postgres",
-    "migrated_sqlite",
-    "postgres",
-    "sqlite_url",
-]
+__all__ = ["book", "database_url", "ledger", "migrated_sqlite", "postgres", "warm_postgres", "warm_sqlite"]
