@@ -38,7 +38,7 @@ from dicom_node.ledger import InstanceRecord, SeriesRecord
 from dicom_node.states import InstanceState, SeriesState
 from pipeline.geometry import Assessment, FaultKind, Limits, Slice, assess, normal
 
-RELEASE_PAUSE = timedelta(seconds=1)  # before looking again whether an association was released
+RELEASE_PAUSE = timedelta(seconds=5)  # before looking again, should nobody tell that an association was released
 
 NO_SLICE = frozenset(  # words of ImageType
     {"LOCALIZER", "SCOUT", "TOPOGRAM", "SECONDARY", "MPR", "CPR", "MIP", "MINIP", "AVIP", "VRT", "SSD"}

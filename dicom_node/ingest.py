@@ -37,7 +37,7 @@ class Ingest:
         spool: where received files lie.
         ledger: where they are to be known.
         clock: the present, time zone aware.
-        on_filed: called after each batch, so that whoever waits for instances may look.
+        on_filed: called by the thread after each batch, so that whoever waits for instances may look.
     """
 
     def __init__(
@@ -52,6 +52,8 @@ class Ingest:
         self._clock = clock
         self._on_filed = on_filed
         self._queue: queue.Queue[Path | None] = queue.Queue()
+        self._unfiled = 0
+        self._lock = threading.Lock()  # guards the number of files that are submitted and not yet filed
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name="ingest")
 
@@ -60,8 +62,15 @@ class Ingest:
         """For whoever looks after the threads of the node."""
         return self._thread
 
+    @property
+    def idle(self) -> bool:
+        """Whether the ledger knows everything that was submitted."""
+        with self._lock:
+            return self._unfiled == 0
+
     def submit(self, path: Path) -> None:
         """Take a file that was received; returns at once. For the receiver's threads."""
+        self._count(1)
         self._queue.put(path)
 
     @property
@@ -72,7 +81,7 @@ class Ingest:
     def start(self) -> None:
         """File what an earlier run left in the spool, then what is submitted."""
         for path in self._spool.pending():
-            self._queue.put(path)
+            self.submit(path)
         self._thread.start()
 
     def stop(self) -> None:
@@ -120,8 +129,6 @@ class Ingest:
         received = [found for path in paths if (found := self._read(path)) is not None]
         for group in _without_repeats(received):
             self._file(group)
-        if received:
-            self._on_filed()
 
     def _read(self, path: Path) -> Received | None:
         """None where the file was filed before or is set aside."""

@@ -252,8 +252,10 @@ def test_the_thread_files_what_lies_there_and_what_comes(spool: Spool, book: Led
     spooled(spool, slice_of(1))
     filed = threading.Semaphore(0)
     ingest = Ingest(spool, book, _clock, on_filed=filed.release)
+    assert ingest.idle
     ingest.start()
     assert filed.acquire(timeout=10)
+    assert ingest.idle
     assert book.series(SERIES).instances == 1
     ingest.submit(spooled(spool, slice_of(2)))
     ingest.stop()
@@ -295,8 +297,10 @@ def test_a_stop_leaves_what_cannot_be_filed_for_the_next_start(
         patch.setattr(book, "kept_instances", away)
         ingest = Ingest(spool, book, _clock)
         ingest.submit(spooled(spool, slice_of(1)))
+        assert not ingest.idle
         ingest.start()
         assert tried.wait(10)
+        assert not ingest.idle
         ingest.stop()
     assert len(spool.pending()) == 1
     Ingest(spool, book, _clock).process(spool.pending())
