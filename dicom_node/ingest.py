@@ -52,8 +52,6 @@ class Ingest:
         self._clock = clock
         self._on_filed = on_filed
         self._queue: queue.Queue[Path | None] = queue.Queue()
-        self._unfiled = 0
-        self._lock = threading.Lock()  # guards the number of files that are submitted and not yet filed
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name="ingest")
 
@@ -62,15 +60,8 @@ class Ingest:
         """For whoever looks after the threads of the node."""
         return self._thread
 
-    @property
-    def idle(self) -> bool:
-        """Whether the ledger knows everything that was submitted."""
-        with self._lock:
-            return self._unfiled == 0
-
     def submit(self, path: Path) -> None:
         """Take a file that was received; returns at once. For the receiver's threads."""
-        self._count(1)
         self._queue.put(path)
 
     @property
@@ -103,7 +94,7 @@ class Ingest:
             self._insist(batch)
             for _ in batch:
                 self._queue.task_done()
-            self._on_filed()  # again: only now is `idle` true
+            self._on_filed()
 
     def _insist(self, batch: Sequence[Path]) -> None:
         """Process a batch; again and again while database or disk do not let us, until the node stops."""
