@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from dicom_node.selection import Candidate, Sharpness, candidate, choose, sharpness
+from dicom_node.selection import Candidate, candidate, choose
 from dicom_node.states import SeriesState
+from pipeline.kernel import Sharpness, sharpness
 from tests.fixtures.records import series_record, stack
 
 S = SeriesState
