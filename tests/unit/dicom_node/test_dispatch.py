@@ -7,7 +7,7 @@ import queue
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import Executor, Future, ProcessPoolExecutor
+from concurrent.futures import Executor, ProcessPoolExecutor
 from datetime import datetime, timedelta
 from functools import partial
 from hashlib import sha256
@@ -26,6 +26,7 @@ from dicom_node.states import JobState, SeriesState
 from dicom_node.worker_pool import WorkerPool
 from pipeline.errors import ModelError, ResultError, SeriesRejected
 from pipeline.types import AnalysisOutcome, AnalysisRequest, ObjectReference, ResultKind, ResultObject
+from tests.fixtures.inline import Inline
 from tests.fixtures.samples import SERIES, START, complete, filing, receive
 from tests.fixtures.samples import queue as choose
 
@@ -250,6 +251,7 @@ def test_a_poison_series_is_given_up_and_the_next_one_is_analysed(
     )
     assert says in details.series.reason
     _queued(book, OTHER, "7.7")
+    bench = Bench(book, tmp_path)
     healthy = bench.dispatcher(succeed)
     bench.run_one(healthy)
     healthy.stop()
@@ -327,18 +329,6 @@ def test_a_poison_series_beside_a_healthy_one(book: Ledger, tmp_path: Path) -> N
         dispatcher.pump()
     dispatcher.stop()
     assert (book.series("5.1").state, book.series("5.2").state) == (S.FAILED, S.ANALYSED)
-
-
-class Inline(Executor):
-    """Runs at once, in this thread."""
-
-    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
-        future: Future[Any] = Future()
-        try:
-            future.set_result(fn(*args, **kwargs))
-        except Exception as error:  # noqa: BLE001  # as an executor does
-            future.set_exception(error)
-        return future
 
 
 @pytest.mark.parametrize("method", ["current_instances", "job_done", "claim_job"])

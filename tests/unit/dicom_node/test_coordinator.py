@@ -1,0 +1,456 @@
+"""From instances to results: when the coordinator looks, what it decides, and that any story ends well."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator
+from datetime import datetime, timedelta
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+from pydicom import dcmread
+
+from dicom_node import config as configuration
+from dicom_node import coordinator as coordinator_module
+from dicom_node.completion import RELEASE_PAUSE
+from dicom_node.config import Config
+from dicom_node.coordinator import Coordinator
+from dicom_node.dispatch import Dispatcher
+from dicom_node.errors import IllegalTransition, TransientError
+from dicom_node.ingest import Ingest
+from dicom_node.ledger import Ledger, SeriesRecord
+from dicom_node.spool import Spool
+from dicom_node.states import DeliveryState, InstanceState, JobState, SeriesState
+from pipeline.errors import SeriesRejected
+from pipeline.types import AnalysisOutcome, AnalysisRequest, ObjectReference, ResultKind, ResultObject
+from tests.fixtures.ct import slice_of, spooled
+from tests.fixtures.inline import Inline
+from tests.fixtures.postgres import Warm
+from tests.fixtures.samples import START, deliver
+
+S, D = SeriesState, DeliveryState
+SOFT, SHARP = "1.2.3.1", "1.2.3.2"
+KERNELS = {SOFT: "B40f", SHARP: "B70f"}
+WAIT_S = 30.0
+
+
+def _config(folder: Path, destinations: bool = True) -> Config:
+    where = [{"name": "pacs", "ae_title": "PACS", "host": "h", "port": 1}] if destinations else []
+    rules = {"series_quiet_s": 10, "study_quiet_s": 20, "incomplete_after_s": 100, "min_slices": 3}
+    return configuration.parse({"node": {"state_dir": str(folder)}, "completion": rules, "destinations": where})
+
+
+class Bench:
+    """A node without network and processes: spool, ingest, ledger, coordinator and an executor of this thread."""
+
+    def __init__(self, ledger: Ledger, folder: Path) -> None:
+        self.ledger, self.config, self.spool = ledger, _config(folder), Spool(folder)
+        self.now = START
+        self.busy: set[str] = set()
+        self.no_lungs: set[str] = set()
+        self.results_told = 0
+        self.restart()
+
+    def restart(self) -> None:
+        """All objects anew, as after the process was killed."""
+        self.ingest = Ingest(self.spool, self.ledger, self.clock)
+        self.ingest.process(self.spool.pending())
+        archive, results = self.spool.archive, self.spool.results
+        self.dispatcher = Dispatcher(
+            self.config, self.ledger, archive, results, self.clock, executor=Inline, analyse=self.analyse
+        )
+        self.dispatcher.start()
+        self.coordinator = Coordinator(
+            self.config, self.ledger, self.dispatcher, lambda: self.busy, self.clock, self._tell
+        )
+
+    def clock(self) -> datetime:
+        return self.now
+
+    def _tell(self) -> None:
+        self.results_told += 1
+
+    def analyse(self, request: AnalysisRequest) -> AnalysisOutcome:
+        """Names whom and what it saw."""
+        headers = [dcmread(path) for path in request.files]
+        series_uid = str(headers[0].SeriesInstanceUID)
+        if series_uid in self.no_lungs:
+            raise SeriesRejected("no lungs found")
+        seen = {
+            "series_uid": series_uid,
+            "patients": sorted({str(ds.PatientID) for ds in headers}),
+            "slices": sorted(int(ds.InstanceNumber) for ds in headers),
+            "pixels": sha256(b"".join(sorted(ds.PixelData for ds in headers))).hexdigest(),
+        }
+        uid = f"9.{int(sha256(repr((request.revision, seen)).encode()).hexdigest()[:16], 16)}"
+        reference = ObjectReference(str(headers[0].StudyInstanceUID), "9.1", "1.2.840", uid)
+        path = request.out_dir / "sr.dcm"
+        return AnalysisOutcome(seen, (ResultObject(ResultKind.SR, "default", path, reference, "f" * 64),))
+
+    def send(self, series_uid: str, number: int, pid: str = "P1", pixels: int = 0) -> None:
+        """One instance arrives and is filed."""
+        ds = slice_of(number, series_uid, pixels=pixels, PatientID=pid, ConvolutionKernel=KERNELS[series_uid])
+        self.ingest.process([spooled(self.spool, ds)])
+
+    def send_all(self, series_uid: str = SOFT, count: int = 5, **options: Any) -> None:
+        for number in range(1, count + 1):
+            self.send(series_uid, number, **options)
+
+    def after(self, seconds: float) -> datetime | None:
+        """Time goes on, then one look; what it says about the next."""
+        self.now += timedelta(seconds=seconds)
+        return self.coordinator.sweep(self.now)
+
+    def state(self, series_uid: str = SOFT) -> SeriesState:
+        return self.ledger.series(series_uid).state
+
+    def settle(self) -> None:
+        """Until nothing moves any more."""
+        for _ in range(8):
+            self.after(200)
+            deliver(self.ledger, now=self.now)
+
+
+@pytest.fixture
+def bench(book: Ledger, tmp_path: Path) -> Bench:
+    return Bench(book, tmp_path / "state")
+
+
+def test_each_look_says_when_the_next_is_due(bench: Bench) -> None:
+    assert bench.after(0) is None
+    bench.send_all()
+    arrived = bench.now
+    assert bench.after(3) == arrived + timedelta(seconds=10)
+    assert bench.state() is S.RECEIVING
+    assert bench.after(7) == arrived + timedelta(seconds=20)
+    assert bench.state() is S.COMPLETE
+    assert bench.after(10) is None, "inline, the analysis is over already: its end wakes the next look"
+    assert bench.state() is S.QUEUED
+    assert bench.after(0) is None
+    assert bench.state() is S.ANALYSED
+    assert bench.results_told == 1
+
+
+def test_an_open_association_holds_back_completion_and_selection(bench: Bench) -> None:
+    bench.send_all()
+    bench.busy = {SOFT}
+    assert bench.after(50) == bench.now + RELEASE_PAUSE
+    assert bench.state() is S.RECEIVING
+    bench.busy = set()
+    bench.after(0)
+    assert bench.state() is S.QUEUED
+    bench.send_all(SHARP)
+    bench.after(10)
+    bench.busy = {SHARP}
+    assert bench.after(50) == bench.now + RELEASE_PAUSE
+    assert bench.state(SHARP) is S.COMPLETE
+
+
+def test_missing_slices_are_waited_for_and_it_shows(bench: Bench) -> None:
+    for number in (1, 2, 3, 5, 6):
+        bench.send(SOFT, number)
+    arrived = bench.now
+    assert bench.after(10) == arrived + timedelta(seconds=100)
+    assert "1 slices are missing" in bench.ledger.series(SOFT).reason
+    events = len(bench.ledger.details(SOFT).events)
+    assert bench.after(5) == arrived + timedelta(seconds=100)
+    assert len(bench.ledger.details(SOFT).events) == events, "it is told once"
+    bench.send(SOFT, 4)
+    assert bench.ledger.series(SOFT).reason == ""
+    bench.after(10)
+    assert bench.state() is S.COMPLETE
+
+
+def test_an_incomplete_series_does_not_hold_up_its_study(bench: Bench) -> None:
+    for number in (1, 2, 4, 5):
+        bench.send(SHARP, number)
+    bench.send_all()
+    bench.after(20)
+    assert bench.state() is S.QUEUED
+    assert bench.state(SHARP) is S.RECEIVING
+    bench.after(100)
+    assert bench.state(SHARP) is S.INCOMPLETE
+
+
+def test_the_soft_kernel_is_chosen_and_the_other_told_why(bench: Bench) -> None:
+    bench.send_all(SHARP)
+    bench.send_all(SOFT)
+    bench.settle()
+    assert bench.state() is S.DELIVERED
+    lost = bench.ledger.series(SHARP)
+    assert lost.state is S.NOT_ANALYSED
+    assert "kernel B40f (soft) comes before B70f (sharp)" in lost.reason
+
+
+def test_a_better_series_that_comes_later_takes_over(bench: Bench) -> None:
+    bench.send_all(SHARP)
+    bench.settle()
+    assert bench.state(SHARP) is S.DELIVERED
+    bench.send_all(SOFT)
+    bench.settle()
+    assert (bench.state(SHARP), bench.state(SOFT)) == (S.NOT_ANALYSED, S.DELIVERED)
+    (current,) = _current(bench.ledger)
+    assert current["series_uid"] == SOFT
+
+
+def test_where_no_lungs_are_found_the_next_best_is_taken(bench: Bench) -> None:
+    bench.no_lungs = {SOFT}
+    bench.send_all(SOFT)
+    bench.send_all(SHARP)
+    bench.settle()
+    assert (bench.state(SOFT), bench.ledger.series(SOFT).reason) == (S.NOT_ANALYSED, "no lungs found")
+    assert bench.state(SHARP) is S.DELIVERED
+
+
+def test_a_person_may_prefer_the_other_series(bench: Bench) -> None:
+    bench.send_all(SHARP)
+    bench.send_all(SOFT)
+    bench.settle()
+    bench.ledger.retry(SHARP, bench.now)
+    bench.settle()
+    assert (bench.state(SHARP), bench.state(SOFT)) == (S.DELIVERED, S.NOT_ANALYSED)
+    assert bench.ledger.series(SOFT).reason.endswith("a person asked for it")
+
+
+def test_an_identity_corrected_in_the_pacs_reissues_the_result_for_the_right_patient(bench: Bench) -> None:
+    bench.send_all(pid="WRONG")
+    bench.settle()
+    assert [result["patients"] for result in _current(bench.ledger)] == [["WRONG"]]
+    for number in (1, 2):
+        bench.send(SOFT, number, pid="RIGHT")
+    bench.after(50)
+    assert bench.state() is S.RECEIVING
+    assert _current(bench.ledger) == []
+    for number in (3, 4, 5):
+        bench.send(SOFT, number, pid="RIGHT")
+    bench.settle()
+    assert [result["patients"] for result in _current(bench.ledger)] == [["RIGHT"]]
+    assert bench.ledger.series(SOFT).revision == 2
+
+
+def test_a_conflict_ends_the_series_until_a_person_decides(bench: Bench) -> None:
+    bench.send_all()
+    bench.settle()
+    bench.send(SOFT, 3, pixels=7)
+    bench.settle()
+    assert bench.state() is S.NOT_ANALYSED
+    assert bench.ledger.series(SOFT).reason.startswith(f"conflicting instance {SOFT}.3")
+    assert _current(bench.ledger) == []
+    bench.ledger.retry(SOFT, bench.now)
+    bench.settle()
+    assert bench.state() is S.DELIVERED
+
+
+def _current(ledger: Ledger) -> list[dict[str, Any]]:
+    """The reports of the results that count, over all series."""
+    found = []
+    for series in ledger.list_series():
+        details = ledger.details(series.series_uid)
+        reports = {job.id: job.report for job in details.jobs}
+        found += [dict(reports[result.job_id] or {}) for result in details.results if result.current]
+    return found
+
+
+# --- the thread ---
+
+
+def test_the_thread_looks_when_woken_and_when_due(book: Ledger, tmp_path: Path) -> None:
+    bench = Bench(book, tmp_path / "state")
+    bench.send_all()
+    bench.now += timedelta(seconds=9.7)  # due in 0.3 s, by a clock that stands still until then
+    looks: list[datetime] = []
+    decided = threading.Event()
+    original = bench.coordinator.sweep
+
+    def sweep(now: datetime) -> datetime | None:
+        looks.append(now)
+        due = original(now)
+        if book.series(SOFT).state is not S.RECEIVING:
+            decided.set()
+        bench.now += timedelta(seconds=0.3)
+        return due
+
+    bench.coordinator.sweep = sweep  # type: ignore[method-assign]
+    bench.coordinator.start()
+    assert decided.wait(WAIT_S)
+    bench.coordinator.stop()
+    assert not bench.coordinator.thread.is_alive()
+    assert len(looks) >= 2
+
+
+def test_the_thread_survives_a_database_that_is_away(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(coordinator_module, "TRY_AGAIN_S", 0.0)
+    again = threading.Event()
+    answers: Iterator[Any] = iter([TransientError("gone")])
+
+    def receiving() -> list[SeriesRecord]:
+        for error in answers:
+            raise error
+        again.set()
+        return []
+
+    monkeypatch.setattr(bench.ledger, "receiving", receiving)
+    bench.coordinator.start()
+    assert again.wait(WAIT_S)
+    bench.coordinator.stop()
+
+
+def test_an_error_of_ours_ends_the_thread_so_that_the_node_notices(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken() -> list[SeriesRecord]:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(bench.ledger, "receiving", broken)
+    monkeypatch.setattr(threading, "excepthook", lambda _args: None)
+    bench.coordinator.start()
+    bench.coordinator.thread.join(WAIT_S)
+    assert not bench.coordinator.thread.is_alive()
+
+
+# --- any story ---
+
+
+class Story(RuleBasedStateMachine):
+    """Arrivals, re-sends, corrections, conflicts, late slices, restarts and people, in any order.
+
+    The model knows for each SOP instance which version counts: the last one that was new, of equal pixels.
+    """
+
+    warm: Warm
+    folder: Path
+    number = 0
+
+    @initialize(no_lungs=st.sets(st.sampled_from([SOFT, SHARP]), max_size=1))
+    def begin(self, no_lungs: set[str]) -> None:
+        type(self).number += 1
+        self.bench = Bench(self.warm.emptied(), self.folder / str(self.number))
+        self.bench.no_lungs = no_lungs
+        self.seen: set[tuple[str, int, str, int]] = set()
+        self.current: dict[str, dict[int, tuple[str, int]]] = {SOFT: {}, SHARP: {}}
+        self.conflicts: dict[str, dict[int, tuple[str, int]]] = {SOFT: {}, SHARP: {}}
+
+    series = st.sampled_from([SOFT, SHARP])
+    numbers = st.integers(1, 6)
+
+    def _send(self, series_uid: str, number: int, pid: str, pixels: int) -> None:
+        self.bench.send(series_uid, number, pid, pixels)
+        if (series_uid, number, pid, pixels) in self.seen:
+            return
+        self.seen.add((series_uid, number, pid, pixels))
+        counts = self.current[series_uid].get(number)
+        if counts is None or counts[1] == pixels:
+            self.current[series_uid][number] = (pid, pixels)
+        else:
+            self.conflicts[series_uid][number] = (pid, pixels)
+
+    @rule(uid=series, pid=st.sampled_from(["P1", "P2"]))
+    def a_whole_series(self, uid: str, pid: str) -> None:
+        for number in range(1, 5):
+            self._send(uid, number, pid, 0)
+
+    @rule(uid=series, number=numbers, pid=st.sampled_from(["P1", "P2", "P3"]))
+    def one_instance(self, uid: str, number: int, pid: str) -> None:
+        self._send(uid, number, pid, 0)
+
+    @rule(uid=series, number=numbers)
+    def other_pixels(self, uid: str, number: int) -> None:
+        self._send(uid, number, "P1", 7)
+
+    @rule(seconds=st.sampled_from([0, 5, 10, 20, 120]))
+    def time_goes_on(self, seconds: float) -> None:
+        self.bench.after(seconds)
+
+    @rule()
+    def results_are_delivered(self) -> None:
+        deliver(self.bench.ledger, now=self.bench.now)
+
+    @rule()
+    def the_node_restarts(self) -> None:
+        self.bench.restart()
+
+    @precondition(lambda self: any(self.current.values()))
+    @rule(uid=series)
+    def a_person_asks_again(self, uid: str) -> None:
+        if not self.current[uid]:
+            return
+        details = self.bench.ledger.details(uid)
+        unsent = [d for d in details.deliveries if d.current and d.state is not D.COMMITTED]
+        try:
+            self.bench.ledger.retry(uid, self.bench.now)
+        except IllegalTransition:
+            return
+        if not unsent:
+            self.current[uid] |= self.conflicts[uid]
+            self.conflicts[uid] = {}
+
+    @invariant()
+    def never_two_results_in_one_study(self) -> None:
+        if not hasattr(self, "bench"):
+            return
+        current = _current(self.bench.ledger)
+        assert len(current) <= 1
+        assert all(len(result["patients"]) == 1 for result in current)
+
+    @invariant()
+    def what_is_superseded_is_not_sent(self) -> None:
+        if not hasattr(self, "bench"):
+            return
+        assert all(delivery.current for delivery in self.bench.ledger.due_deliveries("pacs", self.bench.now))
+
+    def teardown(self) -> None:
+        if not hasattr(self, "bench"):
+            return
+        self.bench.settle()
+        ledger = self.bench.ledger
+        fit = {uid for uid, kept in self.current.items() if self._is_fit(uid, kept)}
+        current = _current(ledger)
+        assert bool(current) == bool(fit - self.bench.no_lungs)
+        for result in current:
+            uid = result["series_uid"]
+            kept = self.current[uid]
+            assert uid in fit
+            assert result["slices"] == sorted(kept)
+            assert result["patients"] == sorted({pid for pid, _ in kept.values()})
+            assert ledger.series(uid).identity.patient_id == result["patients"][0]
+            assert ledger.series(uid).state is S.DELIVERED
+        for record in ledger.list_series():
+            details = ledger.details(record.series_uid)
+            assert details.instances[InstanceState.CURRENT] == len(self.current[record.series_uid])
+            assert record.state in (S.DELIVERED, S.NOT_ANALYSED, S.INCOMPLETE)
+            assert record.state is S.DELIVERED or record.reason, "no series ends silently"
+            assert all(job.state not in (JobState.WAITING, JobState.RUNNING) for job in details.jobs)
+            assert {d.state for d in details.deliveries} <= {D.COMMITTED, D.CANCELLED}
+
+    def _is_fit(self, uid: str, kept: dict[int, tuple[str, int]]) -> bool:
+        whole = len(kept) >= 3 and max(kept) - min(kept) + 1 == len(kept)
+        return whole and not self.conflicts[uid] and len({pid for pid, _ in kept.values()}) == 1
+
+
+def test_any_story_ends_with_one_current_result(
+    warm_sqlite: Warm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "fsync", lambda _fd: None)  # no power cut here
+
+    class Run(Story):
+        warm, folder = warm_sqlite, tmp_path
+
+    run_state_machine_as_test(
+        Run,
+        settings=settings(
+            max_examples=25, stateful_step_count=20, deadline=None, suppress_health_check=list(HealthCheck)
+        ),
+    )
