@@ -19,6 +19,7 @@ from pydicom.dataset import Dataset
 from pynetdicom import _config as pynetdicom_config
 from pynetdicom.ae import ApplicationEntity
 from pynetdicom.association import Association
+from pynetdicom.dimse import DIMSEServiceProvider
 from pynetdicom.pdu_primitives import A_ASSOCIATE, SCP_SCU_RoleSelectionNegotiation
 from pynetdicom.presentation import PresentationContext
 from pynetdicom.transport import T_CONNECT, AddressInformation, AssociationSocket
@@ -158,9 +159,22 @@ class _Entity(ApplicationEntity):
     def _create_socket(
         self, assoc: Association, address: AddressInformation, tls_args: TlsArguments | None
     ) -> _BoundedSocket:
+        assoc.dimse = _Answers(assoc)
         sock = _BoundedSocket(assoc, address=address)
         sock.tls_args = tls_args
         return sock
+
+
+class _Answers(DIMSEServiceProvider):
+    """Messages of an association that we requested: answers to us, for the thread that waits for them only.
+
+    pynetdicom's reactor thread looks for requests in the same queue, and may be there just when an answer comes: it
+    would throw it away. Peers have no requests for us but N-EVENT-REPORT, which does not pass through the queue.
+    """
+
+    def get_msg(self, block: bool = False) -> Any:
+        """Only the reactor does not wait; it gets nothing."""
+        return super().get_msg(block) if block else (None, None)
 
 
 class _BoundedSocket(AssociationSocket):

@@ -11,7 +11,7 @@ import logging
 import random
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -70,12 +70,12 @@ class _Question:
 
     Attributes:
         at: not before.
-        by_find: with C-FIND, because a commitment was asked for and no report came, or there is none to be had.
+        because: None: request commitment. Else look with C-FIND, for this reason; empty where config.toml says so.
         failures: how often asking failed; makes the pauses longer.
     """
 
     at: datetime
-    by_find: bool = False
+    because: str | None = None
     failures: int = 0
 
 
@@ -103,8 +103,7 @@ class Courier:
         """
         self._send()
         self._verify()
-        _, questions = self._open_questions()
-        times = [question.at for question in questions.values()]
+        times = [question.at for question in self._open_questions().values()]
         pending = self._ledger.next_delivery_at(self.destination.name)
         return min([*times, *([pending] if pending else [])], default=None)
 
@@ -179,43 +178,39 @@ class Courier:
     def _verify(self) -> None:
         """Ask about everything that is SENT, as soon as its time has come."""
         now = self._pace.clock()
-        sent, questions = self._open_questions()
-        due = [delivery for delivery in sent if questions[delivery.id].at <= now]
+        due = {delivery: question for delivery, question in self._open_questions().items() if question.at <= now}
         if self.destination.verify == "none":
             for delivery in due:
                 self._ledger.delivery_committed(delivery.id, now)
             return
-        if self.destination.verify == "find":
-            self._find(due, questions, "")
-            return
-        unanswered = [delivery for delivery in due if questions[delivery.id].by_find]
-        self._ask([delivery for delivery in due if delivery not in unanswered], questions)
-        self._find(unanswered, questions, "no commitment report came")
+        self._ask({delivery: question for delivery, question in due.items() if question.because is None})
+        self._find({delivery: question for delivery, question in due.items() if question.because is not None})
 
-    def _open_questions(self) -> tuple[list[Delivery], dict[int, _Question]]:
+    def _open_questions(self) -> dict[Delivery, _Question]:
         """What is SENT, with the question about each; those about anything else are forgotten."""
         now = self._pace.clock()
+        first = _Question(now, "" if self.destination.verify == "find" else None)
         sent = self._ledger.sent_deliveries(self.destination.name, now)
         with self._lock:
-            questions = {delivery.id: self._questions.get(delivery.id, _Question(now)) for delivery in sent}
-            self._questions = dict(questions)
-        return sent, questions
+            self._questions = {delivery.id: self._questions.get(delivery.id, first) for delivery in sent}
+            return {delivery: self._questions[delivery.id] for delivery in sent}
 
-    def _ask(self, deliveries: Sequence[Delivery], questions: Mapping[int, _Question]) -> None:
+    def _ask(self, open_questions: Mapping[Delivery, _Question]) -> None:
         """Request commitment (N-ACTION) of objects, under a new transaction that is persisted first."""
-        if not deliveries:
+        if not open_questions:
             return
         now = self._pace.clock()
         transaction_uid = str(generate_uid(prefix=None))
-        self._ledger.open_transaction([delivery.id for delivery in deliveries], transaction_uid, now)
-        for delivery in deliveries:
-            self._look_again(delivery, _Question(now + self._pace.commitment_timeout, by_find=True))
+        self._ledger.open_transaction([delivery.id for delivery in open_questions], transaction_uid, now)
+        unanswered = _Question(now + self._pace.commitment_timeout, "no commitment report came")
+        for delivery in open_questions:
+            self._look_again(delivery, unanswered)
         self._answered.clear()
         self._transaction_uid = transaction_uid
         try:
             scu.request_commitment(
                 self.destination,
-                [_reference(delivery) for delivery in deliveries],
+                [_reference(delivery) for delivery in open_questions],
                 transaction_uid,
                 self._calling_ae,
                 lambda report: self.take_report(
@@ -225,49 +220,58 @@ class Courier:
                 self._pace.stay_s,
             )
         except TransientError as error:
-            for delivery in deliveries:
-                self._unclear(delivery, questions[delivery.id], error, by_find=False)
+            for delivery, question in open_questions.items():
+                because = str(error) if self._sent_long_ago(delivery) else None
+                self._unclear(delivery, replace(question, because=because), error)
         except PermanentError as error:
-            self._find(deliveries, questions, str(error))
+            self._find(
+                {delivery: replace(question, because=str(error)) for delivery, question in open_questions.items()}
+            )
 
-    def _find(self, deliveries: Sequence[Delivery], questions: Mapping[int, _Question], because: str) -> None:
-        """Look for objects with C-FIND; `because` says why this has to do instead of a commitment."""
-        if not deliveries:
+    def _find(self, open_questions: Mapping[Delivery, _Question]) -> None:
+        """Look for objects with C-FIND."""
+        if not open_questions:
             return
         try:
             found = scu.find_instances(
-                self.destination, [_reference(delivery) for delivery in deliveries], self._calling_ae
+                self.destination, [_reference(delivery) for delivery in open_questions], self._calling_ae
             )
         except TransientError as error:
-            for delivery in deliveries:
-                self._unclear(delivery, questions[delivery.id], error, by_find=True)
+            for delivery, question in open_questions.items():
+                self._unclear(delivery, question, error)
             return
         except PermanentError as error:
-            for delivery in deliveries:
-                self._unverifiable(delivery, f"{error} {because}".strip())
+            for delivery, question in open_questions.items():
+                reasons = dict.fromkeys([question.because or str(error), str(error)])
+                self._unverifiable(delivery, " ".join(reasons))
             return
-        for delivery in deliveries:
+        for delivery, question in open_questions.items():
             if delivery.sop_instance_uid in found:
-                self._found(delivery, because)
+                self._found(delivery, question)
             else:
-                self._absent(delivery, questions[delivery.id])
+                self._absent(delivery, question)
 
-    def _found(self, delivery: Delivery, because: str) -> None:
+    def _found(self, delivery: Delivery, question: _Question) -> None:
         now = self._pace.clock()
-        if because:
-            text = f"{delivery.kind} at {delivery.destination} counts as committed, found by C-FIND: {because}"
+        if question.because:
+            text = (
+                f"{delivery.kind} at {delivery.destination}: found by C-FIND, which counts as committed: "
+                f"{question.because}"
+            )
             self._ledger.note(text, now, series_uid=delivery.source_series_uid, subject="delivery")
         self._ledger.delivery_committed(delivery.id, now)
 
     def _absent(self, delivery: Delivery, question: _Question) -> None:
         """Not found: an archive may need a while to list what it has stored."""
-        now = self._pace.clock()
-        since = delivery.sent_at or now
-        if now - since >= self._pace.commitment_timeout:
+        if self._sent_long_ago(delivery):
             self._send_again(delivery, f"{describe(self.destination)} stored the object but does not list it.")
-            return
-        error = TransientError(f"{describe(self.destination)} does not list the object yet.")
-        self._unclear(delivery, question, error, by_find=True)
+        else:
+            error = TransientError(f"{describe(self.destination)} does not list the object yet.")
+            self._unclear(delivery, question, error)
+
+    def _sent_long_ago(self, delivery: Delivery) -> bool:
+        now = self._pace.clock()
+        return now - (delivery.sent_at or now) >= self._pace.commitment_timeout
 
     def _not_committed(self, delivery: Delivery, reason: int) -> None:
         """The peer reports that it does not keep an object."""
@@ -276,12 +280,12 @@ class Courier:
             self._ledger.delivery_failed(delivery.id, self._pace.clock(), text)
         elif reason in _ASK_AGAIN:
             question = _Question(self._pace.clock(), failures=delivery.attempts)
-            self._unclear(delivery, question, TransientError(text), by_find=False)
+            self._unclear(delivery, question, TransientError(text))
         else:
             self._send_again(delivery, text)
 
-    def _unclear(self, delivery: Delivery, question: _Question, error: NodeError, *, by_find: bool) -> None:
-        """No answer this time: ask again after a pause, until that has gone on for too long."""
+    def _unclear(self, delivery: Delivery, question: _Question, error: TransientError) -> None:
+        """No answer this time: the same question after a pause, until that has gone on for too long."""
         now = self._pace.clock()
         failures = question.failures + 1
         since = delivery.sent_at or now
@@ -289,7 +293,7 @@ class Courier:
         if again is None:
             self._unverifiable(delivery, _given_up(error))
         else:
-            self._look_again(delivery, _Question(again, by_find, failures))
+            self._look_again(delivery, replace(question, at=again, failures=failures))
 
     def _unverifiable(self, delivery: Delivery, reason: str) -> None:
         text = (

@@ -363,7 +363,7 @@ def test_no_report_at_all_is_settled_by_a_query(outbox: Outbox) -> None:
     outbox.clock.advance(1)
     assert courier.run_once() is None
     assert outbox.states() == {"committed"}
-    assert "counts as committed, found by C-FIND: no commitment report came" in events_of(outbox)
+    assert "found by C-FIND, which counts as committed: no commitment report came" in events_of(outbox)
     assert set(stores.counts.values()) == {1}
 
 
@@ -440,6 +440,27 @@ def test_a_request_that_fails_is_made_again_later(outbox: Outbox) -> None:
     assert courier.run_once() is None
     assert outbox.states() == {"committed"}
     assert requests[0].transaction_uid != requests[1].transaction_uid
+    assert set(stores.counts.values()) == {1}
+
+
+def test_requests_that_always_fail_give_way_to_a_query(outbox: Outbox) -> None:
+    """An archive that knows storage, but breaks off when this node asks it for commitment, as Orthanc does."""
+
+    def refuse(report: CommitmentReport) -> None:
+        raise RuntimeError("answered with 0x0110 by pynetdicom")
+
+    stores = Stores()
+    _, port = outbox.archive(answer_store=stores, answer_commitment=refuse)
+    outbox.fill()
+    courier = outbox.courier(port)
+    start = outbox.clock()
+    while (again := courier.run_once()) is not None:
+        assert outbox.states() == {"sent"}
+        outbox.clock.now = again
+    assert outbox.states() == {"committed"}
+    assert timedelta(seconds=TIMEOUT_S) <= outbox.clock() - start <= timedelta(seconds=4 * TIMEOUT_S)
+    assert "found by C-FIND, which counts as committed" in events_of(outbox)
+    assert "processing failure" in events_of(outbox)
     assert set(stores.counts.values()) == {1}
 
 
