@@ -319,9 +319,9 @@ def _damage(path: Path, sha256: str) -> str:
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
-        return f"The result file {path} cannot be read ({error.strerror}): restore it, or analyse the series again."
+        return f"The result file {path} cannot be read ({error.strerror}): restore it from a backup."
     if digest != sha256:
-        return f"The result file {path} is not what the analysis wrote (SHA-256 differs): analyse the series again."
+        return f"The result file {path} is not what the analysis wrote (SHA-256 differs): restore it from a backup."
     return ""
 
 
