@@ -2,8 +2,8 @@
 
 usage: turnaround.py [--slices 64] [--rows 512] [--rounds 3] [--folder DICOM_FOLDER]
 
-dcmsend sends a series to `dicomnode serve`; Orthanc receives and commits the results. The rival in the same run is the
-pipeline alone (`dicomnode process` on the same folder): what is above it is the price of the node.
+dcmsend sends a series to `dicomnode serve`; Orthanc receives and commits the results. The rival in the same run is
+the pipeline alone (`dicomnode process` on the same folder): what is above it is the price of the node.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ SAMPLE_S = 0.05
 
 
 class PeakMemory(threading.Thread):
-    """Largest sum over a process and its children of their proportional set size (pages shared are counted once)."""
+    """Largest sum over a process and its children of their proportional set size."""
 
     def __init__(self, pid: int) -> None:
         super().__init__(daemon=True)

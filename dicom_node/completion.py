@@ -59,6 +59,7 @@ ELSEWHERE = re.compile(
 )
 PATIENT = ("PatientID", "IssuerOfPatientID", "PatientName", "PatientBirthDate")
 ONE_OF = (*PATIENT, "StudyInstanceUID", "AccessionNumber")  # a series has one of each
+PLACE = ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "Rows", "Columns")
 CURABLE = frozenset({FaultKind.GAP})
 SAME_PLACE = 0.1  # of the distance of neighbours
 
@@ -105,8 +106,9 @@ def judge(
         if reason := fault(instances):
             return Ending(SeriesState.NOT_ANALYSED, reason)
     chosen = slices(instances)
-    if reason := _not_chest(chosen[0].header):
-        return Ending(SeriesState.NOT_ANALYSED, reason)
+    for lacks in (_not_chest(chosen[0].header), _without_place(chosen)):
+        if lacks:
+            return Ending(SeriesState.NOT_ANALYSED, lacks)
     assessment = assess(
         [_slice(record) for record in chosen],
         Limits(rules.min_slices, rules.max_slice_spacing_mm, rules.max_oblique_deg),
@@ -184,6 +186,12 @@ def _not_chest(header: Header) -> str:
     if not ELSEWHERE.fullmatch(re.sub(r"[^A-Z]", "", part.upper())) or CHEST.search(told):
         return ""
     return f"not the chest: BodyPartExamined is {part}, and no description names the chest"
+
+
+def _without_place(chosen: Sequence[InstanceRecord]) -> str:
+    """Which attributes of the Image Plane Module (PS3.3 C.7.6.2) are absent, and in how many slices."""
+    absent = Counter(keyword for record in chosen for keyword in PLACE if not record.header.get(keyword))
+    return "; ".join(f"{keyword} is absent in {count} of {len(chosen)} slices" for keyword, count in absent.items())
 
 
 def _mixed_patients(chosen: Sequence[InstanceRecord]) -> list[str]:

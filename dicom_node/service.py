@@ -15,12 +15,14 @@ from pathlib import Path
 import sdnotify
 
 from dicom_node.config import Config
-from dicom_node.errors import NodeError
+from dicom_node.errors import ConfigError, NodeError
 from dicom_node.node import Node
+from dicom_node.worker_pool import WorkerPool
 from pipeline import RESEARCH_USE_ONLY, __version__
 
 log = logging.getLogger(__name__)
 
+CHECK_S = 120.0  # loading torch from a slow disk
 LOOK_EVERY_S = 5.0  # how often the threads are looked after where systemd sets no watchdog
 
 
@@ -28,6 +30,7 @@ def run(config: Config) -> None:
     """Serve until SIGTERM or SIGINT; what is received and what is half done survives.
 
     Raises:
+        ConfigError: see `refuse_faults`.
         NodeError: another node uses the state folder, the port is taken, the database cannot be opened, or a
             thread of the node died (systemd starts it anew).
     """
@@ -37,6 +40,7 @@ def run(config: Config) -> None:
         signal.signal(number, lambda *_: stop.set())
     notifier = sdnotify.SystemdNotifier()
     with only_one(config.node.state_dir):
+        refuse_faults(config)
         node = Node(config)
         port = node.start()
         try:
@@ -48,6 +52,30 @@ def run(config: Config) -> None:
             notifier.notify("STOPPING=1")
             node.stop()
     log.info("stopped")
+
+
+def refuse_faults(config: Config) -> None:
+    """Look at folders, model and weights before the port opens: a PACS keeps what it could not send.
+
+    In a process of its own: this one never loads torch.
+
+    Raises:
+        ConfigError: something that config.toml names cannot be used.
+    """
+    pool = WorkerPool(1, deadline_s=CHECK_S)
+    try:
+        faults = pool.submit(doctor_faults, config).result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+    if faults:
+        raise ConfigError(f"{len(faults)} fault(s)\n" + "\n".join(f"  {fault}" for fault in faults))
+
+
+def doctor_faults(config: Config) -> list[str]:
+    """`doctor.faults`, imported where it runs."""
+    from dicom_node import doctor
+
+    return doctor.faults(config)
 
 
 def _watch(node: Node, stop: threading.Event, notifier: sdnotify.SystemdNotifier) -> None:

@@ -107,7 +107,7 @@ def assess(slices: Sequence[Slice], limits: Limits) -> Assessment:
     faults: list[Fault] = []
     if len(usable) < len(slices):
         count = len(slices) - len(usable)
-        faults.append(Fault(FaultKind.ORIENTATION, f"{count} slices have no usable position or orientation"))
+        faults.append(Fault(FaultKind.ORIENTATION, f"{count} slice(s) have no usable position or orientation"))
     if len(slices) < limits.min_slices:
         faults.append(Fault(FaultKind.FEW, f"{len(slices)} slices, at least {limits.min_slices} are needed"))
     if not usable:
@@ -191,7 +191,7 @@ def _assess_stack(positions: Vector, orientation: Orientation, limits: Limits) -
     faults = []
     if repeated.any():
         where = sorted({round(float(value), 3) for value in headward * along[1:][repeated]})
-        text = f"{int(repeated.sum())} slices lie where another one lies, at {_listed(where)}"
+        text = f"{int(repeated.sum())} slice(s) lie where another one lies, at {_listed(where)}"
         faults.append(Fault(FaultKind.DUPLICATE, text, tuple(where)))
     kept = positions[np.concatenate(([True], ~repeated))]
     if len(kept) < 2:

@@ -16,7 +16,7 @@ from pipeline.errors import ModelError, SeriesRejected
 from pipeline.lung_builtin import METHOD, builtin
 from pipeline.types import CtVolume, LabelArray, Lung, LungMask
 
-__all__ = ["builtin", "segment"]
+__all__ = ["builtin", "check_weights", "segment"]
 
 R231_CLASSES = 3
 MIN_LUNGS_ML = 300.0  # both together; a rim of lung base on an abdominal CT has less
@@ -62,6 +62,11 @@ def segment(volume: CtVolume, weights: Path | None, device: str) -> LungMask:
             f"no lungs found: {found_ml:.0f} ml of aerated lung, at least {MIN_LUNGS_ML:.0f} are needed"
         )
     return mask
+
+
+def check_weights(weights: Path) -> None:
+    """Raise ModelError unless the file holds weights that `segment` can use."""
+    _load(weights)
 
 
 def _short_hash(weights: Path) -> str:

@@ -119,11 +119,11 @@ NOT_ANALYSED: dict[str, tuple[list[InstanceRecord], str]] = {
     ),
     "gantry tilt": (_positions(lambda n: [0.0, n * 2.0, n * 5.0]), "gantry was tilted"),
     "too far apart": (_positions(lambda n: [0.0, 0.0, 12.0 * n]), "the limit is 10 mm"),
-    "no position": (stack(ImagePositionPatient=None), "no usable position"),
+    "no position": (stack(ImagePositionPatient=None), "ImagePositionPatient is absent in"),
     "position with two values": (stack(ImagePositionPatient=[1, 2]), "no usable position"),
     "position with NaN": (stack(ImagePositionPatient=[0, 0, None]), "no usable position"),
     "orientation as text": (stack(ImageOrientationPatient="axial"), "no usable position"),
-    "rows missing": (stack(Rows=None), "no usable position"),
+    "rows missing": (stack(Rows=None), "Rows is absent in"),
     "no instance": ([], "no instance is left"),
 }
 

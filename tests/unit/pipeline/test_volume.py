@@ -200,7 +200,7 @@ BAD_HEADERS = {
     "no instance UID": ({"SOPInstanceUID": ""}, "missing or without a usable value: SOPInstanceUID"),
     "no position": ({"ImagePositionPatient": None}, "ImagePositionPatient"),
     "half an orientation": ({"ImageOrientationPatient": [1, 0, 0]}, "ImageOrientationPatient"),
-    "zero orientation": ({"ImageOrientationPatient": [0] * 6}, "12 slices have no usable position or orientation"),
+    "zero orientation": ({"ImageOrientationPatient": [0] * 6}, "12 slice(s) have no usable position or orientation"),
     "empty spacing": ({"PixelSpacing": None}, "PixelSpacing"),
     "no rescale": ({"RescaleSlope": None, "RescaleIntercept": None}, "RescaleSlope, RescaleIntercept"),
     "zero slope": ({"RescaleSlope": "0"}, "RescaleSlope is 0"),
@@ -219,7 +219,7 @@ BROKEN = {
     "no pixel data": ({"edit": drop_pixels}, "0006.dcm: the pixel data cannot be decoded"),
     "short pixel data": ({"edit": cut_pixels}, "0006.dcm: the pixel data cannot be decoded"),
     "gap": ({"drop": frozenset({4, 5})}, "2 slices are missing, at 24.00, 30.00 mm"),
-    "duplicate": ({"double": frozenset({3})}, "1 slices lie where another one lies, at 18.00 mm"),
+    "duplicate": ({"double": frozenset({3})}, "1 slice(s) lie where another one lies, at 18.00 mm"),
     "few": ({"drop": frozenset(range(2, 12))}, "2 slices, at least 10 are needed"),
     "one localizer": (
         {"edit": change("ImageType", ["ORIGINAL", "PRIMARY", "LOCALIZER"], only=0)},
