@@ -27,7 +27,7 @@ INSTANCE_COUNT: ColumnElement[int] = (
 )
 
 
-def series_query() -> Select[tuple[SeriesRow, int]]:
+def series_query() -> Select[SeriesRow, int]:
     """Series with the number of their CURRENT instances."""
     return select(SeriesRow, INSTANCE_COUNT)
 
@@ -103,7 +103,7 @@ def result_record(row: ResultRow, revision: int) -> ResultRecord:
     )
 
 
-def delivery_query() -> Select[tuple[DeliveryRow, ResultRow, JobRow, SeriesRow]]:
+def delivery_query() -> Select[DeliveryRow, ResultRow, JobRow, SeriesRow]:
     """Deliveries with all that a record tells about the object."""
     return (
         select(DeliveryRow, ResultRow, JobRow, SeriesRow)
@@ -113,7 +113,7 @@ def delivery_query() -> Select[tuple[DeliveryRow, ResultRow, JobRow, SeriesRow]]
     )
 
 
-def delivery_record(found: Row[tuple[DeliveryRow, ResultRow, JobRow, SeriesRow]]) -> Delivery:
+def delivery_record(found: Row[DeliveryRow, ResultRow, JobRow, SeriesRow]) -> Delivery:
     """One object for one destination."""
     row, result, job, series = found
     copied: dict[str, Any] = {

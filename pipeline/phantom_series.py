@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import (
+    UID,
     CTImageStorage,
     ExplicitVRLittleEndian,
     JPEG2000Lossless,
@@ -239,7 +240,7 @@ def _common_attributes(options: SeriesOptions) -> Dataset:
     ds.file_meta = FileMetaDataset()
     ds.file_meta.MediaStorageSOPClassUID = ds.SOPClassUID = CTImageStorage
     encoded_later = options.transfer_syntax in PYDICOM_ENCODES or options.transfer_syntax == JPEGLosslessSV1
-    ds.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian if encoded_later else options.transfer_syntax
+    ds.file_meta.TransferSyntaxUID = UID(ExplicitVRLittleEndian if encoded_later else options.transfer_syntax)
     ds.SpecificCharacterSet = "ISO_IR 192"
     ds.ImageType = ["ORIGINAL", "PRIMARY", "AXIAL"]
     ds.StudyDate = ds.SeriesDate = ds.AcquisitionDate = ds.ContentDate = "20200315"

@@ -137,7 +137,7 @@ def labels(mask: npt.NDArray[Any], where: SlicePlan, settings: Preprocessing) ->
     """A mask or label array of the source, nearest neighbour, on the network grid; keeps its integer type."""
     rows = nearest_indices(mask.shape[1], settings.rows)
     columns = nearest_indices(mask.shape[2], settings.columns)
-    planes = [where.nearest(k) for k in range(where.count)]
+    planes = np.array([where.nearest(k) for k in range(where.count)], dtype=np.int64)
     return torch.from_numpy(np.ascontiguousarray(mask[np.ix_(planes, rows, columns)]))
 
 
