@@ -248,9 +248,7 @@ def request_commitment(
         on_report(commitment.parse(event.event_information))
         return 0x0000, None
 
-    information = Dataset()
-    information.TransactionUID = transaction_uid
-    information.ReferencedSOPSequence = [_referenced(reference) for reference in references]
+    information = _action_information(transaction_uid, references)
     handlers = [(evt.EVT_N_EVENT_REPORT, take_report)]
     try:
         with associate(peer, calling_ae, [build_context(StorageCommitmentPushModel)], handlers) as assoc:
@@ -276,11 +274,17 @@ def request_commitment(
         ) from error
 
 
-def _referenced(reference: ObjectReference) -> Dataset:
-    item = Dataset()
-    item.ReferencedSOPClassUID = reference.sop_class_uid
-    item.ReferencedSOPInstanceUID = reference.sop_instance_uid
-    return item
+def _action_information(transaction_uid: str, references: Sequence[ObjectReference]) -> Dataset:
+    """Action Information of a commitment request (PS3.4 Table J.3-1)."""
+    information = Dataset()
+    information.TransactionUID = transaction_uid
+    information.ReferencedSOPSequence = []
+    for reference in references:
+        item = Dataset()
+        item.ReferencedSOPClassUID = reference.sop_class_uid
+        item.ReferencedSOPInstanceUID = reference.sop_instance_uid
+        information.ReferencedSOPSequence.append(item)
+    return information
 
 
 # --- Query -------------------------------------------------------------------------------------------------------
