@@ -22,7 +22,7 @@ def draw_headline(canvas: Canvas, box: Box, analysis: Analysis) -> None:
         if not both.infection_volume_ml
         else [
             f"class {analysis.scores.severity_class}",
-            f"{both.infection_volume_ml:.0f} ml of {both.lung_volume_ml:.0f} ml lung opaque",
+            f"{both.infection_volume_ml:.0f} of {both.lung_volume_ml:.0f} ml lung opaque",
             f"{both.consolidation_volume_ml:.0f} ml consolidated",
         ]
     )

@@ -24,7 +24,7 @@ from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes as dictionary
 from pydicom.sr.coding import Code
 
-from pipeline import RESEARCH_USE_ONLY, SOFTWARE_NAME, codes, header, provenance, sr_groups, uids
+from pipeline import RESEARCH_USE_ONLY, SOFTWARE_NAME, codes, header, provenance, sr_groups, sr_outlines, uids
 from pipeline.header import SourceHeader
 from pipeline.types import Analysis, ObjectReference, ResultContext, ResultKind
 
@@ -59,12 +59,12 @@ def build(analysis: Analysis, context: ResultContext) -> Dataset:
 
 def _document(analysis: Analysis, context: ResultContext, source: SourceHeader) -> ContainerContentItem:
     """The root of TID 1500, row by row."""
-    groups = sr_groups.subject_groups(analysis, context)
-    if context.profile.key_slices:
-        groups += sr_groups.key_slice_groups(analysis, context)
     measurements = _container(dictionary.DCM.ImagingMeasurements)
-    for group in groups:
+    for group in sr_groups.subject_groups(analysis, context):
         measurements.ContentSequence.extend(group)
+    if context.profile.key_slices:
+        for outline in sr_outlines.key_slice_groups(analysis, context):
+            measurements.ContentSequence.extend(outline)
     statements = _container(codes.QUALITATIVE_EVALUATIONS)
     statements.ContentSequence.extend(_statements(analysis, context, source))
 

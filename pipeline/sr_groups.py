@@ -1,4 +1,4 @@
-"""Measurement groups of the SR: TID 1411 for what a SEG shows, TID 1501 where none does, TID 1410 on key slices.
+"""Measurement groups of the SR: TID 1411 for what a SEG shows, TID 1501 where none does.
 
 The first group always holds the whole summary, for a healthy chest as explicit zeros. PS3.16 lets the templates be
 mixed, but PixelMed's validator takes all groups for TID 1411 as soon as one refers to a segment; so figures of what
@@ -9,20 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from typing import Any
 
 from highdicom.sr import (
     AlgorithmIdentification,
     FindingSite,
-    GraphicTypeValues,
-    ImageRegion,
     Measurement,
     MeasurementsAndQualitativeEvaluations,
-    PlanarROIMeasurementsAndQualitativeEvaluations,
     ReferencedSegment,
     SourceImageForMeasurementGroup,
-    SourceImageForRegion,
     SourceSeriesForSegmentation,
     TrackingIdentifier,
     VolumetricROIMeasurementsAndQualitativeEvaluations,
@@ -30,18 +25,12 @@ from highdicom.sr import (
 from pydicom.dataset import Dataset
 from pydicom.sr.coding import Code
 
-from pipeline import codes, keyslices, provenance, uids
-from pipeline.subjects import DESCRIPTIONS, Subject, mask
+from pipeline import codes, provenance, uids
+from pipeline.subjects import DESCRIPTIONS, Subject
 from pipeline.types import Analysis, Region, RegionScores, ResultContext, ResultKind
 
-Group = (
-    MeasurementsAndQualitativeEvaluations
-    | PlanarROIMeasurementsAndQualitativeEvaluations
-    | VolumetricROIMeasurementsAndQualitativeEvaluations
-)
+Group = MeasurementsAndQualitativeEvaluations | VolumetricROIMeasurementsAndQualitativeEvaluations
 LATERALITY = {Region.BOTH: codes.BILATERAL, Region.RIGHT: codes.RIGHT, Region.LEFT: codes.LEFT}
-MIN_REGION_MM2 = 50.0  # smaller ones are not outlined on key slices
-MAX_REGIONS = 5  # of one finding on one key slice
 
 
 @dataclass(frozen=True)
@@ -106,27 +95,41 @@ _FOREIGN_NAMES = {
 }
 
 
+def grouped_segments(context: ResultContext) -> dict[Subject, tuple[Dataset, Dataset]]:
+    """What has a TID 1411 group: the SEG and the segment of each subject; nothing where there is no lesion SEG."""
+    if ResultKind.LESIONS not in context.segmentations:
+        return {}
+    return {
+        Subject(segment.TrackingID): (ds, segment)
+        for kind in (ResultKind.LESIONS, ResultKind.LUNGS)
+        if (ds := context.segmentations.get(kind)) is not None
+        for segment in ds.SegmentSequence
+        if "TrackingUID" in segment  # the background of a label map has none
+    }
+
+
 def subject_groups(analysis: Analysis, context: ResultContext) -> list[Group]:
     """A TID 1411 group per segment, the first with the summary; without lesion SEG one TID 1501 group."""
-    if ResultKind.LESIONS not in context.segmentations:
+    segments = grouped_segments(context)
+    if not segments:
         return [_group_without_segment(analysis, context)]
-    groups: list[Group] = []
-    for kind in (ResultKind.LESIONS, ResultKind.LUNGS):
-        ds = context.segmentations.get(kind)
-        if ds is None:
-            continue
-        for segment in ds.SegmentSequence:
-            if "TrackingUID" in segment:  # the background of a label map has none
-                groups.append(_group_of_segment(analysis, context, ds, segment, is_first=not groups))
-    return groups
+    host = next(iter(segments))
+    figures = {subject: own_figures(analysis, subject) for subject in segments} | {host: summary(analysis, host)}
+    return [
+        _group_of_segment(analysis, context, subject, figures[subject], *named)
+        for subject, named in segments.items()
+    ]
 
 
 def _group_of_segment(
-    analysis: Analysis, context: ResultContext, ds: Dataset, segment: Dataset, is_first: bool
+    analysis: Analysis,
+    context: ResultContext,
+    subject: Subject,
+    figures: Sequence[Figure],
+    ds: Dataset,
+    segment: Dataset,
 ) -> Group:
     """TID 1411. The source of the segment is the series, not a list of its images."""
-    subject = Subject(segment.TrackingID)
-    figures = summary(analysis, subject) if is_first else own_figures(analysis, subject)
     return VolumetricROIMeasurementsAndQualitativeEvaluations(
         referenced_segment=ReferencedSegment(
             sop_class_uid=ds.SOPClassUID,
@@ -155,14 +158,14 @@ def _content(
         "tracking_identifier": TrackingIdentifier(uids.tracking(analysis, context, subject), subject.value),
         "finding_type": about.type,
         "finding_category": about.category,
-        "measurements": [_measurement(analysis, figure) for figure in figures],
+        "measurements": [measurement(analysis, figure) for figure in figures],
     }
 
 
-def _measurement(analysis: Analysis, figure: Figure) -> Measurement:
+def measurement(analysis: Analysis, figure: Figure) -> Measurement:
     """TID 300. NumericValue is what people read, six digits; FloatingPointValue is exact."""
     algorithm = provenance.algorithm(analysis, figure.subject)
-    measurement = Measurement(
+    item = Measurement(
         name=figure.name,
         value=float(figure.value),
         unit=figure.unit,
@@ -175,49 +178,5 @@ def _measurement(analysis: Analysis, figure: Figure) -> Measurement:
             family=algorithm.family,
         ),
     )
-    measurement[0].MeasuredValueSequence[0].NumericValue = f"{figure.value:.6g}"
-    return measurement
-
-
-def key_slice_groups(analysis: Analysis, context: ResultContext) -> list[Group]:
-    """TID 1410 with SCOORD outlines on the key slices, for viewers that show no SEG from an SR."""
-    volume = analysis.volume
-    return [
-        group
-        for subject in (Subject.INFECTION, Subject.CONSOLIDATION)
-        for pixels in (volume.to_source(mask(analysis, subject)),)
-        for canonical in keyslices.lesion_slices(analysis)
-        for place in (keyslices.source_index(analysis, canonical),)
-        for group in _planar_groups(
-            analysis, context, subject, volume.headers[place], keyslices.regions(pixels[place])
-        )
-    ]
-
-
-def _planar_groups(
-    analysis: Analysis,
-    context: ResultContext,
-    subject: Subject,
-    source: Dataset,
-    regions: Iterator[keyslices.Region],
-) -> Iterator[Group]:
-    """The larger regions of one finding on one slice; `regions` come by size, as many as are used are traced."""
-    _, row_mm, column_mm = analysis.volume.spacing_mm
-    for number, region in enumerate(islice(regions, MAX_REGIONS), start=1):
-        area_mm2 = region.pixels * row_mm * column_mm
-        if area_mm2 < MIN_REGION_MM2:
-            return
-        area = Figure(subject, Region.BOTH, codes.AREA, area_mm2, codes.SQUARE_MILLIMETRE)
-        name = f"{subject.value}, image {source.get('InstanceNumber', '')}, region {number}"
-        yield PlanarROIMeasurementsAndQualitativeEvaluations(
-            tracking_identifier=TrackingIdentifier(
-                uids.tracking(analysis, context, f"{source.SOPInstanceUID} {name}"), name
-            ),
-            referenced_region=ImageRegion(
-                GraphicTypeValues.POLYLINE,
-                region.outline.astype(float),
-                SourceImageForRegion(source.SOPClassUID, source.SOPInstanceUID),
-            ),
-            finding_type=DESCRIPTIONS[subject].type,
-            measurements=[_measurement(analysis, area)],
-        )
+    item[0].MeasuredValueSequence[0].NumericValue = f"{figure.value:.6g}"
+    return item

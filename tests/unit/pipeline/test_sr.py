@@ -364,5 +364,28 @@ def test_key_slices_are_outlined_on_their_source_images(analysis: Analysis) -> N
     assert len(trackers) == len(planar)
 
 
+@pytest.mark.parametrize("profile", [replace(LUNGS, key_slices=True), replace(LABELMAP, key_slices=True)])
+def test_each_tracked_segment_has_an_outline(analysis: Analysis, profile: Profile) -> None:
+    """OHIF fails on a report in which one tracking UID has no SCOORD."""
+    outlined, tracked = set(), set()
+    for group in groups(report(analysis, profile)):
+        uid = named(group, "Tracking Unique Identifier")[0].UID
+        (outlined if named(group, "Image Region") else tracked).add(uid)
+    assert len(tracked) == (4 if profile.lungs_seg else 2)
+    assert tracked < outlined
+
+
+def test_a_lesion_of_one_voxel_is_outlined() -> None:
+    def one_voxel(masks: LesionMasks) -> LesionMasks:
+        tiny = np.zeros_like(masks.infection)
+        tiny[tuple(np.argwhere(masks.infection)[0])] = True
+        return LesionMasks(tiny, np.zeros_like(tiny))
+
+    volumetric, planar = groups(report(make_analysis(lesions=one_voxel), KEYS))
+    trackers = {named(group, "Tracking Unique Identifier")[0].UID for group in (volumetric, planar)}
+    assert len(trackers) == 1
+    assert float(named(planar, "Area")[0].MeasuredValueSequence[0].NumericValue) == pytest.approx(4.5 * 4.5)
+
+
 def test_building_twice_gives_the_same_content(analysis: Analysis) -> None:
     assert report(analysis, KEYS) == report(analysis, KEYS)
