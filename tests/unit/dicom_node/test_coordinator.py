@@ -216,6 +216,16 @@ def test_where_no_lungs_are_found_the_next_best_is_taken(bench: Bench) -> None:
     assert bench.state(SHARP) is S.DELIVERED
 
 
+def test_where_the_chosen_series_is_spoilt_the_next_best_is_taken(bench: Bench) -> None:
+    bench.send_all(SHARP)
+    bench.send_all(SOFT)
+    bench.settle()
+    bench.send(SOFT, 3, pixels=7)
+    bench.settle()
+    assert bench.ledger.series(SOFT).reason.startswith("conflicting instance")
+    assert bench.state(SHARP) is S.DELIVERED
+
+
 def test_a_person_may_prefer_the_other_series(bench: Bench) -> None:
     bench.send_all(SHARP)
     bench.send_all(SOFT)
@@ -417,6 +427,7 @@ class Story(RuleBasedStateMachine):
             return
         self.bench.settle()
         ledger = self.bench.ledger
+        assert list(self.bench.spool.quarantine.iterdir()) == []
         fit = {uid for uid, kept in self.current.items() if self._is_fit(uid, kept)}
         current = _current(ledger)
         assert bool(current) == bool(fit - self.bench.no_lungs)
