@@ -13,6 +13,7 @@ from rich.table import Table
 
 from pipeline.errors import PipelineError
 from pipeline.package import Licence
+from pipeline.types import PipelineSettings
 from pipeline.unet import Architecture
 from training import evaluate as evaluation
 from training import export as exporting
@@ -54,6 +55,7 @@ def unet1(
     lungs: Lungs = LungChoice.BUILTIN,
     phantoms: Phantoms = 0,
     features: Features = 32,
+    start: Annotated[Path | None, typer.Option(help="Finished run of UNet-1 to go on from.")] = None,
     seed: Seed = 1,
     device: Device = "auto",
     threads: Threads = 0,
@@ -61,9 +63,8 @@ def unet1(
     """Train UNet-1 (infection) on pixel labels."""
     runs.set_threads(threads)
     setting = _setting(lungs, phantoms, features)
-    runs.all_data_unet1(
-        Folders(cohort, volumes, volume_labels), setting, named(UNET1, recipe), seed, Where(out, device)
-    )
+    folders = Folders(cohort, volumes, volume_labels)
+    runs.all_data_unet1(folders, setting, named(UNET1, recipe), seed, Where(out, device), start)
     console.print(f"UNet-1 is in {out}")
 
 
@@ -144,12 +145,14 @@ def evaluate(
     out: Annotated[Path, typer.Option(help="Folder for metrics.json and cases.csv.")],
     model: Annotated[Path | None, typer.Option(help="Model package; the shipped one by default.")] = None,
     labels: Annotated[str, typer.Option(help="Folder of the labels beside ct/.")] = "label",
+    repeated: Annotated[bool, typer.Option(help="Show every slice as a stack of itself (for comparison).")] = False,
     device: Device = "auto",
     threads: Threads = 0,
 ) -> None:
     """Run a package over a labelled cohort as the node would, and score it."""
     runs.set_threads(threads)
-    _show(evaluation.evaluate(cohort, labels, model, device, out), out)
+    settings = PipelineSettings(model=model, device=device)
+    _show(evaluation.evaluate(cohort, labels, model, settings, out, repeated), out)
 
 
 def named(recipes: Any, name: str) -> Any:

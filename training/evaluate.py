@@ -39,14 +39,15 @@ class Judged:
     consolidation_inside: int
 
 
-def evaluate(folder: Path, labels: str, model: Path | None, device: str, out: Path) -> dict[str, Any]:
+def evaluate(
+    folder: Path, labels: str, model: Path | None, settings: PipelineSettings, out: Path, repeated: bool = False
+) -> dict[str, Any]:
     """Score every case; writes metrics.json and one CSV per figure into `out`, gives the metrics."""
     loaded = package.load(model)
-    settings = PipelineSettings(model=model, device=device)
     judged = []
     for case in cohort.read(folder, labels):
         source = dataset.load(case, None)
-        judged.append(judge(source, loaded, settings))
+        judged.append(judge(source, loaded, settings, repeated))
     out.mkdir(parents=True, exist_ok=True)
     metrics = _metrics(judged)
     for figure in FIGURES:

@@ -114,6 +114,20 @@ UNET1: Mapping[str, Recipe] = {
             volume_slices=80,
             phantom_slices=30,
         ),
+        Recipe(
+            name="demo-tune",
+            epochs=12,
+            batch=6,
+            rate=1e-3,
+            loss="bce_dice",
+            augmentation=_VARIED,
+            stacks=StackMix(repeat_single=0.7, repeat_volume=0.1, drop=0.2),
+            crop=_LUNG_CROP,
+            masked=0.9,
+            average_last=4,
+            volume_slices=60,
+            phantom_slices=90,
+        ),
     )
 }
 

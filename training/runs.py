@@ -44,11 +44,16 @@ class Where:
         return Run(self.out / name, recipe, seed, devices.choose(self.device), note)
 
 
-def all_data_unet1(folders: Folders, setting: Setting, recipe: Recipe, seed: int, where: Where) -> UNet:
-    """UNet-1 on everything."""
+def all_data_unet1(
+    folders: Folders, setting: Setting, recipe: Recipe, seed: int, where: Where, start: Path | None = None
+) -> UNet:
+    """UNet-1 on everything, from random weights or from the finished run in `start`."""
+    first = export.finished(start, Recipe).net if start is not None else None
+    if first is not None:
+        setting = setting.model_copy(update={"architecture": first.arch})
     pool, setting = data.pool(folders, setting)
     run = where.run("", recipe, seed, setting, [*pool.cohort, *pool.volumes, *pool.phantoms])
-    net = unet1.fit(pool, setting.architecture, setting.preprocessing, run)
+    net = unet1.fit(pool, setting.architecture, setting.preprocessing, run, first)
     export.keep(run.folder, net)
     return net
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import torch
 from torch import Tensor
 
@@ -15,8 +17,8 @@ from training.loop import Batch, Run, train
 LOSSES = {"dice": losses.dice_loss, "bce_dice": losses.bce_dice_loss}
 
 
-def fit(pool: Pool, arch: Architecture, settings: Preprocessing, run: Run) -> UNet:
-    """Train UNet-1 on the pool by the run's recipe."""
+def fit(pool: Pool, arch: Architecture, settings: Preprocessing, run: Run, start: UNet | None = None) -> UNet:
+    """Train UNet-1 on the pool by the run's recipe, from random weights or from those of `start`."""
     torch.manual_seed(run.seed)  # the first weights
     measure = LOSSES[run.recipe.loss]
 
@@ -26,7 +28,7 @@ def fit(pool: Pool, arch: Architecture, settings: Preprocessing, run: Run) -> UN
         return measure(logits[:, 0], batch.target)
 
     return train(
-        UNet(arch),
+        copy.deepcopy(start) if start is not None else UNet(arch),
         run,
         lambda rng: batches.unet1_epoch(pool, run.recipe, rng, arch.slices, settings.hu_per_unit),
         loss,
