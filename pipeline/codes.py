@@ -48,7 +48,7 @@ QUALITY_FINDING = Code("111052", "DCM", "Quality Finding")
 SEGMENTATION = Code("113076", "DCM", "Segmentation")  # CID 7203
 SOURCE_IMAGE = Code("121322", "DCM", "Source image for image processing operation")  # CID 7202
 ARTIFICIAL_INTELLIGENCE = Code("123110", "DCM", "Artificial Intelligence")  # CID 7162
-MORPHOLOGICAL_OPERATIONS = Code("123105", "DCM", "Morphological Operations")  # CID 7162
+MORPHOLOGICAL_OPERATIONS = Code("123104", "DCM", "Morphological Operations")  # CID 7162
 PROCESSING_EQUIPMENT = Code("109102", "DCM", "Processing Equipment")  # CID 7005
 
 

@@ -46,6 +46,10 @@ def test_the_object_holds_the_page_as_rendered(analysis: Analysis) -> None:
     assert (ds.Rows, ds.Columns, ds.PhotometricInterpretation) == (1000, 1600, "RGB")
 
 
+def test_building_twice_gives_the_same_object(analysis: Analysis) -> None:
+    assert object_of(analysis) == object_of(analysis)
+
+
 def test_what_the_object_says_of_itself(analysis: Analysis) -> None:
     ds = object_of(analysis)
     assert ds.SOPClassUID == "1.2.840.10008.5.1.4.1.1.7"
