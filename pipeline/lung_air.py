@@ -61,8 +61,18 @@ def find_body(hu: Floats, spacing_mm: Spacing) -> MaskArray:
     sizes = np.bincount(labels.ravel())
     sizes[0] = 0
     body = labels == sizes.argmax()
-    whole = np.stack([ndimage.binary_fill_holes(plane) for plane in body])
+    whole = fill_holes(body)
     return whole & ~_picture_corners((hu < AIR_HU) & whole, spacing_mm)
+
+
+def fill_holes(mask: MaskArray) -> MaskArray:
+    """Fill what a mask encloses within a slice; one labelling, far quicker than scipy's flooding of each slice."""
+    labels, count = ndimage.label(~mask, IN_PLANE)
+    outside = np.zeros(count + 1, dtype=bool)
+    for edge in (labels[:, 0], labels[:, -1], labels[:, :, 0], labels[:, :, -1]):
+        outside[edge] = True
+    outside[0] = False  # the mask itself
+    return ~outside[labels]
 
 
 def find_lung_air(hu: Floats, body: MaskArray, spacing_mm: Spacing) -> tuple[MaskArray, MaskArray]:

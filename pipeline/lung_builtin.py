@@ -15,7 +15,7 @@ from pipeline.types import HuArray, LabelArray, Lung, MaskArray
 
 METHOD = "built-in 1"  # raised whenever another mask comes out
 COARSE_MM = 2.0  # in plane
-COARSE_SLICE_MM = 2.5
+COARSE_SLICE_MM = 3.0
 MARGIN_MM = 40.0
 RIM_SHARE = 0.2  # of a voxel near the border that must be covered, if it is air, to belong to the lung
 

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage, spatial
 
-from pipeline.lung_air import IN_PLANE, Floats, Spacing, disc, pixels
+from pipeline.lung_air import IN_PLANE, Floats, Spacing, disc, fill_holes, pixels
 from pipeline.lung_ribs import Wall
 from pipeline.types import MaskArray
 
@@ -31,7 +31,7 @@ POCKET_AREA_MM2 = 25.0
 MIN_LUNG_AREA_MM2 = 500.0
 POCKET_LUNG_AREA_MM2 = 3000.0  # below the dome a lung is a thin crescent and bowel gas is near
 MIDLINE_MM = 25.0
-HOLLOW_CM2, SUPPORTED_HOLLOW_CM2 = 25.0, 100.0
+HOLLOW_MM2 = 10000.0
 FORWARD, MEDIAL = -0.2, -0.8  # direction cosines, beyond which a hollow opens forward or to the mediastinum
 
 
@@ -86,14 +86,12 @@ def fill_lung(lung: MaskArray, side: MaskArray, right: bool, chest: Chest) -> Ma
         side: the half of the chest.
         right: the patient's right, which lies at low columns.
     """
-    filled = close_in_plane(lung, chest.spacing_mm)
-    with_pockets = filled | _air_pockets(filled, side, chest)
-    filled = _fill_hollows(with_pockets, right, chest, SUPPORTED_HOLLOW_CM2)
-    filled = close_in_plane(filled, chest.spacing_mm) & side
-    filled = _fill_hollows(filled, right, chest, HOLLOW_CM2)
-    with_wall = filled | _wall_of(filled, right, chest)
-    supported = _fill_hollows(with_wall, right, chest, SUPPORTED_HOLLOW_CM2)
-    # The stamped points of the wall themselves, and spikes towards them, go away again.
+    closed = close_in_plane(lung, chest.spacing_mm)
+    filled = _fill_hollows(closed | _air_pockets(closed, side, chest), right, chest)
+    changed = (filled != closed).any(axis=(1, 2))
+    filled[changed] = close_in_plane(filled[changed], chest.spacing_mm) & side[changed]
+    supported = _fill_hollows(filled | _wall_of(filled, right, chest), right, chest)
+    # The points of the wall themselves, and spikes towards them, go away again.
     return np.asarray(ndimage.binary_opening(supported, disc(2)) | filled)
 
 
@@ -106,9 +104,8 @@ def close_in_plane(mask: MaskArray, spacing_mm: Spacing) -> MaskArray:
         plane = np.pad(mask[index], margin)
         near = ndimage.distance_transform_edt(~plane, sampling=sampling) <= CLOSE_MM
         core = ndimage.distance_transform_edt(near, sampling=sampling) > CLOSE_MM
-        inner = core[margin:-margin, margin:-margin] | mask[index]
-        closed[index] = ndimage.binary_fill_holes(inner)
-    return closed
+        closed[index] |= core[margin:-margin, margin:-margin]
+    return fill_holes(closed)
 
 
 def _air_pockets(lung: MaskArray, side: MaskArray, chest: Chest) -> MaskArray:
@@ -151,28 +148,32 @@ def _areas(mask: MaskArray, spacing_mm: Spacing) -> npt.NDArray[np.float64]:
     return np.asarray(mask.sum(axis=(1, 2)) * spacing_mm[1] * spacing_mm[2], dtype=np.float64)
 
 
-def _fill_hollows(lung: MaskArray, right: bool, chest: Chest, limit_cm2: float) -> MaskArray:
+def _fill_hollows(lung: MaskArray, right: bool, chest: Chest) -> MaskArray:
     """Fill the hollows of the convex hull that open to the costal side, up to an area; not bone, not outside."""
     filled = lung.copy()
     tissue = (chest.hu < BONE_HU) & chest.body
     for index in np.flatnonzero(_areas(lung, chest.spacing_mm) >= MIN_LUNG_AREA_MM2):
         ((rows, columns),) = ndimage.find_objects(lung[index].astype(np.uint8))
-        hollows = _costal_hollows(lung[index, rows, columns], right, chest.spacing_mm, limit_cm2)
+        hollows = _costal_hollows(lung[index, rows, columns], right, chest.spacing_mm)
         filled[index, rows, columns] |= hollows & tissue[index, rows, columns]
     return filled
 
 
-def _costal_hollows(plane: MaskArray, right: bool, spacing_mm: Spacing, limit_cm2: float) -> MaskArray:
+def _costal_hollows(plane: MaskArray, right: bool, spacing_mm: Spacing) -> MaskArray:
     """Hollows of a 2D mask that open to the side or back, without what is nearer to the mediastinum."""
     hull, towards_wall = _hull(plane, right, spacing_mm)
     hollows, count = ndimage.label(hull & ~plane)
-    chosen = np.bincount(hollows.ravel(), minlength=count + 1) * spacing_mm[1] * spacing_mm[2] <= 100 * limit_cm2
+    chosen = np.bincount(hollows.ravel(), minlength=count + 1) * spacing_mm[1] * spacing_mm[2] <= HOLLOW_MM2
     chosen[0] = False
     rim = hull & ~ndimage.binary_erosion(hull)
     centre = _centre(hull)
     for label in np.flatnonzero(chosen):
         mouth = np.argwhere((hollows == label) & rim)
-        chosen[label] = len(mouth) > 0 and _is_costal((mouth.mean(axis=0) - centre) * spacing_mm[1:], right)
+        if len(mouth) == 0:
+            chosen[label] = False
+            continue
+        to_mouth = (mouth.mean(axis=0) - centre) * spacing_mm[1:]
+        chosen[label] = _is_costal(*(to_mouth / max(float(np.linalg.norm(to_mouth)), 1e-6)), right)
     return np.asarray(chosen[hollows] & towards_wall)
 
 
@@ -188,14 +189,13 @@ def _hull(plane: MaskArray, right: bool, spacing_mm: Spacing) -> tuple[MaskArray
         (2, *plane.shape), -np.inf
     )  # signed distance to the nearest other face, and to the nearest costal one
     for row, column, offset in faces:
-        kind = int(_is_costal(np.array([row, column]), right))
+        kind = int(_is_costal(row, column, right))
         np.maximum(nearest[kind], row * rows[:, None] + column * columns + offset, out=nearest[kind])
     hull = nearest.max(axis=0) <= 0.3 * spacing_mm[1]  # through pixel centres, a little rounded
     return np.asarray(hull | plane), np.asarray(nearest[1] >= nearest[0])
 
 
-def _is_costal(direction_mm: npt.NDArray[np.float64], right: bool) -> bool:
-    """Whether a (row, column) direction from the lung's centre points to the chest wall at the side or back."""
-    backward, leftward = direction_mm / max(float(np.linalg.norm(direction_mm)), 1e-6)
+def _is_costal(backward: float, leftward: float, right: bool) -> bool:
+    """Whether a direction (cosines) from the lung's centre points to the chest wall at the side or back."""
     lateral = -leftward if right else leftward
-    return bool(lateral > MEDIAL and backward > FORWARD)
+    return lateral > MEDIAL and backward > FORWARD
