@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from dicom_node.resources import systemd_folder
+from tests.fixtures.served import Served
 
 MOST_EXPOSED = 2.0  # systemd-analyze's scale: 0 is sealed, 10 is open
 
@@ -51,6 +53,24 @@ def test_the_sandbox_is_tight(unit: Path, tool: Callable[[str], str]) -> None:
     exposure = re.search(r"Overall exposure level for \S+: ([\d.]+)", done.stdout)
     assert exposure is not None, done.stdout + done.stderr
     assert float(exposure.group(1)) <= MOST_EXPOSED
+
+
+def test_the_service_says_when_it_is_ready_alive_and_stopping(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
+        systemd.bind(str(tmp_path / "notify"))
+        systemd.settimeout(60)
+        node = Served(tmp_path / "node")
+        node.environment = {"NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": "200000"}
+        port = node.start()
+        try:
+            assert systemd.recv(1000) == f"READY=1\nSTATUS=DICOMNODE on port {port}".encode()
+            assert systemd.recv(1000) == b"WATCHDOG=1"
+        finally:
+            assert node.stop() == 0
+        messages = {systemd.recv(1000)}
+        while b"STOPPING=1" not in messages:
+            messages.add(systemd.recv(1000))
+        assert messages <= {b"WATCHDOG=1", b"STOPPING=1"}
 
 
 def test_settings_that_break_torch_or_hide_the_gpu_are_absent() -> None:
