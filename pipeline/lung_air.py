@@ -72,7 +72,7 @@ def fill_holes(mask: MaskArray) -> MaskArray:
     for edge in (labels[:, 0], labels[:, -1], labels[:, :, 0], labels[:, :, -1]):
         outside[edge] = True
     outside[0] = False  # the mask itself
-    return ~outside[labels]
+    return np.asarray(~outside[labels])
 
 
 def find_lung_air(hu: Floats, body: MaskArray, spacing_mm: Spacing) -> tuple[MaskArray, MaskArray]:

@@ -1,8 +1,9 @@
 """Dense lung: what an air threshold leaves out of one lung, brought back from its pleural side.
 
 Consolidated lung has the density of the chest wall, so its border is not seen; it is taken from the shape of the
-aerated rest, from air pockets inside the lesion and from the ribs. The mediastinal side is left as it is: heart and
-vessels have the same density. Everything is done slice by slice, on arrays (slice, row, column) in canonical order.
+aerated rest, from air pockets inside the lesion and from the ribs. The mediastinal side and the front are left as
+they are: heart, vessels and liver have the same density. Everything is done slice by slice, on arrays
+(slice, row, column) in canonical order.
 """
 
 from __future__ import annotations
@@ -172,8 +173,9 @@ def _costal_hollows(plane: MaskArray, right: bool, spacing_mm: Spacing) -> MaskA
         if len(mouth) == 0:
             chosen[label] = False
             continue
-        to_mouth = (mouth.mean(axis=0) - centre) * spacing_mm[1:]
-        chosen[label] = _is_costal(*(to_mouth / max(float(np.linalg.norm(to_mouth)), 1e-6)), right)
+        back, left = (mouth.mean(axis=0) - centre) * spacing_mm[1:]
+        length = max(float(np.hypot(back, left)), 1e-6)
+        chosen[label] = _is_costal(back / length, left / length, right)
     return np.asarray(chosen[hollows] & towards_wall)
 
 
@@ -185,9 +187,8 @@ def _hull(plane: MaskArray, right: bool, spacing_mm: Spacing) -> tuple[MaskArray
     except spatial.QhullError:  # all points on one line
         return plane, np.zeros_like(plane)
     rows, columns = (np.arange(size) * length for size, length in zip(plane.shape, spacing_mm[1:], strict=True))
-    nearest = np.full(
-        (2, *plane.shape), -np.inf
-    )  # signed distance to the nearest other face, and to the nearest costal one
+    # Signed distance to the nearest of the other faces, and to the nearest of the costal ones; negative inside.
+    nearest = np.full((2, *plane.shape), -np.inf)
     for row, column, offset in faces:
         kind = int(_is_costal(row, column, right))
         np.maximum(nearest[kind], row * rows[:, None] + column * columns + offset, out=nearest[kind])

@@ -72,6 +72,11 @@ class TestBuiltinOnPhantom:
         for lung in (Lung.RIGHT, Lung.LEFT):
             assert dice(labels == lung, phantom.lungs.labels == lung) > least
 
+    def test_both_sides_are_treated_alike(self, phantom: Phantom, found: LabelArray) -> None:
+        mirrored = builtin(phantom.hu[:, :, ::-1], phantom.spacing_mm)[:, :, ::-1]
+        assert dice(mirrored == Lung.LEFT, found == Lung.RIGHT) > 0.99
+        assert dice(mirrored == Lung.RIGHT, found == Lung.LEFT) > 0.99
+
     def test_single_slice(self, phantom: Phantom) -> None:
         for index in (12, 16, 22):
             labels = builtin(phantom.hu[index : index + 1], phantom.spacing_mm)
