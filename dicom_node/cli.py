@@ -110,7 +110,7 @@ def process(
         raise ConfigError(f"{folder} holds {len(found)} series; choose one with --series: {', '.join(found)}")
     files = found[series] if series else next(iter(found.values()))
     settings = PipelineSettings(model=model, lung_weights=lung_weights, device=device)
-    result = run.process_folder(files, out, settings, Profile(), datetime.now(UTC))
+    result = run.process_folder(files, out, settings, Profile(), datetime.now().astimezone())
     if json:
         typer.echo(show.as_json(result.report))
         return
@@ -216,9 +216,7 @@ def default_config() -> None:
 
 @app.command()
 def demo(
-    folder: Annotated[
-        Path | None, typer.Option(help="where to leave the files")
-    ] = None,
+    folder: Annotated[Path | None, typer.Option(help="where to leave the files")] = None,
 ) -> None:
     """The main job on a synthetic chest CT: node, small archive, committed results, scores beside the truth."""
     from dicom_node import demo as demonstration

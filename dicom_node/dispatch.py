@@ -138,7 +138,7 @@ class Dispatcher:
             out_dir=self._results_dir / results_folder(job),
             settings=self._config.pipeline_settings,
             profiles=self._config.used_profiles,
-            created=job.created_at,
+            created=job.created_at.astimezone(),  # DICOM times are local (PS3.3 C.12.1.1.8)
             revision=job.revision,
             completeness=series.completeness,
             predecessors=self._ledger.predecessors(job.id),

@@ -13,7 +13,7 @@ import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -153,8 +153,11 @@ def write_results(analysis: Analysis, context: ResultContext, folder: Path) -> l
     """Build, check and write one result set with its picture.png and result.json."""
     folder.mkdir(parents=True, exist_ok=True)
     objects = []
+    segmentations: dict[ResultKind, Dataset] = {}
     for kind, ds in build_results(analysis, context):
-        checks.check(ds, analysis)
+        checks.check(ds, analysis, segmentations)
+        if kind in (ResultKind.LESIONS, ResultKind.LUNGS):
+            segmentations[kind] = ds
         path = folder / FILE_NAMES[kind]
         pydicom.dcmwrite(path, ds, enforce_file_format=True)
         objects.append(_written(kind, context.profile, path, ds))
@@ -217,9 +220,7 @@ def process_folder(
 ) -> FolderResult:
     """The files of one series in, seg.dcm, sr.dcm, picture.dcm, picture.png and result.json in `out`."""
     analysis = analyse(files, settings)
-    context = ResultContext(
-        created=created, profile=profile, settings_digest=settings_digest(settings, analysis)
-    )
+    context = ResultContext(created=created, profile=profile, settings_digest=settings_digest(settings, analysis))
     objects = write_results(analysis, context, out)
     return FolderResult(report=report(analysis), objects=tuple(objects))
 
@@ -233,15 +234,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--lung-weights", type=Path)
     parser.add_argument("--device", default="auto")
     arguments = parser.parse_args(argv)
-    settings = PipelineSettings(
-        model=arguments.model, lung_weights=arguments.lung_weights, device=arguments.device
-    )
+    settings = PipelineSettings(model=arguments.model, lung_weights=arguments.lung_weights, device=arguments.device)
     try:
         series = series_in(arguments.folder)
         if len(series) > 1:
             raise SeriesRejected(f"{arguments.folder} holds {len(series)} series; give a folder with one")
         files = next(iter(series.values()))
-        result = process_folder(files, arguments.out, settings, Profile(), datetime.now(UTC))
+        result = process_folder(files, arguments.out, settings, Profile(), datetime.now().astimezone())
     except PipelineError as error:
         print(error, file=sys.stderr)
         return 1
