@@ -93,6 +93,15 @@ class TestBuiltinOnPhantom:
         assert (labels == Lung.RIGHT)[dense].mean() > 0.9
         assert dice(labels == Lung.RIGHT, phantom.lungs.labels == Lung.RIGHT) > 0.96
 
+    def test_dense_ground_glass_in_front_is_kept(self, phantom: Phantom) -> None:
+        """In front nothing is filled by shape: it must be seen by its density."""
+        rows = np.arange(180)[None, :, None]
+        glass = (phantom.lungs.labels == Lung.RIGHT) & (rows < 85)
+        glass[[*range(10), *range(20, 32)]] = False
+        noise = np.random.default_rng(0).normal(-260, 30, phantom.hu.shape)
+        labels = builtin(np.where(glass, noise, phantom.hu).astype(np.int16), phantom.spacing_mm)
+        assert (labels == Lung.RIGHT)[glass].mean() > 0.97
+
     def test_lungs_that_touch_in_front_are_parted(self, phantom: Phantom) -> None:
         hu = phantom.hu.copy()
         columns = slice(85, 98)
@@ -113,8 +122,8 @@ class TestBuiltinOnPhantom:
         hu = np.full((1, 200, 200), 40, np.int16)
         crop = phantom.hu[index, rows[0] - 3 : rows[-1] + 4, columns[0] - 3 : columns[-1] + 4].copy()
         y, x = np.indices(crop.shape)
-        corner = (y + x) < 22
-        crop[corner] = -1024
+        corner = (crop.shape[0] - y + x) < 22  # behind, where pockets of air are looked for
+        crop[corner] = -900  # darker than lung, but no pure gas: pictures have no exact scale
         hu[0, 20 : 20 + crop.shape[0], 20 : 20 + crop.shape[1]] = crop
         framed = np.zeros(hu.shape, dtype=bool)
         framed[0, 20 : 20 + crop.shape[0], 20 : 20 + crop.shape[1]] = corner
