@@ -24,6 +24,7 @@ from dicom_node.states import InstanceState, JobState, SeriesState
 from dicom_node.tables import EventRow, InstanceRow, JobRow, SeriesRow
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
+FIRST_ID = 10_000_000  # of rows written with their ids: far from those that PostgreSQL counts up itself
 INSTANCES = 3  # of each series in the database; what is measured does not read them in bulk
 # Of a hospital's ledger: nearly all are over.
 STATES = [SeriesState.DELIVERED] * 60 + [SeriesState.NOT_ANALYSED] * 35 + [SeriesState.FAILED] * 4
@@ -121,7 +122,7 @@ def fill(url: str, series: int, chunk: int = 2000) -> None:
 def _series(number: int) -> dict[str, Any]:
     at = START + timedelta(minutes=number)
     return {
-        "id": number + 1,
+        "id": FIRST_ID + number,
         "series_uid": f"1.2.{number}",
         "study_uid": f"1.1.{number // 3}",
         "patient_id": f"P{number}",
@@ -150,7 +151,7 @@ def _instance(series: int, number: int) -> dict[str, Any]:
     uid = f"1.2.{series}.{number}"
     digest = sha256(uid.encode()).hexdigest()
     return {
-        "series_id": series + 1,
+        "series_id": FIRST_ID + series,
         "sop_instance_uid": uid,
         "sop_class_uid": "1.2.840.10008.5.1.4.1.1.2",
         "transfer_syntax_uid": "1.2.840.10008.1.2.1",
@@ -166,7 +167,7 @@ def _instance(series: int, number: int) -> dict[str, Any]:
 
 def _job(series: int) -> dict[str, Any]:
     return {
-        "series_id": series + 1,
+        "series_id": FIRST_ID + series,
         "revision": 1,
         "state": JobState.DONE,
         "attempts": 1,
@@ -182,8 +183,8 @@ def _event(series: int, state: str) -> dict[str, Any]:
     return {
         "at": START,
         "subject": "series",
-        "subject_id": series + 1,
-        "series_id": series + 1,
+        "subject_id": FIRST_ID + series,
+        "series_id": FIRST_ID + series,
         "old_state": "",
         "new_state": state,
         "reason": "",

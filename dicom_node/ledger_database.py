@@ -19,9 +19,10 @@ from alembic.util import CommandError
 from sqlalchemy import Connection, Engine, create_engine, event, text
 from sqlalchemy.exc import (
     ArgumentError,
-    InterfaceError,
+    DataError,
+    DBAPIError,
+    IntegrityError,
     NoSuchModuleError,
-    OperationalError,
     SQLAlchemyError,
     StatementError,
 )
@@ -78,7 +79,7 @@ def transaction(engine: Engine, *, write: bool) -> Iterator[Session]:
     """One transaction: committed at the end of a writer's block, rolled back on any error.
 
     Raises:
-        TransientError: the database does not answer or is locked for too long.
+        TransientError: the database does not answer, is locked for too long, or cannot work for anybody.
         PermanentError: it refuses what it is given.
     """
     try:
@@ -89,10 +90,12 @@ def transaction(engine: Engine, *, write: bool) -> Iterator[Session]:
                 if write:
                     session.flush()
                     connection.commit()
-    except (OperationalError, InterfaceError) as error:
-        raise TransientError(f"the database does not answer: {error.orig or error}") from error
-    except StatementError as error:
-        raise PermanentError(f"the database refuses: {error.orig or error}") from error
+    except (DataError, IntegrityError) as error:
+        raise PermanentError(f"the database refuses: {error.orig}") from error
+    except DBAPIError as error:
+        raise TransientError(f"the database does not answer: {error.orig}") from error
+    except StatementError as error:  # a value that cannot be bound
+        raise PermanentError(f"the database cannot take it: {error.orig or error}") from error
 
 
 def upgrade(engine: Engine) -> None:
