@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import sys
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -19,8 +20,9 @@ from typing import Any
 
 import pydicom
 from pydicom.dataset import Dataset
+from pydicom.uid import CTImageStorage
 
-from pipeline import __version__, checks, lungs, package, picture, quality, scores, seg, segment, sr, volume
+from pipeline import __version__, checks, lungs, package, picture, pixels, quality, scores, seg, segment, sr, volume
 from pipeline.errors import PipelineError, SeriesRejected
 from pipeline.types import (
     Analysis,
@@ -36,6 +38,7 @@ from pipeline.types import (
     ResultObject,
 )
 
+PICTURE, REPORT = "picture.png", "result.json"
 FILE_NAMES: Mapping[ResultKind, str] = {
     ResultKind.LESIONS: "seg.dcm",
     ResultKind.LUNGS: "lungs.dcm",
@@ -150,34 +153,51 @@ def analyse_series(request: AnalysisRequest) -> AnalysisOutcome:
 
 
 def write_results(analysis: Analysis, context: ResultContext, folder: Path) -> list[ResultObject]:
-    """Build, check and write one result set with its picture.png and result.json."""
+    """Build, check and write one result set with its picture.png and result.json.
+
+    The set takes the place of an earlier one in the folder: no file of that is left, other files are not touched.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     objects = []
     segmentations: dict[ResultKind, Dataset] = {}
-    for kind, ds in build_results(analysis, context):
-        checks.check(ds, analysis, segmentations)
-        if kind in (ResultKind.LESIONS, ResultKind.LUNGS):
-            segmentations[kind] = ds
-        path = folder / FILE_NAMES[kind]
-        pydicom.dcmwrite(path, ds, enforce_file_format=True)
-        objects.append(_written(kind, context.profile, path, ds))
-    if context.profile.picture:
-        picture.render(analysis, context).save(folder / "picture.png")
-    (folder / "result.json").write_text(json.dumps(report(analysis), indent=2) + "\n", encoding="utf-8")
-    for path in (*folder.iterdir(), folder, folder.parent):
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".draft-") as name:
+        draft = Path(name)
+        for kind, ds in build_results(analysis, context):
+            checks.check(ds, analysis, segmentations)
+            if kind in (ResultKind.LESIONS, ResultKind.LUNGS):
+                segmentations[kind] = ds
+            pydicom.dcmwrite(draft / FILE_NAMES[kind], ds, enforce_file_format=True)
+            objects.append(_written(kind, context.profile, draft / FILE_NAMES[kind], folder, ds))
+        if context.profile.picture:
+            picture.render(analysis, context).save(draft / PICTURE)
+        (draft / REPORT).write_text(json.dumps(report(analysis), indent=2) + "\n", encoding="utf-8")
+        _replace(draft, folder)
+    for path in (folder, folder.parent):
         _sync(path)
     return objects
 
 
-def _written(kind: ResultKind, profile: Profile, path: Path, ds: Dataset) -> ResultObject:
+def _replace(draft: Path, folder: Path) -> None:
+    """Move the files of a draft into the folder, in the place of every file that a result set may have."""
+    for name in (*FILE_NAMES.values(), PICTURE, REPORT):
+        if (draft / name).exists():
+            _sync(draft / name)
+            (draft / name).replace(folder / name)
+        else:
+            (folder / name).unlink(missing_ok=True)
+
+
+def _written(kind: ResultKind, profile: Profile, draft: Path, folder: Path, ds: Dataset) -> ResultObject:
     reference = ObjectReference(
         study_uid=str(ds.StudyInstanceUID),
         series_uid=str(ds.SeriesInstanceUID),
         sop_class_uid=str(ds.SOPClassUID),
         sop_instance_uid=str(ds.SOPInstanceUID),
     )
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    return ResultObject(kind=kind, profile=profile.name, path=path, reference=reference, sha256=digest)
+    digest = hashlib.sha256(draft.read_bytes()).hexdigest()
+    return ResultObject(
+        kind=kind, profile=profile.name, path=folder / draft.name, reference=reference, sha256=digest
+    )
 
 
 def _sync(path: Path) -> None:
@@ -198,21 +218,26 @@ class FolderResult:
 
 
 def series_in(folder: Path) -> dict[str, list[Path]]:
-    """The DICOM files below a folder by SeriesInstanceUID; other files are passed over.
+    """The CT instances below a folder by SeriesInstanceUID; a DICOMDIR and other files are passed over.
+
+    Where there is no CT Image Storage at all, the series of other SOP classes, so that the reason can be told.
 
     Raises:
-        SeriesRejected: there is none.
+        SeriesRejected: there is no DICOM file.
     """
-    found: dict[str, list[Path]] = {}
+    found: dict[bool, dict[str, list[Path]]] = {True: {}, False: {}}
     for path in sorted(p for p in folder.rglob("*") if p.is_file()):
         try:
-            header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=["SeriesInstanceUID"])
-        except (pydicom.errors.InvalidDicomError, OSError, ValueError, EOFError):
+            header = pydicom.dcmread(
+                path, stop_before_pixels=True, specific_tags=["SOPClassUID", "SeriesInstanceUID"]
+            )
+        except pixels.DAMAGED:
             continue
-        found.setdefault(str(header.get("SeriesInstanceUID", "")), []).append(path)
-    if not found:
+        if uid := str(header.get("SeriesInstanceUID") or ""):
+            found[header.get("SOPClassUID") == CTImageStorage].setdefault(uid, []).append(path)
+    if not any(found.values()):
         raise SeriesRejected(f"{folder} holds no DICOM files")
-    return found
+    return found[True] or found[False]
 
 
 def process_folder(
