@@ -22,6 +22,7 @@ from dicom_node import resources
 from dicom_node.config import Config, Destination
 from dicom_node.errors import ConfigError, NodeError, NotFound
 from dicom_node.ledger import Ledger
+from dicom_node.spool import REASON_SUFFIX
 from dicom_node.states import SeriesState
 from pipeline import RESEARCH_USE_ONLY, __version__
 from pipeline.errors import PipelineError
@@ -131,10 +132,14 @@ def status(
     with _open_ledger(config) as ledger:
         counts = ledger.counts()
         series = ledger.list_series(states=state or (), text=text, limit=limit)
+    quarantine = configuration.load(config).node.state_dir / "quarantine"
+    set_aside = len(list(quarantine.glob(f"*{REASON_SUFFIX}")))
     if json:
-        typer.echo(show.as_json({"counts": counts, "series": series}))
-    else:
-        show.show_status(Console(), counts, series)
+        typer.echo(show.as_json({"counts": counts, "series": series, "set_aside": set_aside}))
+        return
+    show.show_status(Console(), counts, series)
+    if set_aside:
+        typer.echo(f"{set_aside} received file(s) could not be read; each lies with its reason in {quarantine}")
 
 
 @app.command("show")

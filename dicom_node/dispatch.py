@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import queue
+import threading
 from collections.abc import Callable
 from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future
 from datetime import datetime
@@ -73,6 +74,11 @@ class Dispatcher:
         if interrupted:
             log.warning("%d analysis job(s) were interrupted by the last stop", interrupted)
         self._executor = self._make_executor()
+
+    @property
+    def threads(self) -> list[threading.Thread]:
+        """For whoever looks after the threads of the node."""
+        return self._executor.threads if isinstance(self._executor, WorkerPool) else []
 
     def stop(self) -> None:
         """End the workers; what they had not finished waits for the next start."""

@@ -7,16 +7,23 @@ from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
+from sqlalchemy.exc import SQLAlchemyError
+
 from dicom_node.config import Config
 from dicom_node.errors import NodeError
-from dicom_node.ledger import Ledger
+from dicom_node.ledger_database import open_engine
 from pipeline import lungs, package
 from pipeline.errors import PipelineError
 
 
 def faults(config: Config) -> list[str]:
     """Every fault as "TOML path: what is wrong, what to do"."""
-    return [*_state_folder(config.node.state_dir), *_database(config), *_model(config), *_weights(config)]
+    return [*file_faults(config), *_database(config)]
+
+
+def file_faults(config: Config) -> list[str]:
+    """Those that do not pass by themselves: folders, model, weights."""
+    return [*_state_folder(config.node.state_dir), *_model(config), *_weights(config)]
 
 
 def _state_folder(state_dir: Path) -> Iterator[str]:
@@ -31,10 +38,11 @@ def _database(config: Config) -> Iterator[str]:
     if config.node.database is None:
         return  # made in the state folder when the node starts
     try:
-        with closing(Ledger(config.node.database, migrate=False)):
+        engine = open_engine(config.node.database)
+        with closing(engine.connect()):  # its tables are made or brought up to date when the node starts
             pass
-    except NodeError as error:
-        yield f"node.database: {error}"
+    except (NodeError, SQLAlchemyError) as error:
+        yield f"node.database: {str(error).splitlines()[0]}"
 
 
 def _model(config: Config) -> Iterator[str]:

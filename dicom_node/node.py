@@ -13,7 +13,7 @@ from dicom_node.config import Config
 from dicom_node.coordinator import Coordinator
 from dicom_node.delivery import DeliveryService
 from dicom_node.dispatch import Dispatcher
-from dicom_node.errors import NotFound
+from dicom_node.errors import NodeError, NotFound
 from dicom_node.ingest import Ingest
 from dicom_node.ledger import Ledger, SeriesDetails
 from dicom_node.receiver import Receiver
@@ -63,18 +63,22 @@ class Node:
         self._stopping = threading.Event()
 
     def start(self) -> int:
-        """Take up what an earlier run left, then open the port; returns it.
+        """Open the port, then take up what an earlier run left; returns the port.
 
         Raises:
-            NodeError: the port cannot be had.
+            NodeError: the port cannot be had, or the database is away; nothing goes on running then.
         """
-        self._dispatcher.start()
-        self._ingest.start()
-        self._coordinator.start()
-        self._delivery.start()
-        self._nudger.start()
-        port = self._receiver.start()
-        self._ledger.note(f"the node starts, port {port}", self._clock())
+        try:
+            port = self._receiver.start()
+            self._dispatcher.start()
+            self._ingest.start()
+            self._coordinator.start()
+            self._delivery.start()
+            self._nudger.start()
+            self._ledger.note(f"the node starts, port {port}", self._clock())
+        except BaseException:
+            self.stop()
+            raise
         return port
 
     def stop(self) -> None:
@@ -83,9 +87,12 @@ class Node:
         self._receiver.stop()
         self._ingest.stop()
         self._coordinator.stop()
-        self._dispatcher.stop()
+        try:
+            self._dispatcher.stop()
+            self._ledger.note("the node was stopped", self._clock())
+        except NodeError as error:
+            log.error("the database is away; interrupted analyses are found at the next start: %s", error)
         self._delivery.stop()
-        self._ledger.note("the node was stopped", self._clock())
         self._ledger.close()
 
     def details(self, series_uid: str) -> SeriesDetails | None:
@@ -97,7 +104,7 @@ class Node:
 
     def dead_threads(self) -> list[str]:
         """Names of threads that ended although nobody stopped them."""
-        threads = [self._ingest.thread, self._coordinator.thread, self._nudger]
+        threads = [self._ingest.thread, self._coordinator.thread, self._nudger, *self._dispatcher.threads]
         return [thread.name for thread in threads if not thread.is_alive()] + self._delivery.dead_threads()
 
     def _busy_series(self) -> frozenset[str]:

@@ -6,7 +6,6 @@ import fcntl
 import logging
 import os
 import signal
-import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +13,7 @@ from pathlib import Path
 
 import sdnotify
 
+from dicom_node import logs
 from dicom_node.config import Config
 from dicom_node.errors import ConfigError, NodeError
 from dicom_node.node import Node
@@ -34,7 +34,7 @@ def run(config: Config) -> None:
         NodeError: another node uses the state folder, the port is taken, the database cannot be opened, or a
             thread of the node died (systemd starts it anew).
     """
-    set_up_logging(config.log.level)
+    logs.set_up(config.log.level)
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
@@ -42,8 +42,8 @@ def run(config: Config) -> None:
     with only_one(config.node.state_dir):
         refuse_faults(config)
         node = Node(config)
-        port = node.start()
         try:
+            port = node.start()
             log.info("dicomnode %s. %s.", __version__, RESEARCH_USE_ONLY)
             log.info("%s listens on %s:%d", config.node.ae_title, config.node.bind, port)
             notifier.notify(f"READY=1\nSTATUS={config.node.ae_title} on port {port}")
@@ -72,10 +72,10 @@ def refuse_faults(config: Config) -> None:
 
 
 def doctor_faults(config: Config) -> list[str]:
-    """`doctor.faults`, imported where it runs."""
+    """`doctor.file_faults`, imported where it runs. A database that is away is another matter: it may come back."""
     from dicom_node import doctor
 
-    return doctor.faults(config)
+    return doctor.file_faults(config)
 
 
 def _watch(node: Node, stop: threading.Event, notifier: sdnotify.SystemdNotifier) -> None:
@@ -109,12 +109,3 @@ def only_one(state_dir: Path) -> Iterator[None]:
         except BlockingIOError as error:
             raise NodeError(f"another dicomnode is running on {state_dir}") from error
         yield
-
-
-def set_up_logging(level: str) -> None:
-    """One line per message on standard error; journald adds the time, so it is left out under systemd."""
-    stamp = "" if "JOURNAL_STREAM" in os.environ else "%(asctime)s "
-    logging.basicConfig(stream=sys.stderr, level=level, format=f"{stamp}%(levelname)s %(name)s: %(message)s")
-    # pynetdicom describes every association at INFO, patient names in identifiers included at DEBUG.
-    logging.getLogger("pynetdicom").setLevel(logging.WARNING)
-    logging.getLogger("alembic").setLevel(logging.WARNING)

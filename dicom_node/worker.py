@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
+from dicom_node import logs
 from pipeline.types import AnalysisOutcome, AnalysisRequest
 
 
@@ -21,6 +22,7 @@ def warm_up(number: int, *, share_devices: bool = False) -> None:
         device = device_of(number, os.environ, nodes)
         if device is not None:  # read by CUDA when torch is imported
             os.environ["CUDA_VISIBLE_DEVICES"] = device
+    logs.set_up("INFO")
     import pipeline.run  # noqa: F401  # for the import itself
 
 

@@ -16,9 +16,11 @@ import signal
 import threading
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing.connection import Connection, wait
+from pathlib import Path
 from typing import Any, TypeVar
 
 from dicom_node.errors import TransientError
@@ -27,6 +29,7 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 START_S = 300.0  # how long a process may take until it is ready: imports from a cold disk
+PAUSE_S = 5.0  # before the next attempt to start a process
 END_S = 5.0  # how long a process may take to end by itself before it is killed
 READY = b""  # what a process sends once it is warm: deadlines count from then on
 
@@ -55,6 +58,10 @@ class TaskFuture(Future[T]):
         if not cancelled:
             self._kill(self)
         return cancelled
+
+
+class _Closed(Exception):
+    """The pool is shut down before a process could be started."""
 
 
 @dataclass(frozen=True)
@@ -99,6 +106,11 @@ class WorkerPool(Executor):
                 slot.join()
 
     @property
+    def threads(self) -> list[threading.Thread]:
+        """One per slot; each lives until `shutdown`."""
+        return list(self._slots)
+
+    @property
     def pids(self) -> list[int]:
         """Process ids of the workers that live."""
         return [pid for slot in self._slots if (pid := slot.pid) is not None]
@@ -138,6 +150,10 @@ class _Slot(threading.Thread):
                 self._process.kill()
 
     def run(self) -> None:
+        with suppress(_Closed):
+            self._serve()
+
+    def _serve(self) -> None:
         worker = self._replace()
         while (task := self._tasks.get()) is not None:
             if self._closed.is_set():
@@ -171,8 +187,15 @@ class _Slot(threading.Thread):
             return partial(task.future.set_exception, error)
 
     def _replace(self) -> _Worker:
-        """Start a process, in the place of one that is dead."""
-        worker = _Worker(self._number, self._warm_up)
+        """Start a process in the place of one that is dead; again and again where the system has no room."""
+        while True:
+            try:
+                worker = _Worker(self._number, self._warm_up)
+                break
+            except OSError as error:
+                log.error("%s: no process can be started, next attempt in %g s: %s", self.name, PAUSE_S, error)
+                if self._closed.wait(PAUSE_S):
+                    raise _Closed from error
         with self._lock:
             self._process = worker.process
             if self._closed.is_set():  # a kill may have met the process before
@@ -245,6 +268,8 @@ def _work(connection: Connection, number: int, warm_up: Callable[[int], object] 
     """The child: answers one task after the other until the pipe ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C in a terminal is for the parent, which ends its workers
     threading.Thread(target=_die_with_parent, daemon=True).start()
+    with suppress(OSError):  # where memory runs out the kernel should take a worker, never the receiving side
+        Path("/proc/self/oom_score_adj").write_text("700")
     if warm_up is not None:
         warm_up(number)
     connection.send_bytes(READY)
@@ -269,7 +294,7 @@ def _answer(message: bytes) -> bytes:
         function, args, kwargs = pickle.loads(message)  # noqa: S301  # from our own parent over a private pipe
         return pickle.dumps((True, function(*args, **kwargs)))
     except Exception as error:  # the border of the process: every error belongs to the caller
-        log.exception("a task failed")
+        log.debug("a task failed", exc_info=True)  # who asked tells it, in words that fit the error
         return _encode_error(error)
 
 

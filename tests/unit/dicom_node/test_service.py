@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 from pathlib import Path
 
 import pytest
 
 from dicom_node import service
+from dicom_node.config import parse
 from dicom_node.errors import NodeError
+from dicom_node.node import Node
 
 
 def test_a_second_node_on_the_same_folder_is_refused(tmp_path: Path) -> None:
@@ -67,3 +70,14 @@ def test_a_dead_thread_ends_the_service_with_its_name(monkeypatch: pytest.Monkey
     with pytest.raises(NodeError, match="ingest"):
         service._watch(FakeNode(looks=2), stop, notifier)  # type: ignore[arg-type]
     assert notifier.messages == ["WATCHDOG=1"] * 2
+
+
+def test_a_taken_port_ends_the_start_and_leaves_nothing_running(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        before = set(threading.enumerate())
+        config = parse({"node": {"state_dir": str(tmp_path), "port": taken.getsockname()[1]}})
+        with pytest.raises(NodeError, match="cannot listen"):
+            Node(config).start()
+        assert {thread for thread in threading.enumerate() if not thread.daemon} <= before
