@@ -1,0 +1,57 @@
+"""A node on PostgreSQL: it makes its tables, serves, and goes on after the database was away at the start."""
+
+from __future__ import annotations
+
+import subprocess
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pydicom
+
+from pipeline import phantom
+from tests.fixtures.postgres import Server
+from tests.fixtures.served import Served
+
+SPEC = phantom.PhantomSpec(slices=16, rows=64, columns=64, slice_spacing_mm=10.0)
+
+
+def test_from_an_empty_database_to_results(tmp_path: Path, postgres: Server, tool: Callable[[str], str]) -> None:
+    postgres.run("CREATE DATABASE served")
+    state_dir = tmp_path / "node" / "state"
+    node = Served(
+        tmp_path / "node", node={"state_dir": str(state_dir), "port": 0, "database": postgres.url("served")}
+    )
+    try:
+        node.start()
+        assert node.command("check").returncode == 0
+        files = phantom.write_series(phantom.make(SPEC), tmp_path / "ct")
+        target = ["-aec", "DICOMNODE", "127.0.0.1", str(node.port)]
+        subprocess.run([tool("/usr/bin/dcmsend"), *target, "+sd", str(tmp_path / "ct")], check=True)
+        uid = str(pydicom.dcmread(files[0], stop_before_pixels=True).SeriesInstanceUID)
+        pause = threading.Event()
+        for _ in range(200):
+            details = node.show(uid)
+            if details is not None and details["series"]["state"] == "analysed":
+                break
+            pause.wait(0.5)
+        assert details is not None and details["series"]["state"] == "analysed", node.log[-20:]
+        assert not (state_dir / "ledger.sqlite").exists()
+        assert node.stop() == 0
+    finally:
+        node.kill()
+        postgres.run("DROP DATABASE served WITH (FORCE)")
+
+
+def test_a_database_that_is_away_is_no_fault_of_the_config(tmp_path: Path) -> None:
+    node = Served(tmp_path / "node")
+    node.config["node"]["database"] = f"postgresql+psycopg://dicomnode@/absent?host={tmp_path}"
+    node.path.write_text("")
+    try:
+        node.start()
+    except RuntimeError as error:
+        assert "database" in str(error).lower()
+    else:
+        raise AssertionError("a node without its database must not say that it is ready")
+    served = node.command("serve")
+    assert served.returncode == 1  # systemd tries again; 2 would mean that config.toml is wrong
