@@ -117,8 +117,8 @@ class Courier:
         failed = dict(report.failed)
         for delivery in deliveries:
             if delivery.sop_instance_uid in report.committed:
-                if delivery.state in (DeliveryState.SENT, DeliveryState.PENDING):
-                    self._ledger.delivery_committed(delivery.id, now)
+                # Also one that was given up or cancelled meanwhile: a report that comes after all is the truth.
+                self._ledger.delivery_committed(delivery.id, now)
             elif delivery.sop_instance_uid in failed and delivery.state is DeliveryState.SENT:
                 self._not_committed(delivery, failed[delivery.sop_instance_uid])
         if report.transaction_uid == self._transaction_uid:

@@ -38,6 +38,9 @@ class DeliveryService:
 
     def start(self) -> None:
         """Begin with what is due; everything SENT is asked about again."""
+        abandoned = self._ledger.abandon_unknown(list(self._couriers), self._pace.clock())
+        if abandoned:
+            log.error("%d deliveries are for destinations that config.toml does not have any more", abandoned)
         self._threads = [
             threading.Thread(target=self._run, args=(name,), name=f"delivery to {name}", daemon=True)
             for name in self._couriers

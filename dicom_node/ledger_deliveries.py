@@ -109,6 +109,20 @@ class DeliveryRoom(LedgerRoom):
             if series.state == SeriesState.ANALYSED and _counts(writer, row):
                 writer.move_series(series, SeriesState.FAILED, f"not delivered to {row.destination}: {reason}")
 
+    def abandon_unknown(self, destinations: Collection[str], now: datetime) -> int:
+        """What is still to go to a destination that config.toml does not have any more: FAILED. How many."""
+        query = (
+            select(DeliveryRow.id, DeliveryRow.destination)
+            .where(DeliveryRow.state.in_((DeliveryState.PENDING, DeliveryState.SENT)))
+            .where(DeliveryRow.destination.not_in(destinations))
+        )
+        with self._read() as session:
+            found = session.execute(query).all()
+        for delivery_id, name in found:
+            reason = f"config.toml has no destination {name!r} any more: add it again and retry, or cancel"
+            self.delivery_failed(delivery_id, now, reason)
+        return len(found)
+
     def delivery_committed(self, delivery_id: int, now: datetime) -> None:
         """The PACS has it for good: COMMITTED. The last one of the current results makes the series DELIVERED."""
         with self._write(now) as writer:

@@ -93,7 +93,7 @@ def test_stored_in_order_on_one_association_and_committed(outbox: Outbox) -> Non
     assert stores.classes == [SegmentationStorage, SecondaryCaptureImageStorage, Comprehensive3DSRStorage]
     assert len(stores.associations) == 1
     assert outbox.states() == {"committed"}
-    assert outbox.series().state is SeriesState.DELIVERED
+    assert outbox.ledger.series(SERIES).state is SeriesState.DELIVERED
     for path in paths.values():
         kept = next(kept for kept in archive.instances.values() if kept.path.name == path.name)
         assert data_set_bytes(kept.path.read_bytes()) == data_set_bytes(path.read_bytes())
@@ -108,7 +108,7 @@ def test_committed_by_a_report_that_comes_later(outbox: Outbox) -> None:
     service.on_event_report(report)
     assert outbox.states() == {"committed"}
     service.on_event_report(report)  # once more does no harm
-    assert outbox.series().state is SeriesState.DELIVERED
+    assert outbox.ledger.series(SERIES).state is SeriesState.DELIVERED
 
 
 def _uids(outbox: Outbox) -> tuple[str, ...]:
@@ -253,7 +253,7 @@ def test_a_failed_delivery_goes_out_when_a_person_retries(outbox: Outbox) -> Non
     outbox.ledger.retry(SERIES, outbox.clock())
     courier.run_once()
     assert outbox.states() == {"committed"}
-    assert outbox.series().state is SeriesState.DELIVERED
+    assert outbox.ledger.series(SERIES).state is SeriesState.DELIVERED
 
 
 @pytest.mark.parametrize(
@@ -474,6 +474,27 @@ def test_unconfirmed_for_too_long_is_given_up(outbox: Outbox) -> None:
     assert courier.run_once() is None
     assert outbox.states() == {"failed"}
     assert "Stored, but it could not be confirmed" in outbox.series().reason
+
+
+def test_a_report_that_comes_after_giving_up_counts(outbox: Outbox) -> None:
+    archive, port = outbox.archive(answer_commitment=silence)
+    outbox.fill()
+    outbox.courier(port).run_once()
+    sent = list(outbox.ledger.details(SERIES).deliveries)
+    for delivery in sent:
+        outbox.ledger.delivery_failed(delivery.id, outbox.clock(), "given up")
+    report = CommitmentReport("1.2.3", tuple(delivery.sop_instance_uid for delivery in sent), ())
+    outbox.courier(port).take_report(report, sent)
+    assert outbox.states() == {"committed"}
+    assert outbox.ledger.series(SERIES).state is SeriesState.DELIVERED
+
+
+def test_what_is_for_a_destination_that_is_gone_fails_with_what_to_do(outbox: Outbox) -> None:
+    outbox.fill()
+    assert outbox.ledger.abandon_unknown(["another"], outbox.clock()) == 3
+    assert outbox.states() == {"failed"}
+    assert "has no destination" in outbox.ledger.series(SERIES).reason
+    assert outbox.ledger.abandon_unknown(["another"], outbox.clock()) == 0
 
 
 def test_reports_about_nothing_known_are_ignored(outbox: Outbox) -> None:
