@@ -17,6 +17,7 @@ from rich.table import Table
 
 from dicom_node.ledger_records import Delivery, Event, JobRecord, SeriesDetails, SeriesRecord
 from dicom_node.states import DeliveryState, SeriesState
+from pipeline.notation import NOT_MEASURED, millilitres, percent
 
 STYLES: Mapping[SeriesState, str] = {
     SeriesState.DELIVERED: "green",
@@ -51,11 +52,6 @@ def _plain(value: object) -> object:
 def time(value: datetime | None) -> str:
     """Local time to the second; empty for None."""
     return "" if value is None else value.astimezone().strftime("%Y-%m-%d %H:%M:%S")
-
-
-def percent(fraction: object) -> str:
-    """A fraction of 1 as a percentage with one digit."""
-    return f"{100 * fraction:.1f} %" if isinstance(fraction, (int, float)) else "-"
 
 
 def show_status(console: Console, counts: Mapping[SeriesState, int], series: Sequence[SeriesRecord]) -> None:
@@ -118,10 +114,12 @@ def show_report(console: Console, report: Mapping[str, Any]) -> None:
     for heading in ("", "severity", "consolidation", "lung", "infection", "consolidation "):
         table.add_column(heading, justify="left" if not heading else "right")
     for name, part in (("both", report), ("right", report["right"]), ("left", report["left"])):
-        volumes = [
-            f"{part[key]:.0f} ml" for key in ("lung_volume_ml", "infection_volume_ml", "consolidation_volume_ml")
+        scores = [percent(part[key]) for key in ("severity_score", "consolidation_score")]
+        lesions = [
+            NOT_MEASURED if part["severity_score"] is None else f"{millilitres(part[key])} ml"
+            for key in ("infection_volume_ml", "consolidation_volume_ml")
         ]
-        table.add_row(name, percent(part["severity_score"]), percent(part["consolidation_score"]), *volumes)
+        table.add_row(name, *scores, f"{millilitres(part['lung_volume_ml'])} ml", *lesions)
     console.print(table)
     model = report["model"]
     console.print(

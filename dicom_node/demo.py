@@ -15,14 +15,13 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from dicom_node import config as configuration
-from dicom_node import console as show
 from dicom_node import scu
 from dicom_node.archive import Address, Archive
 from dicom_node.config import Config, Destination
 from dicom_node.ledger import SeriesDetails
 from dicom_node.node import Node
 from dicom_node.states import DeliveryState, SeriesState
-from pipeline import RESEARCH_USE_ONLY, phantom
+from pipeline import RESEARCH_USE_ONLY, notation, phantom
 from pipeline.types import Lung, Region
 
 ARCHIVE, NODE = "ARCHIVE", "DICOMNODE"
@@ -161,7 +160,7 @@ def _tell(
     for region, known in truth.items():
         found = report if region is Region.BOTH else report[region]
         cells = [
-            show.percent(values[key])
+            notation.percent(values[key])
             for key in ("severity_score", "consolidation_score")
             for values in (found, known)
         ]

@@ -20,11 +20,16 @@ _REGIONS = {
 _TRACKING_UID, _FINDING, _REFERENCED_SEGMENT = "112040", "121071", "121191"
 _FINDING_SITE, _LATERALITY = "363698007", "272741003"
 
+
+def _percent(fraction: float | None) -> float | None:
+    return None if fraction is None else 100.0 * fraction
+
+
 Reader = Callable[[RegionScores], float | None]
 _BY_NAME: Mapping[str, tuple[str, Reader]] = {  # measurement → unit, figure
-    codes.SEVERITY_SCORE.value: ("%", lambda scores: 100.0 * scores.severity_score),
-    codes.CONSOLIDATION_SCORE.value: ("%", lambda scores: 100.0 * scores.consolidation_score),
-    codes.GGO_SCORE.value: ("%", lambda scores: 100.0 * scores.ggo_score),
+    codes.SEVERITY_SCORE.value: ("%", lambda scores: _percent(scores.severity_score)),
+    codes.CONSOLIDATION_SCORE.value: ("%", lambda scores: _percent(scores.consolidation_score)),
+    codes.GGO_SCORE.value: ("%", lambda scores: _percent(scores.ggo_score)),
     codes.LUNG_VOLUME.value: ("ml", lambda scores: scores.lung_volume_ml),
     codes.OPACITY_VOLUME.value: ("ml", lambda scores: scores.infection_volume_ml),
     codes.CONSOLIDATION_VOLUME.value: ("ml", lambda scores: scores.consolidation_volume_ml),
@@ -65,7 +70,8 @@ def sr_complaints(ds: Dataset, analysis: Analysis, segmentations: Mapping[Result
         yield from _number_complaints(number, analysis)
     for region in Region:
         for name in (codes.SEVERITY_SCORE, codes.CONSOLIDATION_SCORE, codes.GGO_SCORE, codes.LUNG_VOLUME):
-            if not any((number.name, number.region) == (name.value, region) for number in read):
+            measured = _BY_NAME[name.value][1](analysis.scores.regions[region]) is not None
+            if measured and not any((number.name, number.region) == (name.value, region) for number in read):
                 yield f"{name.meaning} of {region} is missing"
     for group in groups:
         yield from _tracking_complaints(group, segmentations)

@@ -82,6 +82,7 @@ _OPTIONAL = (
     "PlacerOrderNumberImagingServiceRequest",
     "FillerOrderNumberImagingServiceRequest",
 )
+_CODE = ("CodeValue", "CodingSchemeDesignator", "CodeMeaning")
 _DATE = re.compile(r"\d{8}")
 _TIME = re.compile(r"\d{2}(\d{2}(\d{2}(\.\d{1,6})?)?)?")
 _LATIN_1 = "ISO_IR 100"
@@ -130,7 +131,7 @@ def evidence(headers: Sequence[Dataset]) -> list[Dataset]:
 def series_number(header: Dataset) -> int:
     """SeriesNumber of a normalised header; 0 where it has none that can be used."""
     number = header.get("SeriesNumber")
-    return int(number) if number is not None and 0 < int(number) < 1_000_000 else 0
+    return int(number) if isinstance(number, int) and 0 < number < 1_000_000 else 0
 
 
 def _named(header: Dataset) -> Dataset:
@@ -156,7 +157,7 @@ def _copy(header: Dataset, keyword: str, ds: Dataset, notes: list[str]) -> None:
 def _fault(elem: DataElement) -> str | None:
     """What is wrong with a value, or None. `elem` is an attribute that may be blanked."""
     if elem.VR == "SQ":
-        return next(_item_faults(elem.value), None)
+        return next(_item_faults(elem.value, elem.keyword.endswith("CodeSequence")), None)
     for value in elem.value if isinstance(elem.value, MultiValue) else [elem.value]:
         if value in (None, ""):
             continue
@@ -180,15 +181,19 @@ def _is_valid(elem: DataElement, value: object) -> bool:
     return True
 
 
-def _item_faults(items: Iterable[Dataset]) -> Iterator[str]:
-    """Faults of sequence items: invalid values, and codes or references without what they need."""
+def _item_faults(items: Iterable[Dataset], are_codes: bool) -> Iterator[str]:
+    """Faults of sequence items: invalid values, and codes without what they need (PS3.3 8.8)."""
     for item in items:
         for elem in item:
             fault = _fault(elem)
             if fault:
                 yield f"has an item whose {elem.keyword or elem.tag} {fault}"
-        if "CodingSchemeDesignator" in item and not (item.get("CodeValue") and item.get("CodeMeaning")):
+        if are_codes and not all(_is_text(item.get(keyword)) for keyword in _CODE):
             yield "has an item with an incomplete code"
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str) and bool(value.strip())
 
 
 def _copy_character_set(header: Dataset, ds: Dataset, notes: list[str]) -> None:

@@ -17,6 +17,7 @@ LINE: Rgb = (72, 80, 92)
 TEXT: Rgb = (236, 239, 244)
 MUTED: Rgb = (166, 174, 186)
 AMBER: Rgb = (240, 196, 84)
+SMALLEST = 10  # pixels; smaller letters cannot be read
 
 
 @dataclass(frozen=True)
@@ -77,8 +78,11 @@ class Canvas:
         colour: Rgb = TEXT,
         anchor: str = "ls",
         weight: Literal["regular", "bold"] = "regular",
+        width: int | None = None,
     ) -> None:
-        """Write a line; `anchor` as in Pillow, "ls" is left and baseline."""
+        """Write a line, smaller if wider than `width`; `anchor` as in Pillow, "ls" is left and baseline."""
+        while width is not None and size > SMALLEST and font(size).getlength(text) > width:
+            size -= 1
         stroke = 0.5 if weight == "bold" else 0
         self.draw.text(at, text, fill=colour, font=font(size), anchor=anchor, stroke_width=stroke)
 

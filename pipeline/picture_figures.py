@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
+from pipeline.notation import NOT_MEASURED, hounsfield, millilitres, percent
 from pipeline.picture_canvas import AMBER, LINE, MUTED, PANEL, TEXT, Box, Canvas, Rgb, wrap
 from pipeline.subjects import DESCRIPTIONS, Subject
 from pipeline.types import Analysis, Region, RegionScores
@@ -9,46 +12,57 @@ from pipeline.types import Analysis, Region, RegionScores
 BAR_ENDS = (0.1, 0.25, 0.5, 1.0)  # the bars end at the first that is long enough
 CONSOLIDATION_RGB = DESCRIPTIONS[Subject.CONSOLIDATION].rgb
 INFECTION_RGB = DESCRIPTIONS[Subject.INFECTION].rgb
+_SCORE_WIDTH = 184
+_COLUMNS = {Region.BOTH: 244, Region.RIGHT: 342, Region.LEFT: 440}  # right ends of the columns of the table
 _SIDES = {Region.RIGHT: "Right lung", Region.LEFT: "Left lung"}
 
 
 def draw_headline(canvas: Canvas, box: Box, analysis: Analysis) -> None:
-    """The severity score of both lungs and its class."""
-    both = analysis.scores.regions[Region.BOTH]
-    canvas.text((box.left, box.top + 16), "Severity score, both lungs", 18, MUTED, anchor="lm")
-    canvas.text((box.left, box.top + 62), percent(both.severity_score), 52, TEXT, anchor="lm", weight="bold")
+    """The severity score of both lungs and its class; the title says which lung it lacks."""
+    regions = analysis.scores.regions
+    both = regions[Region.BOTH]
+    lacking = [side for side in _SIDES if regions[side].severity_score is None]
+    without = f", {' and '.join(lacking)} not found" if lacking else ""
+    title = f"Severity score, both lungs{without}"
+    canvas.text((box.left, box.top + 16), title, 18, AMBER if lacking else MUTED, anchor="lm")
+    score = percent(both.severity_score)
+    canvas.text((box.left, box.top + 62), score, 52, TEXT, anchor="lm", weight="bold", width=_SCORE_WIDTH - 14)
     lines = (
         ["No opacity was segmented"]
         if not both.infection_volume_ml
         else [
             f"class {analysis.scores.severity_class}",
-            f"{both.infection_volume_ml:.0f} of {both.lung_volume_ml:.0f} ml lung opaque",
-            f"{both.consolidation_volume_ml:.0f} ml consolidated",
+            f"{millilitres(both.infection_volume_ml)} of {millilitres(both.lung_volume_ml)} ml lung opaque",
+            f"{millilitres(both.consolidation_volume_ml)} ml consolidated",
         ]
     )
     for number, line in enumerate(lines):
-        canvas.text((box.left + 184, box.top + 40 + 24 * number), line, 18, TEXT, anchor="lm")
+        canvas.text((box.left + _SCORE_WIDTH, box.top + 40 + 24 * number), line, 18, TEXT, anchor="lm")
 
 
 def draw_bars(canvas: Canvas, box: Box, analysis: Analysis) -> None:
-    """A bar per lung: ground glass, then consolidation, as parts of that lung's volume."""
+    """A bar per lung: ground glass, then consolidation, as parts of its volume; without scores no bar."""
     regions = {region: analysis.scores.regions[region] for region in _SIDES}
-    end = next(end for end in BAR_ENDS if all(scores.severity_score <= end for scores in regions.values()))
+    end = next(end for end in BAR_ENDS if all((scores.severity_score or 0.0) <= end for scores in regions.values()))
     for row, (region, scores) in enumerate(regions.items()):
         top = box.top + row * 52
         canvas.text((box.left, top + 10), _SIDES[region], 17, TEXT, anchor="lm")
-        words = f"{percent(scores.severity_score)}   {scores.infection_volume_ml:.0f} ml"
+        if scores.ggo_score is None or scores.consolidation_score is None:
+            canvas.text((box.right, top + 10), NOT_MEASURED, 17, AMBER, anchor="rm")
+            continue
+        words = f"{percent(scores.severity_score)}   {millilitres(scores.infection_volume_ml)} ml"
         canvas.text((box.right, top + 10), words, 17, TEXT, anchor="rm")
-        _bar(canvas, Box(box.left, top + 22, box.right, top + 40), scores, end)
+        bar = Box(box.left, top + 22, box.right, top + 40)
+        _bar(canvas, bar, {INFECTION_RGB: scores.ggo_score, CONSOLIDATION_RGB: scores.consolidation_score}, end)
     y = box.top + 2 * 52 - 2
     canvas.text((box.left, y), "0 %", 14, MUTED, anchor="lm")
     canvas.text((box.right, y), f"{100 * end:.0f} % of the lung", 14, MUTED, anchor="rm")
 
 
-def _bar(canvas: Canvas, box: Box, scores: RegionScores, end: float) -> None:
+def _bar(canvas: Canvas, box: Box, parts: Mapping[Rgb, float], end: float) -> None:
     canvas.draw.rectangle((box.left, box.top, box.right - 1, box.bottom - 1), outline=LINE)
     left = float(box.left)
-    for fraction, colour in ((scores.ggo_score, INFECTION_RGB), (scores.consolidation_score, CONSOLIDATION_RGB)):
+    for colour, fraction in parts.items():
         right = left + fraction / end * box.width
         if right - left >= 0.5:
             canvas.draw.rectangle((round(left), box.top, round(right) - 1, box.bottom - 1), fill=colour)
@@ -70,14 +84,13 @@ def draw_legend(canvas: Canvas, box: Box) -> None:
 
 def draw_table(canvas: Canvas, box: Box, analysis: Analysis) -> None:
     """Figures of both lungs, right and left."""
-    columns = {Region.BOTH: 268, Region.RIGHT: 356, Region.LEFT: 440}
-    for region, right in columns.items():
+    for region, right in _COLUMNS.items():
         canvas.text((box.left + right, box.top + 10), region.value, 15, MUTED, anchor="rm")
     for number, (name, cells) in enumerate(_rows(analysis).items(), start=1):
         y = box.top + 10 + 25 * number
         canvas.text((box.left, y), name, 16, TEXT, anchor="lm")
-        for region, right in columns.items():
-            canvas.text((box.left + right, y), cells[region], 16, TEXT, anchor="rm")
+        for region, right in _COLUMNS.items():
+            canvas.text((box.left + right, y), cells[region], 16, TEXT, anchor="rm", width=90)
         canvas.draw.line((box.left, y + 12, box.left + 440, y + 12), fill=LINE)
 
 
@@ -87,12 +100,13 @@ def _rows(analysis: Analysis) -> dict[str, dict[Region, str]]:
 
 
 def _column(scores: RegionScores) -> dict[str, str]:
-    """The cells of one region, by the name of their row."""
+    """The cells of one region, by the name of their row; lesions in the remnant of a lung are no figure of it."""
+    is_measured = scores.severity_score is not None
     return {
-        "Lung, ml": f"{scores.lung_volume_ml:.0f}",
-        "Opacity, ml": f"{scores.infection_volume_ml:.0f}",
+        "Lung, ml": millilitres(scores.lung_volume_ml),
+        "Opacity, ml": millilitres(scores.infection_volume_ml) if is_measured else NOT_MEASURED,
         "Ground glass": percent(scores.ggo_score),
-        "Consolidation, ml": f"{scores.consolidation_volume_ml:.0f}",
+        "Consolidation, ml": millilitres(scores.consolidation_volume_ml) if is_measured else NOT_MEASURED,
         "Consolidation": percent(scores.consolidation_score),
         "Mean HU of lung": hounsfield(scores.lung_mean_hu),
         "Mean HU of opacity": hounsfield(scores.infection_mean_hu),
@@ -116,16 +130,3 @@ def draw_warnings(canvas: Canvas, box: Box, analysis: Analysis) -> None:
         for line in lines:
             canvas.text((box.left + 36, y), line, 17, TEXT, anchor="lm")
             y += 24
-
-
-def percent(fraction: float) -> str:
-    """A fraction of 1 as per cent: one decimal, more where it would read 0."""
-    value = 100.0 * fraction
-    if 0 < value < 0.05:
-        return "< 0.1 %"
-    return f"{value:.1f} %"
-
-
-def hounsfield(value: float | None) -> str:
-    """A mean HU, or a dash."""
-    return "-" if value is None else f"{value:.0f}"

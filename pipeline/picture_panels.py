@@ -11,6 +11,7 @@ from PIL import Image
 from scipy import ndimage
 
 from pipeline import keyslices
+from pipeline.notation import percent
 from pipeline.picture_canvas import MUTED, PANEL, TEXT, Box, Canvas
 from pipeline.subjects import DESCRIPTIONS, Subject
 from pipeline.types import Analysis, MaskArray
@@ -100,8 +101,8 @@ def _slice_name(analysis: Analysis, index: int) -> str:
 def _slice_burden(analysis: Analysis, index: int) -> str:
     """Share of the lung of this slice that is opaque."""
     lung = analysis.lungs.labels[index] > 0
-    opaque = int(np.count_nonzero(analysis.lesions.infection[index] & lung))
-    return f"opacity {100.0 * opaque / max(1, int(np.count_nonzero(lung))):.0f} % of lung"
+    pixels, opaque = (int(np.count_nonzero(mask)) for mask in (lung, analysis.lesions.infection[index] & lung))
+    return f"opacity {percent(opaque / pixels, decimals=0)} of lung" if pixels else "no lung found"
 
 
 def draw_overview(canvas: Canvas, box: Box, analysis: Analysis, numbers: dict[int, int]) -> None:

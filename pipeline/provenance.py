@@ -25,6 +25,7 @@ _TITLES = {
     ResultKind.PICTURE: "Lung opacity picture",
     ResultKind.SR: "Lung opacity report",
 }
+_USE = " - RESEARCH USE ONLY"
 _NUMBERS = {kind: place for place, kind in enumerate(ResultKind, start=1)}
 
 
@@ -34,9 +35,11 @@ def plain(text: str, limit: int = 64) -> str:
 
 
 def series_description(source: SourceHeader, context: ResultContext, kind: ResultKind) -> str:
-    """What a radiologist reads in the list of series."""
-    of_series = f" of series {series_number(source.ds)}" if series_number(source.ds) else ""
-    return plain(f"{_TITLES[kind]}{of_series}, rev {context.revision} - RESEARCH USE ONLY")
+    """What a radiologist reads in the list of series; what does not fit goes, never what it may be used for."""
+    number, room = series_number(source.ds), 64 - len(_USE)
+    of_series = (f" of series {number}", f", series {number}", "") if number else ("",)
+    words = [f"{_TITLES[kind]}{each}, rev {context.revision}" for each in of_series]
+    return plain(next((each for each in words if len(each) <= room), words[-1]), room) + _USE
 
 
 def result_series_number(source: SourceHeader, kind: ResultKind) -> int:

@@ -39,10 +39,11 @@ NO_CONTRAST = frozenset({"", "NO", "NONE", "N", "NEIN", "WITHOUT", "NATIVE", "NA
 
 
 def flags(volume: CtVolume, lungs: LungMask, lesions: LesionMasks, scores: Scores) -> tuple[Flag, ...]:
-    """All warnings, those about the series before those about the result."""
+    """All warnings, those about the series before those about the result; first, a lung that was not found."""
     header = volume.headers[0]
     of_header: tuple[Callable[[Dataset], Flag | None], ...] = (_kernel, _contrast, _lossy, _derived)
     found = [
+        _not_found(scores),
         *(check(header) for check in of_header),
         _spacing(volume),
         _gaps(volume),
@@ -163,9 +164,21 @@ def _small(scores: Scores) -> Flag | None:
     return Flag("small-lungs", text)
 
 
+def _not_found(scores: Scores) -> Flag | None:
+    """A side without scores. What is opaque there is outside the mask, so it is missing from the score of both."""
+    missing = [side for side in (Region.RIGHT, Region.LEFT) if scores.regions[side].severity_score is None]
+    if not missing:
+        return None
+    found_ml = sum(scores.regions[side].lung_volume_ml for side in missing)
+    text = f"The {' and '.join(missing)} lung was not found ({found_ml:.0f} ml) and not measured: unless it was"
+    return Flag(
+        "lung-not-found", f"{text} removed, it may be all opaque, and the score of both lungs is then too low."
+    )
+
+
 def _sides(scores: Scores) -> Flag | None:
     right, left = (scores.regions[region].lung_volume_ml for region in (Region.RIGHT, Region.LEFT))
-    if min(right, left) >= SIDE_RATIO * max(right, left):
+    if min(right, left) >= SIDE_RATIO * max(right, left) or _not_found(scores):
         return None
     side = "right" if right < left else "left"
     text = f"The {side} lung is much smaller (right {right:.0f} ml, left {left:.0f} ml):"
@@ -175,7 +188,7 @@ def _sides(scores: Scores) -> Flag | None:
 def _raised_density(volume: CtVolume, lungs: LungMask, lesions: LesionMasks, scores: Scores) -> Flag | None:
     """Diffuse ground glass that the networks do not see leaves the rest of the lung denser than it should be."""
     severity = scores.regions[Region.BOTH].severity_score
-    if severity >= LOW_SEVERITY:
+    if severity is None or severity >= LOW_SEVERITY:
         return None
     total, voxels = 0.0, 0
     for hu, lung, infected in zip(volume.hu, lungs.labels, lesions.infection, strict=True):

@@ -9,6 +9,10 @@ import numpy.typing as npt
 
 from pipeline.types import CtVolume, LesionMasks, Lung, LungMask, Region, RegionScores, Scores, SeverityClass
 
+# Less of a side is a remnant of a lung that was not found, wholly opaque or collapsed: its lesions lie outside the
+# mask, and their share of the remnant would make the sickest lung the healthiest. A third of what both must have.
+MIN_LUNG_ML = 100.0
+
 _INFECTED, _CONSOLIDATED = len(Lung), 2 * len(Lung)  # added to the lung's label; consolidation is infected too
 _BINS = 4 * len(Lung)
 _SIDES = {Region.BOTH: (Lung.RIGHT, Lung.LEFT), Region.RIGHT: (Lung.RIGHT,), Region.LEFT: (Lung.LEFT,)}
@@ -31,11 +35,20 @@ def measure(volume: CtVolume, lungs: LungMask, lesions: LesionMasks) -> Scores:
 
     Severity is infected / lung volume (eq. 14), the consolidation score consolidated / lung volume (eq. 15);
     the same fraction of ground glass is the rest of severity. Only voxels inside the lung count, so that both
-    lungs are the sum of right and left. A side without lung has volume 0, scores 0 and no mean HU.
+    lungs are the sum of right and left. A side of less than `MIN_LUNG_ML` has volumes and no scores.
+
+    Raises:
+        ValueError: there is no lung at all; `lungs.segment` rejects such a series.
     """
     tally = _count(volume, lungs, lesions)
-    regions = {region: _region(tally, sides, volume.voxel_volume_ml) for region, sides in _SIDES.items()}
-    return Scores(regions=regions, severity_class=severity_class(regions[Region.BOTH].severity_score))
+    regions = {
+        region: _region(tally, sides, volume.voxel_volume_ml, 0.0 if region is Region.BOTH else MIN_LUNG_ML)
+        for region, sides in _SIDES.items()
+    }
+    severity = regions[Region.BOTH].severity_score
+    if severity is None:
+        raise ValueError("there is no lung to measure")
+    return Scores(regions=regions, severity_class=severity_class(severity))
 
 
 def severity_class(severity_score: float) -> SeverityClass:
@@ -62,20 +75,21 @@ def _count(volume: CtVolume, lungs: LungMask, lesions: LesionMasks) -> _Tally:
     return _Tally(voxels, hu)
 
 
-def _region(tally: _Tally, sides: tuple[Lung, ...], voxel_ml: float) -> RegionScores:
+def _region(tally: _Tally, sides: tuple[Lung, ...], voxel_ml: float, least_ml: float) -> RegionScores:
+    """Figures of one region; without scores where its lung has less than `least_ml`."""
     dense = _INFECTED + _CONSOLIDATED
     lung, lung_hu = tally.of(sides, 0, _INFECTED, dense)
     infected, infected_hu = tally.of(sides, _INFECTED, dense)
     consolidated, _ = tally.of(sides, dense)
-    whole = max(lung, 1)
+    is_found = lung > 0 and lung * voxel_ml >= least_ml
     return RegionScores(
         lung_volume_ml=lung * voxel_ml,
         infection_volume_ml=infected * voxel_ml,
         consolidation_volume_ml=consolidated * voxel_ml,
         ggo_volume_ml=(infected - consolidated) * voxel_ml,
-        severity_score=infected / whole,
-        consolidation_score=consolidated / whole,
-        ggo_score=(infected - consolidated) / whole,
+        severity_score=infected / lung if is_found else None,
+        consolidation_score=consolidated / lung if is_found else None,
+        ggo_score=(infected - consolidated) / lung if is_found else None,
         lung_mean_hu=lung_hu / lung if lung else None,
         infection_mean_hu=infected_hu / infected if infected else None,
     )

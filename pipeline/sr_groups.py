@@ -68,7 +68,10 @@ def own_figures(analysis: Analysis, subject: Subject) -> list[Figure]:
 
 
 def _figures(subject: Subject, region: Region, scores: RegionScores, is_own: bool) -> Iterator[Figure]:
-    """Volume, score and mean HU of a subject; in a group that is not its own, under names of its own."""
+    """Volume, score and mean HU of a subject; in a group that is not its own, under names of its own.
+
+    What was not measured is left out: a NUM without value (PS3.3 C.18.1 allows it) breaks readers.
+    """
     volume_name, mean_name = _FOREIGN_NAMES[subject] if not is_own else (codes.VOLUME, codes.ATTENUATION)
     volume_ml, mean_hu = {
         Subject.INFECTION: (scores.infection_volume_ml, scores.infection_mean_hu),
@@ -81,7 +84,7 @@ def _figures(subject: Subject, region: Region, scores: RegionScores, is_own: boo
         Subject.GGO: (codes.GGO_SCORE, scores.ggo_score),
     }.get(subject)
     yield Figure(subject, region, volume_name, volume_ml, codes.MILLILITRE)
-    if fraction is not None:
+    if fraction is not None and fraction[1] is not None:
         yield Figure(subject, region, fraction[0], 100.0 * fraction[1], codes.PERCENT)
     if mean_hu is not None:
         yield Figure(subject, region, mean_name, mean_hu, codes.HOUNSFIELD_UNIT, codes.MEAN)

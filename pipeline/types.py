@@ -130,17 +130,24 @@ class LesionMasks:
 
 @dataclass(frozen=True)
 class RegionScores:
-    """Figures of one region. Scores are fractions of 1 of that region's lung volume (eq. 14 and 15)."""
+    """Figures of one region. Scores are fractions of 1 of that region's lung volume (eq. 14 and 15).
+
+    The three scores are None where so little lung was found that it was not measured; never so for both lungs.
+    """
 
     lung_volume_ml: float
     infection_volume_ml: float
     consolidation_volume_ml: float
     ggo_volume_ml: float
-    severity_score: float
-    consolidation_score: float
-    ggo_score: float
+    severity_score: float | None
+    consolidation_score: float | None
+    ggo_score: float | None
     lung_mean_hu: float | None
     infection_mean_hu: float | None
+
+    def __post_init__(self) -> None:
+        if len({score is None for score in (self.severity_score, self.consolidation_score, self.ggo_score)}) > 1:
+            raise ValueError("a region has all three scores or none")
 
 
 SeverityClass = Literal["< 5 %", "5-25 %", "25-50 %", "> 50 %"]

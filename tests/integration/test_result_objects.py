@@ -35,6 +35,7 @@ from tests.fixtures.results import (
     make_context,
     no_lesions,
     through_bytes,
+    without_left_lung,
 )
 from tests.fixtures.seg_reader import as_mask, segment_points
 
@@ -51,6 +52,8 @@ CASES: Mapping[str, tuple[Profile, bool]] = {
     "no SEG": (Profile(seg="NONE"), False),
     "healthy": (Profile(), True),
     "healthy with lungs": (FULL, True),
+    "one lung": (FULL, False),
+    "one lung, no SEG": (Profile(seg="NONE"), False),
 }
 
 
@@ -88,6 +91,8 @@ def sets(tmp_path_factory: pytest.TempPathFactory) -> Sets:
             profile, healthy = CASES[case]
             folder = tmp_path_factory.mktemp("set")
             analysis = analyse(folder, healthy)
+            if case.startswith("one lung"):
+                analysis = without_left_lung(analysis)
             made[case] = analysis, write_set(analysis, make_context(profile=profile), folder / "out"), folder
         return made[case]
 

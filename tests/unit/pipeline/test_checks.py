@@ -13,7 +13,7 @@ from pydicom.dataset import Dataset
 from pipeline import checks, checks_sr
 from pipeline.errors import ResultError
 from pipeline.types import Analysis, Profile, ResultKind
-from tests.fixtures.results import build_set, make_analysis, make_context, no_lesions
+from tests.fixtures.results import build_set, make_analysis, make_context, no_lesions, without_left_lung
 
 K = ResultKind
 PROFILES = {
@@ -206,6 +206,18 @@ def test_an_object_of_other_masks_is_found(analysis: Analysis, built: dict[Resul
     assert any("its mask 0" in each for each in checks.complaints(built[K.LESIONS], other))
     fewer = replace(analysis.lungs, labels=np.ones_like(analysis.lungs.labels))
     assert any("Left lung" in each for each in checks.complaints(built[K.LUNGS], replace(analysis, lungs=fewer)))
+
+
+def test_scores_are_left_out_just_where_they_were_not_measured(
+    analysis: Analysis, built: dict[ResultKind, Dataset]
+) -> None:
+    one = without_left_lung(analysis)
+    report = build_set(one, make_context())[K.SR]
+    assert list(checks.complaints(report, one)) == []
+    missing = [each for each in checks.complaints(report, analysis) if each.endswith("of left is missing")]
+    assert len(missing) == 3
+    invented = list(checks.complaints(built[K.SR], one))
+    assert sum("of left is " in each and each.endswith("measured was None") for each in invented) >= 3
 
 
 def test_an_invalid_birth_date_may_be_blanked_but_not_changed() -> None:

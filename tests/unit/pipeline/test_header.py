@@ -130,14 +130,48 @@ def test_a_missing_frame_of_reference_is_derived_from_the_series() -> None:
     assert "FrameOfReferenceUID" in first.notes[0]
 
 
-def test_incomplete_items_are_left_out_with_a_note() -> None:
-    original = source()
-    code = Dataset()
-    code.CodeValue, code.CodingSchemeDesignator = "169069000", "SCT"  # no CodeMeaning
-    original.ProcedureCodeSequence = [code]
-    normalised = header.normalise(original)
-    assert "ProcedureCodeSequence" not in normalised.ds
-    assert "ProcedureCodeSequence" in normalised.notes[0]
+COMPLETE = {"CodeValue": "THX", "CodingSchemeDesignator": "99HOSP", "CodeMeaning": "Thorax"}
+INCOMPLETE: dict[str, dict[str, object]] = {
+    "empty item": {},
+    **{f"no {keyword}": {k: v for k, v in COMPLETE.items() if k != keyword} for keyword in COMPLETE},
+    **{f"empty {keyword}": {**COMPLETE, keyword: ""} for keyword in COMPLETE},
+    **{f"blank {keyword}": {**COMPLETE, keyword: " "} for keyword in COMPLETE},
+    "two values": {**COMPLETE, "CodeValue": ["THX", "ABD"]},
+    "only a long code": {**{k: v for k, v in COMPLETE.items() if k != "CodeValue"}, "LongCodeValue": "THX" * 10},
+}
+
+
+def item(attributes: dict[str, Any]) -> Dataset:
+    ds = Dataset()
+    for keyword, value in attributes.items():
+        setattr(ds, keyword, value)
+    return ds
+
+
+@pytest.mark.parametrize("attributes", INCOMPLETE.values(), ids=INCOMPLETE)
+@pytest.mark.parametrize("within_request", [False, True])
+def test_incomplete_codes_are_left_out_with_a_note(attributes: dict[str, Any], within_request: bool) -> None:
+    """Also behind a complete one; the report then names CT of chest."""
+    keyword, original = "ProcedureCodeSequence", [item(COMPLETE), item(attributes)]
+    if within_request:
+        keyword, original = "RequestAttributesSequence", [item({"RequestedProcedureCodeSequence": original})]
+    analysis = make_analysis(attributes={keyword: original})
+    normalised = header.normalise(analysis.volume.headers[0])
+    assert keyword not in normalised.ds
+    assert keyword in normalised.notes[0]
+    report = through_bytes(sr.build(analysis, make_context()))
+    assert report.PerformedProcedureCodeSequence[0].CodeValue == "169069000"
+    assert any("incomplete code" in text for text in sr_texts(report))
+
+
+def test_complete_codes_are_kept() -> None:
+    request = item({"RequestedProcedureID": "RP1", "RequestedProcedureCodeSequence": [item(COMPLETE)]})
+    attributes = {"ProcedureCodeSequence": [item(COMPLETE)], "RequestAttributesSequence": [request]}
+    analysis = make_analysis(attributes=attributes)
+    assert header.normalise(analysis.volume.headers[0]).notes == ()
+    report = through_bytes(sr.build(analysis, make_context()))
+    assert report.PerformedProcedureCodeSequence[0].CodeValue == "THX"
+    assert report.ReferencedRequestSequence[0].RequestedProcedureCodeSequence[0].CodeMeaning == "Thorax"
 
 
 NAMES: dict[str, tuple[str | list[str], bytes, str]] = {
@@ -209,6 +243,12 @@ def test_notes_reach_the_report() -> None:
     analysis = make_analysis()
     analysis.volume.headers[0].PatientSex = "U"
     assert any("PatientSex has the invalid value" in text for text in sr_texts(sr.build(analysis, make_context())))
+
+
+@pytest.mark.parametrize("number", [b"99999999999", b"-99999999999", b"1\\2", b"1e9", b"2147483647"])
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_absurd_series_numbers_are_none(number: bytes) -> None:
+    assert header.series_number(header.normalise(source((0x00200011, b"IS", number))).ds) == 0
 
 
 @pytest.mark.parametrize(("number", "expected"), [(None, 0), (7, 7), (-3, 0), (2_000_000, 0)])

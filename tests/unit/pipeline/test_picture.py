@@ -8,12 +8,19 @@ from PIL import Image
 from pydicom.dataset import Dataset
 
 from pipeline import phantom, picture
-from pipeline.picture_canvas import AMBER, Box, font, wrap
-from pipeline.picture_figures import percent
+from pipeline.picture_canvas import AMBER, LINE, Box, Canvas, font, wrap
 from pipeline.picture_panels import cut_to_lungs, fit
 from pipeline.subjects import DESCRIPTIONS, Subject
 from pipeline.types import Analysis, Flag, LesionMasks, LungMask, Profile
-from tests.fixtures.results import SMALL, analysis_of, make_analysis, make_context, no_lesions, through_bytes
+from tests.fixtures.results import (
+    SMALL,
+    analysis_of,
+    make_analysis,
+    make_context,
+    no_lesions,
+    through_bytes,
+    without_left_lung,
+)
 
 BLUE, ORANGE = DESCRIPTIONS[Subject.INFECTION].rgb, DESCRIPTIONS[Subject.CONSOLIDATION].rgb
 SLICES = (slice(84, 690), slice(24, 1096))  # rows and columns of the page that show axial slices
@@ -144,8 +151,27 @@ def test_a_case_without_lungs_on_one_side_and_one_slice_of_lung_can_be_drawn(ana
     nothing = np.zeros(labels.shape, bool)
     thin = analysis_of(analysis.volume, LungMask(labels, "x"), LesionMasks(nothing, nothing))
     assert page(thin).shape == (1000, 1600, 3)
-    empty = analysis_of(analysis.volume, LungMask(labels * 0, "x"), LesionMasks(nothing, nothing))
-    assert page(empty).shape == (1000, 1600, 3)
+
+
+def test_a_lung_that_was_not_found_has_no_bar_and_is_named_in_amber(analysis: Analysis) -> None:
+    """An empty bar would read as a healthy lung."""
+    one = page(without_left_lung(analysis))[FIGURES]
+    both = page(analysis)[FIGURES]
+    left_bar, right_bar = (slice(210, 228), slice(20, 444)), (slice(158, 176), slice(20, 444))
+    assert count(both[left_bar], LINE) > 400
+    assert count(one[left_bar], LINE) == 0
+    assert count(one[right_bar], BLUE) > 400
+    assert count(one, AMBER) > 100
+    assert count(both, AMBER) == 0
+
+
+def test_long_figures_are_written_smaller() -> None:
+    def extent(width: int | None) -> int:
+        canvas = Canvas(Image.new("RGB", (600, 60)))
+        canvas.text((0, 30), "4.9999996 %", 52, anchor="lm", width=width)
+        return int(np.flatnonzero(np.asarray(canvas.image).max(axis=(0, 2)))[-1])
+
+    assert extent(170) <= 170 < extent(None)
 
 
 def test_a_lung_that_is_all_opaque_fills_its_bar(analysis: Analysis) -> None:
@@ -153,13 +179,6 @@ def test_a_lung_that_is_all_opaque_fills_its_bar(analysis: Analysis) -> None:
     full = analysis_of(analysis.volume, analysis.lungs, LesionMasks(lung, lung))
     bar = page(full)[FIGURES][160:168]
     assert count(bar, ORANGE) > 0.9 * 440 * 8
-
-
-@pytest.mark.parametrize(
-    ("fraction", "expected"), [(0.0, "0.0 %"), (0.0004, "< 0.1 %"), (0.0612, "6.1 %"), (1.0, "100.0 %")]
-)
-def test_percent(fraction: float, expected: str) -> None:
-    assert percent(fraction) == expected
 
 
 def test_lines_are_wrapped_and_long_words_are_cut() -> None:

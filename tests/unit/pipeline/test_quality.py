@@ -118,6 +118,22 @@ def test_one_lung_much_smaller(phantom: Phantom) -> None:
     assert "left lung is much smaller" in flag.text
 
 
+@pytest.mark.parametrize("slices", [0, 1])
+def test_a_lung_that_was_not_found_is_told_first(phantom: Phantom, slices: int) -> None:
+    """Also where a rest of it was: 1 slice of 5 mm of one lung is less than 100 ml."""
+    labels = phantom.lungs.labels.copy()
+    rest = labels[30 : 30 + slices].copy()
+    labels[labels == Lung.LEFT] = Lung.BACKGROUND
+    labels[30 : 30 + slices] = rest
+    infection = phantom.lesions.infection & (labels > 0)
+    masks = LesionMasks(infection, phantom.lesions.consolidation & infection)
+    warnings = found(as_volume(phantom), LungMask(labels, "test"), masks, {"ConvolutionKernel": "B70f"})
+    assert list(warnings)[:2] == ["lung-not-found", "sharp-kernel"]
+    assert "The left lung was not found" in warnings["lung-not-found"].text
+    assert "score of both lungs is then too low" in warnings["lung-not-found"].text
+    assert "side-mismatch" not in warnings
+
+
 def test_small_lungs() -> None:
     assert set(found_in(make(PhantomSpec(slices=60, rows=60, columns=60, slice_spacing_mm=1.0)))) == {"small-lungs"}
 

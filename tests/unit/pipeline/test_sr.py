@@ -14,14 +14,13 @@ from pipeline.types import (
     Flag,
     LesionMasks,
     Lung,
-    LungMask,
     ObjectReference,
     Profile,
     Region,
     ResultContext,
     ResultKind,
 )
-from tests.fixtures.results import analysis_of, make_analysis, make_context, no_lesions, through_bytes
+from tests.fixtures.results import make_analysis, make_context, no_lesions, through_bytes, without_left_lung
 
 BINARY, LABELMAP, LUNGS = Profile(), Profile(seg="LABELMAP"), Profile(lungs_seg=True)
 NONE, KEYS = Profile(seg="NONE"), Profile(key_slices=True)
@@ -216,12 +215,12 @@ def test_one_lesion_class_leaves_zeros_for_the_other() -> None:
     assert all(number.value > 0 for number in found["SEVERITY"])
 
 
-def test_a_missing_lung_gives_zeros_and_no_mean(analysis: Analysis) -> None:
-    right = np.where(analysis.lungs.labels == Lung.RIGHT, np.uint8(1), np.uint8(0))
-    keep = right > 0
-    lesions = LesionMasks(analysis.lesions.infection & keep, analysis.lesions.consolidation & keep)
-    found = nums(report(analysis_of(analysis.volume, LungMask(right, "x"), lesions)))
-    assert [number.value for number in found["LUNG_VOLUME"] if number.region == Region.LEFT] == [0.0]
+@pytest.mark.parametrize("profile", [BINARY, LABELMAP, LUNGS, NONE, KEYS])
+def test_a_missing_lung_gives_no_scores_and_no_mean(analysis: Analysis, profile: Profile) -> None:
+    found = nums(report(without_left_lung(analysis), profile))
+    for name in (codes.SEVERITY_SCORE, codes.CONSOLIDATION_SCORE, codes.GGO_SCORE):
+        assert {number.region for number in found[name.value]} == {Region.BOTH, Region.RIGHT}
+    assert {number.value for number in found["LUNG_VOLUME"] if number.region == Region.LEFT} == {0.0}
     assert Region.LEFT not in {number.region for number in found["LUNG_HU"]}
 
 

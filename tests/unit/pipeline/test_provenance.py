@@ -1,0 +1,43 @@
+"""What a result says of itself where the source has numbers that no scanner should give."""
+
+from __future__ import annotations
+
+import pytest
+from pydicom.dataset import Dataset
+
+from pipeline import checks, provenance
+from pipeline.header import SourceHeader
+from pipeline.types import ResultKind
+from tests.fixtures.results import build_set, make_analysis, make_context
+
+
+def description(series_number: int, revision: int, kind: ResultKind) -> str:
+    ds = Dataset()
+    ds.SeriesNumber = series_number
+    return provenance.series_description(SourceHeader(ds, ()), make_context(revision=revision), kind)
+
+
+@pytest.mark.parametrize("kind", ResultKind)
+@pytest.mark.parametrize("revision", [1, 99, 100_000, 10**40])
+@pytest.mark.parametrize("series_number", [0, 3, 999_999, 2**31 - 1])
+def test_what_a_result_may_be_used_for_is_never_cut(kind: ResultKind, revision: int, series_number: int) -> None:
+    text = description(series_number, revision, kind)
+    assert text.endswith(" - RESEARCH USE ONLY")
+    assert len(text) <= 64
+    if revision < 1000:
+        assert f", rev {revision} - " in text
+        assert ("series" in text) == (0 < series_number < 1_000_000)
+
+
+def test_description_of_an_ordinary_series() -> None:
+    expected = "Lung opacity picture of series 3, rev 1 - RESEARCH USE ONLY"
+    assert description(3, 1, ResultKind.PICTURE) == expected
+
+
+@pytest.mark.parametrize(("number", "expected"), [("999999", "99999994"), ("7", "90074"), ("", "90004")])
+def test_results_of_any_series_number_pass_the_checks(number: str, expected: str) -> None:
+    analysis = make_analysis(attributes={"SeriesNumber": number})
+    built = build_set(analysis, make_context(revision=99))
+    for ds in built.values():
+        assert list(checks.complaints(ds, analysis)) == []
+    assert str(built[ResultKind.SR].SeriesNumber) == expected
