@@ -85,7 +85,7 @@ def pool(folders: Folders, setting: Setting) -> tuple[Pool, Setting]:
     """Read and prepare all of it; the setting comes back with the data's hash."""
     main = cohort.read(folders.cohort) if folders.cohort else []
     volumes = cohort.read(folders.volumes, folders.volume_labels) if folders.volumes else []
-    synthetic = phantoms.make(setting.phantoms, PHANTOM_SEED, builtin if setting.lungs == "builtin" else None)
+    synthetic = phantoms.make(setting.phantoms, PHANTOM_SEED, setting.lungs != "none")
 
     def prepared(of: Sequence[Source]) -> list[Example]:
         return [dataset.prepare(source, setting.preprocessing) for source in of]

@@ -15,18 +15,22 @@ from pipeline import phantom
 from pipeline.phantom import Lesion, PhantomSpec
 from pipeline.types import Lung
 from training.cohort import Case
-from training.dataset import Lungs, Source
+from training.dataset import Source
 
 KINDS = ("healthy", "ggo", "ggo", "both", "both")  # equally likely
 MAX_LESIONS = 5
 
 
-def make(count: int, seed: int, lungs: Lungs | None) -> list[Source]:
-    """`count` studies of 40–64 slices; the seed gives the same voxels again."""
-    return [_study(f"phantom-{seed}-{k}", np.random.default_rng([seed, k]), lungs) for k in range(count)]
+def make(count: int, seed: int, masked: bool) -> list[Source]:
+    """`count` studies of 40–64 slices; the seed gives the same voxels again.
+
+    `masked` gives them their true lungs: a lung method would cut off lesions at the pleura, and the network would
+    learn that what is dense is not there.
+    """
+    return [_study(f"phantom-{seed}-{k}", np.random.default_rng([seed, k]), masked) for k in range(count)]
 
 
-def _study(name: str, rng: Generator, lungs: Lungs | None) -> Source:
+def _study(name: str, rng: Generator, masked: bool) -> Source:
     kind = KINDS[int(rng.integers(len(KINDS)))]
     number = 0 if kind == "healthy" else int(rng.integers(1, MAX_LESIONS + 1))
     solid = 0.0 if kind == "ggo" else 0.5
@@ -41,8 +45,7 @@ def _study(name: str, rng: Generator, lungs: Lungs | None) -> Source:
         ggo=bool(made.lesions.ggo.any()),
         consolidation=bool(made.lesions.consolidation.any()),
     )
-    lung = None if lungs is None else lungs(made.hu, made.spacing_mm) > 0
-    return Source(case, made.hu, label, lung, made.spacing_mm)
+    return Source(case, made.hu, label, made.lungs.both if masked else None, made.spacing_mm)
 
 
 def _lesion(rng: Generator, solid: float) -> Lesion:

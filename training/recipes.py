@@ -75,31 +75,22 @@ _MILD = Augmentation(rotation_deg=20, shift=0.05, zoom=0.15, flip_rows=0.0, flip
 _VARIED = _MILD.model_copy(update={"shift_hu": 40.0, "noise_hu": 20.0})  # HU of the cohort are within ± 50
 _LUNG_CROP = (192, 208)  # lungs 330 mm wide in a field of 420 mm are 200 pixels
 
+_PLAIN: Mapping[str, Any] = {
+    "epochs": 120,
+    "batch": 4,
+    "rate": 2e-3,
+    "loss": "bce_dice",
+    "augmentation": _MILD,
+    "crop": _LUNG_CROP,
+    "average_last": 10,
+}
+
 UNET1: Mapping[str, Recipe] = {
     recipe.name: recipe
     for recipe in (
         Recipe(name="paper", epochs=200, rate=1e-2, schedule="paper_steps"),
-        Recipe(
-            name="plain",
-            epochs=120,
-            batch=4,
-            rate=2e-3,
-            loss="bce_dice",
-            augmentation=_MILD,
-            crop=_LUNG_CROP,
-            average_last=10,
-        ),
-        Recipe(
-            name="plain-both",
-            epochs=80,
-            batch=4,
-            rate=2e-3,
-            loss="bce_dice",
-            augmentation=_VARIED,
-            crop=_LUNG_CROP,
-            masked=0.5,
-            average_last=10,
-        ),
+        Recipe(name="plain", **_PLAIN),
+        Recipe(name="plain-lungs", **_PLAIN, masked=1.0),
         Recipe(
             name="demo",
             epochs=24,
@@ -116,7 +107,7 @@ UNET1: Mapping[str, Recipe] = {
         ),
         Recipe(
             name="demo-tune",
-            epochs=12,
+            epochs=14,
             batch=6,
             rate=1e-3,
             loss="bce_dice",

@@ -96,7 +96,7 @@ def test_the_command_writes_metrics_and_tables(
         image.SetSpacing(study.spacing_mm[::-1])
         sitk.WriteImage(image, str(tmp_path / folder / "study.nii.gz"))
     monkeypatch.setattr(package, "load", lambda _: model())
-    metrics = evaluate.evaluate(tmp_path, "label", None, "cpu", tmp_path / "out")
+    metrics = evaluate.evaluate(tmp_path, "label", None, SETTINGS, tmp_path / "out")
     assert set(metrics) == {"infection", "consolidation", "threshold", "lungs", "model"}
     assert metrics["infection"]["pooled"] == pytest.approx(
         evaluate.judge(study, model(), SETTINGS).scores["infection"].dice
