@@ -17,10 +17,10 @@ from dicom_node.config import Config
 from dicom_node.dispatch import Dispatcher
 from dicom_node.errors import NodeError
 from dicom_node.ledger import Ledger, SeriesRecord
+from dicom_node.states import SeriesState
 
 LOGGER = logging.getLogger(__name__)
 TRY_AGAIN_S = 5.0  # after an error of the database
-MAX_STUDY_SERIES = 10_000
 
 
 class Coordinator:
@@ -133,7 +133,9 @@ class Coordinator:
     def _select(self, busy: Collection[str], now: datetime) -> Iterator[datetime]:
         """Choose in each study that is quiet; yields when to look at the others."""
         for study_uid in self._ledger.complete_studies():
-            seen = self._ledger.list_series(study_uid=study_uid, limit=MAX_STUDY_SERIES)
+            seen = self._ledger.list_series(study_uid=study_uid, limit=None)
+            if not any(series.state is SeriesState.COMPLETE for series in seen):
+                continue  # it was reopened or left the study since
             quiet_s = max(self._rules.study_quiet_s, self._rules.series_quiet_s)
             due = max(series.last_instance_at for series in seen) + timedelta(seconds=quiet_s)
             if any(series.series_uid in busy for series in seen):
@@ -145,12 +147,14 @@ class Coordinator:
 
     def _choose(self, seen: list[SeriesRecord], now: datetime) -> bool:
         """False where one of them changed meanwhile."""
-        candidates = [
-            selection.candidate(series, self._ledger.current_instances(series.series_uid))
+        kept = [
+            (series, self._ledger.current_instances(series.series_uid))
             for series in seen
             if series.candidate and series.state in selection.LOSING
         ]
-        choice = selection.choose(candidates, seen)
+        if not all(completion.slices(instances) for _, instances in kept):
+            return False  # all of them were corrected into another series since
+        choice = selection.choose([selection.candidate(*pair) for pair in kept], seen)
         if not self._ledger.select(choice, now):
             return False
         if choice.chosen is not None:

@@ -11,7 +11,7 @@ from sqlalchemy import select
 
 from dicom_node.ledger_records import Choice, SeriesRecord
 from dicom_node.ledger_rows import series_query, series_record
-from dicom_node.ledger_writer import CHOSEN, LedgerRoom, Writer
+from dicom_node.ledger_writer import LedgerRoom, Writer
 from dicom_node.states import JobState, SeriesState
 from dicom_node.tables import JobRow, SeriesRow
 
@@ -93,7 +93,7 @@ def _turn_down(writer: Writer, row: SeriesRow, reason: str) -> None:
 
 def _queue(writer: Writer, row: SeriesRow, why: str) -> None:
     """A job for the series, unless it is chosen already."""
-    if row.state in CHOSEN:
+    if writer.is_chosen(row):
         return
     job = writer.job_of(row)
     if job is not None and job.state == JobState.DONE:  # its results were superseded by another series

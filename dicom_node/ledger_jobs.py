@@ -172,6 +172,7 @@ def _add_result(
     """The row of one object, and one delivery for each destination that takes its profile."""
     result = ResultRow(
         job_id=job.id,
+        source_id=job.series_id,
         profile=item.profile,
         kind=item.kind,
         study_uid=item.reference.study_uid,

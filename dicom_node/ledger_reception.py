@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from sqlalchemy import select
 
@@ -47,7 +47,8 @@ class ReceptionRoom(LedgerRoom):
     def file_instances(self, filings: Sequence[Filing], now: datetime) -> None:
         """Record received files in one transaction; series are made, follow the newest header, and reopen.
 
-        KNOWN ones change nothing. RECODED ones are kept as SUPERSEDED and change no series.
+        KNOWN and RECODED ones change no series; RECODED ones are kept as SUPERSEDED. A data set is kept once: one
+        that comes again gets the state that its verdict gives it. Each of them counts as received last from now on.
 
         Raises:
             TransientError: a verdict was reached against an instance that is not CURRENT any more; judge again.
@@ -55,7 +56,9 @@ class ReceptionRoom(LedgerRoom):
         with self._write(now) as writer:
             clerk = _Clerk(writer)
             for filing in filings:
-                if filing.verdict is not Verdict.KNOWN:
+                if filing.verdict is Verdict.KNOWN:
+                    clerk.know(filing)
+                else:
                     clerk.file(filing)
             clerk.close()
 
@@ -86,11 +89,37 @@ class _Clerk:
         self.rows: dict[str, SeriesRow] = {}
         self.changes: dict[str, list[Verdict]] = {}
 
+    def know(self, filing: Filing) -> None:
+        """What counts came again: of conflicting versions it is the one received last now."""
+        versions = self._versions(filing)
+        if any(version.state == InstanceState.CONFLICTING for version in versions):
+            for version in versions:
+                if version.state == InstanceState.CURRENT:
+                    version.received_at = self._later_than(versions)
+
     def file(self, filing: Filing) -> None:
         """One instance: its row, its series, and the instance that it was compared with."""
         row = self._series(filing)
+        versions = [] if filing.verdict is Verdict.NEW else self._versions(filing)
+        received_at = self._later_than(versions)
         if filing.replaces is not None:
-            self._compared(filing)
+            self._compared(filing, received_at)
+        kept = next((item for item in versions if item.dataset_sha256 == filing.dataset_sha256), None)
+        again = kept is not None and kept.state == STATE_OF[filing.verdict]
+        if kept is None:
+            self._keep(row, filing, received_at)
+        else:
+            kept.state, kept.received_at = STATE_OF[filing.verdict], received_at
+        if filing.verdict is not Verdict.NEW:
+            told = f"{filing.sop_instance_uid} came again: {filing.verdict}"
+            self.writer.event("instance", told, series_id=row.id)
+        if filing.verdict is not Verdict.RECODED and not again:
+            self._changed(row, filing)
+        if filing.verdict in (Verdict.NEW, Verdict.CORRECTED):
+            self.writer.follow(row, filing.identity)
+
+    def _keep(self, row: SeriesRow, filing: Filing, received_at: datetime) -> None:
+        """The row of a data set that was never received before."""
         self.writer.session.add(
             InstanceRow(
                 series_id=row.id,
@@ -103,16 +132,19 @@ class _Clerk:
                 dataset_sha256=filing.dataset_sha256,
                 pixel_sha256=filing.pixel_sha256,
                 header=dict(filing.header),
-                received_at=self.writer.now,
+                received_at=received_at,
             )
         )
-        if filing.verdict is not Verdict.NEW:
-            told = f"{filing.sop_instance_uid} came again: {filing.verdict}"
-            self.writer.event("instance", told, series_id=row.id)
-        if filing.verdict is not Verdict.RECODED:
-            self.changes.setdefault(row.series_uid, []).append(filing.verdict)
-        if filing.verdict in (Verdict.NEW, Verdict.CORRECTED):
-            self._follow(row, filing)
+
+    def _versions(self, filing: Filing) -> Sequence[InstanceRow]:
+        """Every version of the SOP instance that is kept."""
+        query = select(InstanceRow).where(InstanceRow.sop_instance_uid == filing.sop_instance_uid)
+        return self.writer.session.scalars(query).all()
+
+    def _later_than(self, versions: Sequence[InstanceRow]) -> datetime:
+        """Now; but after every one of them, should the clock have been put back or stand still."""
+        tick = timedelta(microseconds=1)
+        return max([self.writer.now, *(version.received_at + tick for version in versions)])
 
     def close(self) -> None:
         """Reopen what has to be; every series touched waits for quiet anew."""
@@ -159,26 +191,27 @@ class _Clerk:
         )
         return row
 
-    def _compared(self, filing: Filing) -> None:
-        """Supersede the instance that a corrected one replaces; tell the series it was in, if that is another."""
+    def _compared(self, filing: Filing, received_at: datetime) -> None:
+        """What the verdict means for the instance that it was reached against."""
         old = self.writer.session.get_one(InstanceRow, filing.replaces)
         if old.state != InstanceState.CURRENT:
             raise TransientError(f"instance {old.sop_instance_uid} is not current any more")
-        home = self.writer.session.get_one(SeriesRow, old.series_id)
         if filing.verdict is Verdict.CORRECTED:
             old.state = InstanceState.SUPERSEDED
             self.writer.session.flush()  # before the new one becomes current: only one may be
-        if home.series_uid != filing.identity.series_uid and filing.verdict is not Verdict.RECODED:
+        elif filing.verdict is Verdict.RECODED:
+            old.received_at = received_at
+
+    def _changed(self, row: SeriesRow, filing: Filing) -> None:
+        """To be reopened: the series of the filing, and the one of the instance that it was compared with."""
+        self.changes.setdefault(row.series_uid, []).append(filing.verdict)
+        if filing.replaces is None:
+            return
+        old = self.writer.session.get_one(InstanceRow, filing.replaces)
+        home = self.writer.session.get_one(SeriesRow, old.series_id)
+        if home is not row:
             self.rows.setdefault(home.series_uid, home)
             self.changes.setdefault(home.series_uid, []).append(filing.verdict)
-
-    def _follow(self, row: SeriesRow, filing: Filing) -> None:
-        """The series follows the newest header; the study it leaves may choose another."""
-        left = row.study_uid
-        self.writer.follow(row, filing.identity)
-        if left != row.study_uid:
-            self.writer.event("series", f"moved from study {left}", series_id=row.id, subject_id=row.id)
-            self.writer.release_rivals(left, "the chosen series left the study")
 
 
 def _told(verdicts: Sequence[Verdict]) -> str:

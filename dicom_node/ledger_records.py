@@ -113,7 +113,7 @@ class Verdict(StrEnum):
     """What a received file is, beside what is kept of the same SOP instance."""
 
     NEW = "new"
-    KNOWN = "known"  # the same data set is kept already
+    KNOWN = "known"  # the data set that counts, or kept in another transfer syntax already: nothing changes
     RECODED = "recoded"  # equal header and pixels in another transfer syntax: nothing changes
     CORRECTED = "corrected"  # other header, equal pixels: takes the place of the one kept
     CONFLICTING = "conflicting"  # other pixels: kept beside it, the series is not analysed

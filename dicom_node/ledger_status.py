@@ -20,10 +20,10 @@ from dicom_node.ledger_rows import (
     series_record,
 )
 from dicom_node.ledger_writer import LedgerRoom, Writer, refuse
-from dicom_node.states import DeliveryState, InstanceState, JobState, SeriesState
+from dicom_node.states import DeliveryState, InstanceState, SeriesState
 from dicom_node.tables import DeliveryRow, EventRow, InstanceRow, JobRow, ResultRow, SeriesRow, storable
 
-UNSENT = (DeliveryState.PENDING, DeliveryState.FAILED, DeliveryState.CANCELLED)
+UNSENT = (DeliveryState.PENDING, DeliveryState.FAILED)
 
 
 class StatusRoom(LedgerRoom):
@@ -35,7 +35,7 @@ class StatusRoom(LedgerRoom):
         states: Collection[SeriesState] = (),
         text: str = "",
         study_uid: str = "",
-        limit: int = 50,
+        limit: int | None = 50,
         before: SeriesRecord | None = None,
     ) -> list[SeriesRecord]:
         """Series, newest instance first.
@@ -44,7 +44,7 @@ class StatusRoom(LedgerRoom):
             states: only these; empty for all.
             text: only where it is the patient ID, accession number, study or series UID (exactly).
             study_uid: only this study.
-            limit: at most so many.
+            limit: at most so many; None for all.
             before: the last record of the page before this one.
         """
         query = series_query().order_by(SeriesRow.last_instance_at.desc(), SeriesRow.id.desc()).limit(limit)
@@ -117,12 +117,17 @@ class StatusRoom(LedgerRoom):
             series_id = None if series_uid is None else writer.series(series_uid).id
             writer.event(subject, reason, series_id=series_id)
 
-    def retry(self, series_uid: str, now: datetime) -> SeriesRecord:
+    def retry(self, series_uid: str, now: datetime, damaged: Collection[int] = ()) -> SeriesRecord:
         """Do again what ended badly: deliveries that failed, else everything from the rules on.
 
-        Failed, cancelled and waiting deliveries of the current results become due at once. Without any, the series
-        is judged and analysed again; it is preferred in its study from now on, and of conflicting instances those
-        received last count. One that has results already gets a new revision.
+        Failed and waiting deliveries of the current results become due at once. Without any, or where one of these
+        objects is damaged, the series is judged and analysed again; it is preferred in its study from now on, and
+        of conflicting instances those received last count. One that has results already gets a new revision.
+
+        Args:
+            series_uid: SeriesInstanceUID.
+            now: time of the change.
+            damaged: ids of results whose files are not what the analysis wrote.
 
         Raises:
             NotFound: never received.
@@ -132,13 +137,19 @@ class StatusRoom(LedgerRoom):
             row = writer.series(series_uid)
             if row.state in (SeriesState.RECEIVING, SeriesState.COMPLETE, SeriesState.QUEUED):
                 raise refuse(row, "it is under way, there is nothing to do again")
-            if not _deliver_again(writer, row):
+            deliveries = writer.current_deliveries(row)
+            unsent = [delivery for delivery in deliveries if delivery.state in UNSENT]
+            if unsent and not any(delivery.result_id in damaged for delivery in unsent):
+                _deliver_again(writer, row, unsent)
+            elif deliveries and not unsent and row.state == SeriesState.ANALYSED:
+                raise refuse(row, "everything was sent, the destination has still to commit it")
+            else:
                 _analyse_again(writer, row)
             writer.session.flush()
             return _fetch(writer.session, series_uid)
 
     def cancel(self, series_uid: str, now: datetime) -> SeriesRecord:
-        """Stop: the job and the deliveries that were not sent yet are cancelled.
+        """Stop: the job and what was not sent yet are cancelled, the results do not count; another may be chosen.
 
         Raises:
             NotFound: never received.
@@ -149,14 +160,10 @@ class StatusRoom(LedgerRoom):
             row = writer.series(series_uid)
             if row.state in (SeriesState.DELIVERED, SeriesState.CANCELLED):
                 raise refuse(row, "there is nothing left to cancel")
-            job = writer.job_of(row)
-            if job is not None and job.state in (JobState.WAITING, JobState.RUNNING):
-                writer.move_job(job, JobState.CANCELLED, why)
-            for delivery in writer.current_deliveries(row):
-                if delivery.state == DeliveryState.PENDING:
-                    writer.move_delivery(delivery, DeliveryState.CANCELLED, why)
+            writer.withdraw(row, why)
             row.candidate = False
             writer.move_series(row, SeriesState.CANCELLED, why)
+            writer.release_rivals(row.study_uid, f"series {row.series_uid} was {why}")
             writer.session.flush()
             return _fetch(writer.session, series_uid)
 
@@ -178,25 +185,20 @@ def _fetch(session: Session, series_uid: str) -> SeriesRecord:
     return series_record(*found)
 
 
-def _deliver_again(writer: Writer, row: SeriesRow) -> bool:
-    """Make the deliveries due that have not reached their destination; False where there is none."""
+def _deliver_again(writer: Writer, row: SeriesRow, deliveries: Collection[DeliveryRow]) -> None:
+    """Make deliveries of the current results due that have not reached their destination."""
     why = "again, as a person asked"
-    deliveries = [delivery for delivery in writer.current_deliveries(row) if delivery.state in UNSENT]
     for delivery in deliveries:
         writer.move_delivery(delivery, DeliveryState.PENDING, why)
         delivery.attempts = 0
         delivery.first_pending_at = delivery.next_attempt_at = writer.now
-    if deliveries and row.state != SeriesState.ANALYSED:
-        row.candidate = True
+    if row.state != SeriesState.ANALYSED:
         writer.move_series(row, SeriesState.ANALYSED, "", told=f"delivered {why}")
-    return bool(deliveries)
 
 
 def _analyse_again(writer: Writer, row: SeriesRow) -> None:
     """Back to the rules, ahead of the other series of the study."""
-    if row.state == SeriesState.ANALYSED and writer.current_deliveries(row):
-        raise refuse(row, "everything was sent, the destination has still to commit it")
+    resolved = writer.resolve_conflicts(row)
     for other in writer.study(row.study_uid):
         other.preferred = other is row
-    resolved = writer.resolve_conflicts(row)
     writer.reopen(row, "a person asked for it again", changed=resolved)

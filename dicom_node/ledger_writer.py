@@ -111,13 +111,8 @@ class Writer:
 
     def series_of_delivery(self, row: DeliveryRow) -> SeriesRow:
         """The series whose result is delivered."""
-        query = (
-            select(SeriesRow)
-            .join(JobRow, JobRow.series_id == SeriesRow.id)
-            .join(ResultRow, ResultRow.job_id == JobRow.id)
-            .where(ResultRow.id == row.result_id)
-        )
-        return self.session.scalars(query).one()
+        query = select(SeriesRow).join(ResultRow, ResultRow.source_id == SeriesRow.id)
+        return self.session.scalars(query.where(ResultRow.id == row.result_id)).one()
 
     def study(self, study_uid: str) -> Sequence[SeriesRow]:
         """Every series of a study."""
@@ -128,16 +123,23 @@ class Writer:
         query = select(JobRow).where(JobRow.series_id == row.id, JobRow.revision == row.revision)
         return self.session.scalar(query)
 
+    def current_results(self, row: SeriesRow) -> Sequence[ResultRow]:
+        """The results that count at present."""
+        return self.session.scalars(select(ResultRow).where(ResultRow.source_id == row.id, ResultRow.current)).all()
+
     def current_deliveries(self, row: SeriesRow) -> Sequence[DeliveryRow]:
         """Deliveries of the results that count at present."""
         query = (
             select(DeliveryRow)
             .join(ResultRow, ResultRow.id == DeliveryRow.result_id)
-            .join(JobRow, JobRow.id == ResultRow.job_id)
-            .where(JobRow.series_id == row.id, ResultRow.current)
+            .where(ResultRow.source_id == row.id, ResultRow.current)
             .order_by(DeliveryRow.id)
         )
         return self.session.scalars(query).all()
+
+    def is_chosen(self, row: SeriesRow) -> bool:
+        """Whether it is the series of its study that is analysed; also where only the delivery has failed."""
+        return row.state in CHOSEN or (row.state == SeriesState.FAILED and bool(self.current_results(row)))
 
     # --- what follows from what ------------------------------------------------------------------------------
 
@@ -161,48 +163,69 @@ class Writer:
         for delivery in self.current_deliveries(row):
             if delivery.state == DeliveryState.PENDING:
                 self.move_delivery(delivery, DeliveryState.CANCELLED, why)
-        jobs = select(JobRow.id).where(JobRow.series_id == row.id)
-        for result in self.session.scalars(select(ResultRow).where(ResultRow.job_id.in_(jobs), ResultRow.current)):
+        for result in self.current_results(row):
             result.current = False
 
     def release_rivals(self, study_uid: str, why: str) -> None:
         """Where no series of the study is chosen any more, those that lost in selection get another chance."""
         self.session.flush()
         rows = self.study(study_uid)
-        if any(row.state in CHOSEN for row in rows):
+        if any(self.is_chosen(row) for row in rows):
             return
         for row in rows:
             if row.candidate and row.state == SeriesState.NOT_ANALYSED:
                 self.move_series(row, SeriesState.COMPLETE, "", told=why)
 
     def follow(self, row: SeriesRow, identity: SeriesIdentity) -> None:
-        """Patient, study and description of the series become those of the newest header."""
+        """Patient, study and description become those of the newest header; the study it leaves chooses anew."""
+        left = row.study_uid
         for name in IDENTITY_FIELDS:
             setattr(row, name, getattr(identity, name))
+        if left not in (None, row.study_uid):  # None: the row is new
+            self.event("series", f"moved from study {left}", series_id=row.id, subject_id=row.id)
+            self.release_rivals(left, "the chosen series left the study")
 
     def resolve_conflicts(self, row: SeriesRow) -> bool:
-        """Of conflicting instances the one received last counts from now on. False where there are none."""
-        query = (
-            select(InstanceRow)
-            .where(InstanceRow.series_id == row.id, InstanceRow.state == InstanceState.CONFLICTING)
-            .order_by(InstanceRow.id)
-        )
-        newest = {instance.sop_instance_uid: instance for instance in self.session.scalars(query)}
+        """Of conflicting versions the one received last counts from now on, in whatever series each of them came.
+
+        Other series that had one of the versions are reopened.
+
+        Returns:
+            False where no instance of the series is in conflict.
+        """
+        versions = self._conflicting_versions(row)
+        newest = {version.sop_instance_uid: version for version in versions}  # the last one received stays
         if not newest:
             return False
-        versions = select(InstanceRow).where(
-            InstanceRow.sop_instance_uid.in_(newest), InstanceRow.state != InstanceState.SUPERSEDED
-        )
-        for instance in self.session.scalars(versions):
-            instance.state = InstanceState.SUPERSEDED
+        for version in versions:
+            version.state = InstanceState.SUPERSEDED
         self.session.flush()  # before any of them becomes current: only one may be
-        for instance in newest.values():
-            instance.state = InstanceState.CURRENT
-        last = max(newest.values(), key=lambda instance: instance.id)
-        self.follow(row, SeriesIdentity.of(last.header, row.series_uid, row.calling_ae, row.peer_address))
+        for version in newest.values():
+            version.state = InstanceState.CURRENT
+        last = {version.series_id: version for version in sorted(newest.values(), key=_received)}
         why = f"of {len(newest)} conflicting instance(s) those received last count, as a person asked"
-        self.event("instance", why, series_id=row.id)
+        for series_id in sorted({version.series_id for version in versions}):
+            home = self.session.get_one(SeriesRow, series_id)
+            if home is not row:
+                self.reopen(home, why, changed=True)
+            if series_id in last:
+                header = last[series_id].header
+                self.follow(home, SeriesIdentity.of(header, home.series_uid, home.calling_ae, home.peer_address))
+            self.event("instance", why, series_id=series_id)
         return True
+
+    def _conflicting_versions(self, row: SeriesRow) -> list[InstanceRow]:
+        """Every version that a person has to decide between, of instances that the series has; oldest first."""
+        mine = select(InstanceRow.sop_instance_uid).where(
+            InstanceRow.series_id == row.id, InstanceRow.state != InstanceState.SUPERSEDED
+        )
+        conflicting = select(InstanceRow.sop_instance_uid).where(
+            InstanceRow.state == InstanceState.CONFLICTING, InstanceRow.sop_instance_uid.in_(mine)
+        )
+        versions = select(InstanceRow).where(
+            InstanceRow.sop_instance_uid.in_(conflicting), InstanceRow.state != InstanceState.SUPERSEDED
+        )
+        return sorted(self.session.scalars(versions), key=_received)
 
 
 class LedgerRoom:
@@ -225,3 +248,8 @@ class LedgerRoom:
 def refuse(row: SeriesRow, why: str) -> IllegalTransition:
     """The error for something that a person asked of a series in the wrong state."""
     return IllegalTransition(f"series {row.series_uid} is {row.state}: {why}")
+
+
+def _received(version: InstanceRow) -> tuple[datetime, int]:
+    """Orders versions of an instance as they were received."""
+    return version.received_at, version.id

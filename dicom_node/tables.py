@@ -178,11 +178,15 @@ class JobRow(Base):
 
 
 class ResultRow(Base):
-    """One encoded result object; its bytes lie under the results folder and never change."""
+    """One encoded result object; its bytes lie under the results folder and never change.
+
+    Of one series, one object of each kind and profile is current.
+    """
 
     __tablename__ = "result"
     id: Mapped[int] = mapped_column(primary_key=True)
     job_id: Mapped[int] = mapped_column(ForeignKey("job.id", ondelete="CASCADE"))
+    source_id: Mapped[int] = mapped_column(ForeignKey("series.id", ondelete="CASCADE"))  # the series analysed
     profile: Mapped[str] = mapped_column(String(64))
     kind: Mapped[str] = mapped_column(String(16))
     study_uid: Mapped[str] = mapped_column(Uid)
@@ -192,7 +196,18 @@ class ResultRow(Base):
     path: Mapped[str] = mapped_column(Text)  # relative to the results folder
     sha256: Mapped[str] = mapped_column(String(64))
     current: Mapped[bool] = mapped_column(Boolean, default=True)
-    __table_args__ = (UniqueConstraint("job_id", "profile", "kind"),)
+    __table_args__ = (
+        UniqueConstraint("job_id", "profile", "kind"),
+        Index(
+            "ix_result_current",
+            "source_id",
+            "profile",
+            "kind",
+            unique=True,
+            sqlite_where=text("current"),
+            postgresql_where=text("current"),
+        ),
+    )
 
 
 class DeliveryRow(Base):

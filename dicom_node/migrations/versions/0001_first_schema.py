@@ -125,6 +125,7 @@ def upgrade() -> None:
         "result",
         sa.Column("id", sa.Integer(), nullable=False),
         sa.Column("job_id", sa.Integer(), nullable=False),
+        sa.Column("source_id", sa.Integer(), nullable=False),
         sa.Column("profile", sa.String(length=64), nullable=False),
         sa.Column("kind", sa.String(length=16), nullable=False),
         sa.Column("study_uid", sa.String(length=64), nullable=False),
@@ -135,10 +136,20 @@ def upgrade() -> None:
         sa.Column("sha256", sa.String(length=64), nullable=False),
         sa.Column("current", sa.Boolean(), nullable=False),
         sa.ForeignKeyConstraint(["job_id"], ["job.id"], name=op.f("fk_result_job_id"), ondelete="CASCADE"),
+        sa.ForeignKeyConstraint(["source_id"], ["series.id"], name=op.f("fk_result_source_id"), ondelete="CASCADE"),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_result")),
         sa.UniqueConstraint("job_id", "profile", "kind", name=op.f("uq_result_job_id_profile_kind")),
         sa.UniqueConstraint("sop_instance_uid", name=op.f("uq_result_sop_instance_uid")),
     )
+    with op.batch_alter_table("result", schema=None) as batch_op:
+        batch_op.create_index(
+            "ix_result_current",
+            ["source_id", "profile", "kind"],
+            unique=True,
+            sqlite_where=sa.text("current"),
+            postgresql_where=sa.text("current"),
+        )
+
     op.create_table(
         "delivery",
         sa.Column("id", sa.Integer(), nullable=False),
@@ -172,6 +183,11 @@ def downgrade() -> None:
         batch_op.drop_index("ix_delivery_due")
 
     op.drop_table("delivery")
+    with op.batch_alter_table("result", schema=None) as batch_op:
+        batch_op.drop_index(
+            "ix_result_current", sqlite_where=sa.text("current"), postgresql_where=sa.text("current")
+        )
+
     op.drop_table("result")
     with op.batch_alter_table("job", schema=None) as batch_op:
         batch_op.drop_index(batch_op.f("ix_job_state"))

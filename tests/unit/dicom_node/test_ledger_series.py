@@ -279,6 +279,30 @@ def test_retry_of_a_failed_delivery_sends_again(ledger: Ledger) -> None:
     assert {delivery.first_pending_at for delivery in due} == {at(50)}
 
 
+@pytest.mark.parametrize("failed", [True, False])
+def test_retry_analyses_again_where_a_result_file_is_damaged(ledger: Ledger, failed: bool) -> None:
+    analysed(ledger)
+    first = ledger.due_deliveries("pacs", START)[0]
+    if failed:
+        ledger.delivery_failed(first.id, at(1), "the result file cannot be read")
+    damaged = [r.id for r in ledger.details(SERIES).results if r.sop_instance_uid == first.sop_instance_uid]
+    record = ledger.retry(SERIES, at(2), damaged)
+    assert (record.state, record.revision) == (S.RECEIVING, 2)
+    assert ledger.due_deliveries("pacs", at(2)) == []
+    complete(ledger)
+    analyse(ledger, now=at(3))
+    assert {item.revision for item in ledger.due_deliveries("pacs", at(3))} == {2}
+
+
+def test_a_damaged_file_that_was_delivered_already_is_no_matter(ledger: Ledger) -> None:
+    analysed(ledger)
+    first, second, _ = ledger.due_deliveries("pacs", START)
+    ledger.delivery_sent(first.id, START)
+    ledger.delivery_failed(second.id, at(1), "refused")
+    damaged = [r.id for r in ledger.details(SERIES).results if r.sop_instance_uid == first.sop_instance_uid]
+    assert ledger.retry(SERIES, at(2), damaged).state is S.ANALYSED
+
+
 def test_retry_of_a_delivered_series_makes_a_new_revision(ledger: Ledger) -> None:
     analysed(ledger)
     deliver(ledger)
@@ -357,10 +381,14 @@ def test_a_cancelled_series_stays_so_while_it_arrives_but_not_when_it_is_correct
     assert _state(ledger) == (S.RECEIVING, 1)
 
 
-def test_retry_after_cancel_delivers_what_is_there(ledger: Ledger) -> None:
+def test_retry_after_cancel_analyses_again(ledger: Ledger) -> None:
+    """The cancelled results do not count any more: another series may have been chosen since."""
     analysed(ledger)
     ledger.cancel(SERIES, at(1))
-    assert ledger.retry(SERIES, at(2)).state is S.ANALYSED
+    record = ledger.retry(SERIES, at(2))
+    assert (record.state, record.revision, record.preferred) == (S.RECEIVING, 2, True)
+    complete(ledger)
+    analyse(ledger, now=at(3))
     deliver(ledger, now=at(3))
     assert ledger.series(SERIES).state is S.DELIVERED
 
