@@ -71,7 +71,7 @@ def identify(data: BytesIO, transfer_syntax: UID) -> Instance:
             specific_tags=list(_KEYWORDS),
         )
         values = {int(element.tag): _whole_value(element) for element in elements}
-    except MALFORMED as error:
+    except (*MALFORMED, OSError) as error:  # OSError: pydicom's, of a sequence that breaks off; nothing is on disk
         raise NotParsable(f"does not parse as {transfer_syntax.name}") from error
     return Instance(*(_uid(values, tag) for tag in _KEYWORDS))
 

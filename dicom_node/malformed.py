@@ -20,6 +20,7 @@ MALFORMED = (
     EOFError,
     OverflowError,
     RecursionError,
+    MemoryError,  # a length that no memory holds
     struct.error,
     zlib.error,
     BytesLengthException,

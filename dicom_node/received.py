@@ -1,25 +1,27 @@
 """What a spooled file holds, read once and without decoding: UIDs, the tags that rules read, two digests.
 
-Two files of one SOP instance are told apart by digests of their bytes. Where these differ, the pixels may still be
-equal: `same_pixels` decodes both, `same_header` compares what is left.
+Two files of one SOP instance are told apart by digests of their bytes. Where these differ, they may still say the
+same: `same_pixels` compares pixels that are not compressed, `same_header` what is left. Nothing here decompresses
+pixels: the decoders are native code, and a file made to crash one would end the receiving process at every start.
 """
 
 from __future__ import annotations
 
 import math
+import os
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from hashlib import sha256
-from io import BytesIO
+from io import BufferedReader, BytesIO, FileIO
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
-from pydicom import dcmread
+from pydicom import config, dcmread
 from pydicom.datadict import tag_for_keyword
 from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.errors import BytesLengthException, InvalidDicomError
 from pydicom.filereader import read_dataset, read_file_meta_info
 from pydicom.multival import MultiValue
 from pydicom.tag import BaseTag
@@ -27,7 +29,7 @@ from pydicom.uid import UID, ExplicitVRBigEndian
 
 from dicom_node.errors import NotParsable
 from dicom_node.instance_check import is_uid
-from dicom_node.malformed import MALFORMED
+from dicom_node.malformed import MALFORMED, brief
 
 UIDS = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID")
 PATIENT = ("PatientID", "IssuerOfPatientID", "PatientName", "PatientBirthDate", "AccessionNumber", "StudyDate")
@@ -70,8 +72,7 @@ _PIXELS = 0x7FE00008  # FloatPixelData, DoubleFloatPixelData and PixelData: PS3.
 _LONG_VRS = frozenset({b"OB", b"OW", b"OF", b"OD", b"OV", b"OL", b"UN"})
 # How pixels are encoded, not what they show: may differ between two copies of one instance (PS3.3 C.7.6.1.1.5).
 _ENCODING = frozenset({"LossyImageCompression", "LossyImageCompressionRatio", "LossyImageCompressionMethod"})
-_UNREADABLE = (*MALFORMED, InvalidDicomError, BytesLengthException)
-_UNDECODABLE = (*_UNREADABLE, RuntimeError, OSError, MemoryError)  # what decoders raise beside what parsers do
+_UNDEFINED_LENGTH = 0xFFFFFFFF
 
 
 @dataclass(frozen=True)
@@ -113,19 +114,18 @@ def read(path: Path) -> Received:
         NotParsable: it is not DICOM, or one of the four UIDs is missing or malformed; says which.
         OSError: it cannot be read.
     """
-    try:
+    with _parsing():
         meta = read_file_meta_info(path)
         syntax = UID(meta.TransferSyntaxUID)
-        with path.open("rb") as file:
-            start = file.seek(132 + 12 + int(meta.FileMetaInformationGroupLength))
+        with _WholeFile(path) as file:
+            start, size = file.seek(132 + 12 + int(meta.FileMetaInformationGroupLength)), file.size
             data: BinaryIO = file
             if syntax.is_deflated:
                 data, start = _inflated(file), 0
-            ds, pixels_at = _head(data, syntax)
+                size = data.getbuffer().nbytes
+            ds, pixels_at = _head(data, syntax, size)
             digests = _digests(data, start, pixels_at, syntax.encode())
         header = {keyword: _value(ds, keyword) for keyword in KEYWORDS}
-    except _UNREADABLE as error:
-        raise NotParsable(f"not a DICOM file that can be read: {error or type(error).__name__}") from error
     for keyword in UIDS:
         _require_uid(header, keyword)
     sender = str(meta.get("SourceApplicationEntityTitle", ""))
@@ -133,21 +133,88 @@ def read(path: Path) -> Received:
 
 
 def same_pixels(one: Path, other: Path) -> bool:
-    """Whether two files decode to the same stored values. False where one of them cannot be decoded."""
+    """Whether two files hold the same stored values; to be asked where the digests of their pixels differ.
+
+    Pixels that are not compressed are compared, whatever the byte order or what follows them. False where one of
+    them is compressed, cannot be read, or is lost.
+    """
     try:
-        first, second = dcmread(one).pixel_array, dcmread(other).pixel_array
-    except _UNDECODABLE:
+        first, second = _native_values(one), _native_values(other)
+    except (NotParsable, FileNotFoundError):
         return False
-    return bool(np.array_equal(first, second))
+    return first is not None and second is not None and np.array_equal(first, second)
 
 
 def same_header(one: Path, other: Path) -> bool:
     """Whether two files say the same beside their pixels: standard attributes, whatever the transfer syntax."""
     try:
-        first, second = (_said(dcmread(path, stop_before_pixels=True)) for path in (one, other))
-        return first == second
-    except _UNREADABLE:
+        with _parsing():
+            first, second = (_said(_dataset(path, stop_before_pixels=True)) for path in (one, other))
+            return first == second
+    except (NotParsable, FileNotFoundError):
         return False
+
+
+def is_compressed(transfer_syntax_uid: str) -> bool:
+    """Whether pixels of that transfer syntax are encapsulated (PS3.5 A.4)."""
+    return UID(transfer_syntax_uid).is_compressed
+
+
+class _WholeFile(BufferedReader):
+    """A file that never reserves memory for more than it holds, whatever length an element claims."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(FileIO(path))
+        self.size = os.fstat(self.fileno()).st_size
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """As of any file."""
+        left = max(0, self.size - self.tell())
+        return super().read(left if size is None or size < 0 else min(size, left))
+
+
+@contextmanager
+def _parsing() -> Iterator[None]:
+    """What is wrong with the content is NotParsable; nothing about values is written to stderr or a log.
+
+    pydicom warns of values that break the rules of their VR, and quotes them: dates of birth, names. Its setting is
+    that of the process; only the ingest thread reads received files, and others lose no more than such a warning.
+    """
+    before = config.settings.reading_validation_mode
+    config.settings.reading_validation_mode = config.IGNORE
+    try:
+        yield
+    except MALFORMED as error:
+        raise NotParsable(f"not a DICOM file that can be read: {brief(error)}") from error
+    except OSError as error:
+        if error.errno is not None:
+            raise  # of the disk; pydicom's own, of a sequence that breaks off, have none
+        raise NotParsable(f"not a DICOM file that can be read: {brief(error)}") from error
+    finally:
+        config.settings.reading_validation_mode = before
+
+
+def _dataset(path: Path, stop_before_pixels: bool = False) -> Dataset:
+    with _WholeFile(path) as file:
+        return dcmread(file, stop_before_pixels=stop_before_pixels)
+
+
+def _native_values(path: Path) -> np.ndarray[Any, Any] | None:
+    """Stored values one after the other (PS3.5 8.1.1); None where there are none, or compressed ones."""
+    with _parsing():
+        ds = _dataset(path)
+        syntax = ds.file_meta.TransferSyntaxUID
+        if syntax.is_compressed or "PixelData" not in ds:
+            return None
+        count = int(ds.Rows) * int(ds.Columns) * int(ds.SamplesPerPixel) * int(ds.get("NumberOfFrames") or 1)
+        width = int(ds.BitsAllocated) // 8
+        # OW is a string of 16-bit words, of which one holds two 8-bit values: the first in the lower byte
+        word = 2 if ds["PixelData"].VR == "OW" and width == 1 else width
+        words = np.frombuffer(ds.PixelData, f"{'<' if syntax.is_little_endian else '>'}u{word}")
+        values = words.astype(f"<u{word}").view(f"<u{width}")
+        if not 0 < count <= len(values):
+            raise ValueError("pixels are missing")
+        return values[:count]
 
 
 def _said(ds: Dataset) -> Dataset:
@@ -169,11 +236,19 @@ def _inflated(file: BinaryIO) -> BytesIO:
     return BytesIO(content)
 
 
-def _head(data: BinaryIO, syntax: UID) -> tuple[Dataset, int]:
-    """The wanted elements before the pixel data, and where its value begins (the end where there is none)."""
+def _head(data: BinaryIO, syntax: UID, size: int) -> tuple[Dataset, int]:
+    """The wanted elements before the pixel data, and where its value begins (the end where there is none).
 
-    def at_pixels(tag: BaseTag, _vr: str | None, _length: int) -> bool:
-        return int(tag) >= _PIXELS
+    Raises:
+        NotParsable: an element before the pixel data is longer than what is left of the `size` bytes.
+    """
+
+    def at_pixels(tag: BaseTag, _vr: str | None, length: int) -> bool:
+        if int(tag) >= _PIXELS:
+            return True
+        if length != _UNDEFINED_LENGTH and length > size - data.tell():
+            raise NotParsable(f"not a DICOM file that can be read: it ends inside {tag}")
+        return False
 
     implicit, little = syntax.is_implicit_VR, syntax != ExplicitVRBigEndian
     ds = read_dataset(data, implicit, little, stop_when=at_pixels, specific_tags=list(_TAGS))
@@ -201,7 +276,7 @@ def _value(ds: Dataset, keyword: str) -> Any:
         if isinstance(value, MultiValue | list | tuple):
             return [_plain(item, keyword) for item in _bounded(value)]
         return _plain(value, keyword)
-    except _UNREADABLE:
+    except (*MALFORMED, OSError):  # of a sequence in place of a value; the disk is not asked here
         return None
 
 

@@ -2,23 +2,35 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from pydicom import dcmread
-from pydicom.uid import JPEG2000Lossless, RLELossless
+from pydicom.uid import (
+    UID,
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    JPEG2000Lossless,
+    RLELossless,
+)
 
 from dicom_node import ingest as ingest_module
+from dicom_node import received
 from dicom_node.errors import LowDisk, PermanentError, TransientError
 from dicom_node.ingest import Ingest
 from dicom_node.ledger import Filing, Ledger
 from dicom_node.part10 import FileMeta
+from dicom_node.received import read
 from dicom_node.spool import Spool
 from dicom_node.states import InstanceState, SeriesState
 from tests.fixtures.ct import SERIES, slice_of, spooled
@@ -102,7 +114,7 @@ def test_the_same_bytes_after_delivery_change_nothing(spool: Spool, book: Ledger
     assert book.details(SERIES) == before
 
 
-@pytest.mark.parametrize("syntax", [RLELossless, JPEG2000Lossless])
+@pytest.mark.parametrize("syntax", [ImplicitVRLittleEndian, ExplicitVRBigEndian, DeflatedExplicitVRLittleEndian])
 def test_another_transfer_syntax_with_equal_pixels_is_no_conflict(
     spool: Spool, book: Ledger, ingest: Ingest, syntax: str
 ) -> None:
@@ -123,7 +135,7 @@ CORRECTIONS: dict[str, dict[str, str]] = {
 }
 
 
-@pytest.mark.parametrize("syntax", [None, RLELossless])
+@pytest.mark.parametrize("syntax", [None, ExplicitVRBigEndian])
 @pytest.mark.parametrize("change", CORRECTIONS.values(), ids=CORRECTIONS)
 def test_a_corrected_header_makes_a_new_revision(
     spool: Spool, book: Ledger, ingest: Ingest, change: dict[str, str], syntax: str | None
@@ -147,12 +159,82 @@ def test_a_corrected_header_makes_a_new_revision(
         assert {keyword: str(ds[keyword].value) for keyword in change} == change
 
 
-def test_the_old_header_sent_again_does_not_undo_a_correction(spool: Spool, book: Ledger, ingest: Ingest) -> None:
-    ingest.process([spooled(spool, slice_of(1)), spooled(spool, slice_of(1, PatientID="P2"))])
-    before = book.details(SERIES)
-    ingest.process([spooled(spool, slice_of(1))])
-    assert book.details(SERIES) == before
-    assert book.series(SERIES).identity.patient_id == "P2"
+@pytest.mark.parametrize("calling_ae", ["CT1", "ARCHIVE"])
+def test_a_wrong_correction_that_is_taken_back_is_taken_back(
+    spool: Spool, book: Ledger, ingest: Ingest, calling_ae: str
+) -> None:
+    """Otherwise results would stay on the wrong patient. No file is kept twice."""
+    _delivered(spool, book, ingest)
+    for patient, revision in (("P2", 2), ("P1", 2)):
+        ingest.process([spooled(spool, slice_of(n, PatientID=patient), calling_ae=calling_ae) for n in (1, 2, 3)])
+        series = book.series(SERIES)
+        assert (series.state, series.revision, series.identity.patient_id) == (S.RECEIVING, revision, patient)
+        assert _kept(book) == {N.CURRENT: 3, N.SUPERSEDED: 3}
+        for record in book.current_instances(SERIES):
+            assert dcmread(spool.archive / record.path).PatientID == patient
+    assert len(_archived(spool)) == 6
+    assert (spool.pending(), list(spool.quarantine.iterdir())) == ([], [])
+
+
+def test_an_earlier_version_with_other_pixels_is_a_conflict_again(
+    spool: Spool, book: Ledger, ingest: Ingest
+) -> None:
+    """A person took the second one; the first comes once more."""
+    ingest.process([spooled(spool, slice_of(n)) for n in (1, 2)])
+    ingest.process([spooled(spool, slice_of(2, pixels=5))])
+    book.settle(book.series(SERIES), S.NOT_ANALYSED, "conflicting instance", START)
+    book.retry(SERIES, START)
+    (taken,) = [record for record in book.current_instances(SERIES) if record.sop_instance_uid.endswith(".2")]
+    assert _kept(book) == {N.CURRENT: 2, N.SUPERSEDED: 1}
+    for _ in range(2):
+        ingest.process([spooled(spool, slice_of(2))])
+        assert _kept(book) == {N.CURRENT: 2, N.CONFLICTING: 1}
+        assert taken.id in {record.id for record in book.current_instances(SERIES)}
+    assert len(_archived(spool)) == 3
+    assert (spool.pending(), list(spool.quarantine.iterdir())) == ([], [])
+
+
+def test_a_conflicting_instance_that_comes_again_is_the_one_received_last(
+    spool: Spool, book: Ledger, ingest: Ingest
+) -> None:
+    """A, B, A, B: a person who takes what was received last gets B."""
+    for pixels in (0, 5, 0, 5):
+        ingest.process([spooled(spool, slice_of(1, pixels=pixels))])
+        assert len(_archived(spool)) <= 2
+    kept = book.kept_instances([f"{SERIES}.1"])[f"{SERIES}.1"]
+    last = max(kept, key=lambda record: record.received_at)
+    assert (len(kept), last.state) == (2, N.CONFLICTING)
+    assert spool.pending() == []
+
+
+@pytest.mark.parametrize("first", [ExplicitVRLittleEndian, JPEG2000Lossless])
+def test_compressed_pixels_are_not_compared_and_an_event_says_so(
+    spool: Spool, book: Ledger, ingest: Ingest, first: str
+) -> None:
+    second = RLELossless
+    ingest.process([spooled(spool, slice_of(1), first)])
+    ingest.process([spooled(spool, slice_of(1), second)])
+    assert _kept(book) == {N.CURRENT: 1, N.CONFLICTING: 1}
+    (told,) = [event.reason for event in book.details(SERIES).events if "another transfer syntax" in event.reason]
+    assert told.startswith(f"conflicting instance {SERIES}.1 came in another transfer syntax (RLE Lossless)")
+    assert UID(first).name in told
+
+
+def test_nothing_is_said_of_transfer_syntaxes_where_pixels_were_compared(
+    spool: Spool, book: Ledger, ingest: Ingest
+) -> None:
+    ingest.process([spooled(spool, slice_of(1)), spooled(spool, slice_of(1, pixels=5), ExplicitVRBigEndian)])
+    assert _kept(book) == {N.CURRENT: 1, N.CONFLICTING: 1}
+    assert not any("another transfer syntax" in event.reason for event in book.details(SERIES).events)
+
+
+def test_the_same_bytes_under_another_byte_order_are_other_pixels(
+    spool: Spool, book: Ledger, ingest: Ingest
+) -> None:
+    swapped = slice_of(1)
+    swapped.PixelData = np.frombuffer(swapped.PixelData, "<u2").byteswap().tobytes()
+    ingest.process([spooled(spool, slice_of(1)), spooled(spool, swapped, ExplicitVRBigEndian)])
+    assert _kept(book) == {N.CURRENT: 1, N.CONFLICTING: 1}
 
 
 @pytest.mark.parametrize("syntax", [None, RLELossless])
@@ -167,7 +249,7 @@ def test_other_pixels_are_a_conflict_and_both_are_kept(
     assert len(_archived(spool)) == 4
 
 
-def test_pixels_that_cannot_be_decoded_are_a_conflict(spool: Spool, book: Ledger, ingest: Ingest) -> None:
+def test_pixels_that_are_cut_off_are_a_conflict(spool: Spool, book: Ledger, ingest: Ingest) -> None:
     ingest.process([spooled(spool, slice_of(1))])
     broken = slice_of(1)
     broken.PixelData = broken.PixelData[:100]
@@ -282,6 +364,118 @@ def test_the_thread_insists_while_the_database_is_away(
     assert filed.wait(10)
     ingest.stop()
     assert book.series(SERIES).instances == 1
+
+
+def _unreadable(monkeypatch: pytest.MonkeyPatch, bad: Collection[Path], error: Exception, good_again: int) -> None:
+    """Reading these files fails so often."""
+    left = dict.fromkeys(bad, good_again)
+
+    def flaky(path: Path) -> Any:
+        if left.get(path, 0) > 0:
+            left[path] -= 1
+            raise error
+        return read(path)
+
+    monkeypatch.setattr(ingest_module, "read", flaky)
+
+
+@pytest.fixture
+def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ingest_module, "PAUSES_S", (0.0,))
+
+
+FOREVER = 1 << 30
+ODD = [OSError(errno.EIO, "Input/output error"), OSError("odd"), RuntimeError("nobody thought of that")]
+
+
+@pytest.mark.usefixtures("hasty")
+@pytest.mark.parametrize("error", ODD, ids=repr)
+@pytest.mark.parametrize("alone", [True, False])
+def test_a_file_that_goes_on_to_fail_is_left_and_holds_up_nothing(
+    spool: Spool,
+    book: Ledger,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    error: Exception,
+    alone: bool,
+) -> None:
+    bad = spooled(spool, slice_of(1))
+    good = [] if alone else [spooled(spool, slice_of(n)) for n in (2, 3)]
+    later = spooled(spool, slice_of(1, PatientID="P2"))
+    filed = threading.Event()
+    ingest = Ingest(spool, book, _clock, on_filed=filed.set)
+    with monkeypatch.context() as patch:
+        _unreadable(patch, [bad], error, FOREVER)
+        ingest.start()
+        assert filed.wait(10)
+        assert ingest.idle
+        ingest.submit(spooled(spool, slice_of(4)))
+        ingest.stop()
+    assert spool.pending() == [bad, later], "what came later of the same instance must not be filed before"
+    assert book.series(SERIES).instances == len(good) + 1
+    told = [event.reason for event in book.recent_events() if event.subject == "instance"]
+    assert sum(reason.startswith(f"{bad.name} stays in incoming/ until the next start: ") for reason in told) == 1
+    assert any(reason.startswith(f"{later.name} stays in incoming/") for reason in told)
+    assert f"{bad.name} stays in incoming/" in caplog.text
+    assert "Traceback" in caplog.text or isinstance(error, OSError)
+    following = Ingest(spool, book, _clock)
+    following.start()
+    following.stop()
+    assert spool.pending() == []
+    assert book.series(SERIES).identity.patient_id == "P2"
+
+
+@pytest.mark.usefixtures("hasty")
+@pytest.mark.parametrize("error", ODD, ids=repr)
+def test_a_file_that_fails_for_a_while_keeps_its_place(
+    spool: Spool, book: Ledger, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    bad = spooled(spool, slice_of(1))
+    for ds in (slice_of(2), slice_of(1, PatientID="P2"), slice_of(3)):
+        spooled(spool, ds)
+    _unreadable(monkeypatch, [bad], error, ingest_module.TRIES)
+    filed = threading.Event()
+    ingest = Ingest(spool, book, _clock, on_filed=filed.set)
+    ingest.start()
+    assert filed.wait(10)
+    ingest.stop()
+    assert spool.pending() == []
+    assert _kept(book) == {N.CURRENT: 3, N.SUPERSEDED: 1}
+    (first,) = [record for record in book.current_instances(SERIES) if record.sop_instance_uid.endswith(".1")]
+    assert first.header["PatientID"] == "P2"
+
+
+@pytest.mark.usefixtures("hasty")
+@pytest.mark.parametrize("code", sorted(ingest_module._OF_ALL))
+def test_what_concerns_every_file_is_waited_for(
+    spool: Spool, book: Ledger, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    paths = [spooled(spool, slice_of(n)) for n in (1, 2)]
+    _unreadable(monkeypatch, paths[:1], OSError(code, os.strerror(code)), 10 * ingest_module.TRIES)
+    filed = threading.Event()
+    ingest = Ingest(spool, book, _clock, on_filed=filed.set)
+    ingest.start()
+    assert filed.wait(10)
+    ingest.stop()
+    assert book.series(SERIES).instances == 2
+    assert not any("stays in incoming/" in event.reason for event in book.recent_events())
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RecursionError("too deep")], ids=repr)
+def test_what_no_memory_or_stack_holds_is_set_aside(
+    spool: Spool, book: Ledger, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def fail(*_args: Any) -> Any:
+        raise error
+
+    bad = spooled(spool, slice_of(1))
+    monkeypatch.setattr(received, "_head", fail)
+    ingest = Ingest(spool, book, _clock)
+    ingest.start()
+    ingest.stop()
+    assert [path.name for path in spool.quarantine.glob("*.dcm")] == [bad.name]
+    assert spool.pending() == []
+    assert any(bad.name in event.reason for event in book.recent_events())
 
 
 def test_a_stop_leaves_what_cannot_be_filed_for_the_next_start(

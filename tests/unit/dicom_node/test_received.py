@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import json
+import logging
 import struct
+import tracemalloc
+import warnings
+import zlib
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydicom import config
+from pydicom.dataset import Dataset
 from pydicom.uid import (
     UID,
     DeflatedExplicitVRLittleEndian,
@@ -26,14 +33,13 @@ from dicom_node.received import KEYWORDS, MAX_TEXT, MAX_VALUES, read, same_heade
 from dicom_node.spool import Spool
 from tests.fixtures.ct import encode, slice_of, spooled
 
-SYNTAXES = (
+NATIVE = (
     ImplicitVRLittleEndian,
     ExplicitVRLittleEndian,
     ExplicitVRBigEndian,
     DeflatedExplicitVRLittleEndian,
-    RLELossless,
-    JPEG2000Lossless,
 )
+SYNTAXES = (*NATIVE, RLELossless, JPEG2000Lossless)
 
 
 @pytest.fixture
@@ -55,13 +61,57 @@ def test_every_transfer_syntax_says_the_same(spool: Spool, syntax: str) -> None:
 
 
 @pytest.mark.parametrize("syntax", SYNTAXES, ids=lambda uid: UID(uid).keyword)
-def test_pixels_are_compared_by_what_they_show(spool: Spool, syntax: str) -> None:
+def test_headers_are_compared_by_what_they_say(spool: Spool, syntax: str) -> None:
     first = spooled(spool, slice_of(1))
-    recoded = spooled(spool, slice_of(1), syntax)
-    assert same_pixels(first, recoded)
-    assert same_header(first, recoded)
-    assert not same_pixels(first, spooled(spool, slice_of(1, pixels=1), syntax))
+    assert same_header(first, spooled(spool, slice_of(1), syntax))
     assert not same_header(first, spooled(spool, slice_of(1, PatientID="P2"), syntax))
+
+
+@pytest.mark.parametrize("other", NATIVE, ids=lambda uid: UID(uid).keyword)
+@pytest.mark.parametrize("one", NATIVE, ids=lambda uid: UID(uid).keyword)
+@pytest.mark.parametrize("bits", [8, 16, 32])
+def test_pixels_are_compared_by_what_they_show(spool: Spool, one: str, other: str, bits: int) -> None:
+    first = spooled(spool, _image(bits, 0, one), one)
+    assert same_pixels(first, spooled(spool, _image(bits, 0, other), other))
+    assert not same_pixels(first, spooled(spool, _image(bits, 1, other), other))
+
+
+def _image(bits: int, shift: int, syntax: str) -> Dataset:
+    """Some values, in OW; `encode` puts 16-bit words into the byte order of `syntax`."""
+    values = np.arange(32 * 32) % 250 + shift
+    content = values.astype(f"<u{bits // 8}").tobytes()
+    if bits == 32 and syntax == ExplicitVRBigEndian:
+        content = values.astype(">u4").view("<u2").byteswap().tobytes()
+    ds = slice_of(1, BitsAllocated=bits, BitsStored=bits, HighBit=bits - 1, PixelData=content)
+    ds["PixelData"].VR = "OW"
+    return ds
+
+
+def test_what_follows_the_pixels_does_not_count(spool: Spool) -> None:
+    longer = slice_of(1)
+    longer.PixelData += b"\0\0"
+    assert same_pixels(spooled(spool, slice_of(1)), spooled(spool, longer))
+    longer.PixelData = longer.PixelData[:-4]
+    assert not same_pixels(spooled(spool, slice_of(1)), spooled(spool, longer)), "one pixel is missing"
+
+
+@pytest.mark.parametrize("syntax", [RLELossless, JPEG2000Lossless])
+def test_nothing_is_decompressed(spool: Spool, syntax: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    paths = [spooled(spool, slice_of(1), syntax), spooled(spool, slice_of(1)), spooled(spool, slice_of(1), syntax)]
+    decoded: list[object] = []
+    monkeypatch.setattr(Dataset, "convert_pixel_data", decoded.append)
+    for path in paths:
+        read(path)
+        assert not same_pixels(paths[0], path), "which says no more than that it cannot be known"
+        assert same_header(paths[0], path)
+    assert decoded == []
+
+
+def test_what_is_lost_is_not_the_same(spool: Spool) -> None:
+    path = spooled(spool, slice_of(1))
+    lost = path.with_name("lost.dcm")
+    assert not same_pixels(path, lost)
+    assert not same_header(path, lost)
 
 
 def test_native_little_endian_pixels_have_one_digest(spool: Spool) -> None:
@@ -130,6 +180,91 @@ def test_hostile_values_are_bounded_or_left_out(spool: Spool, keyword: str, vr: 
     found = read(path)
     _assert_fit_for_the_ledger(found)
     assert found.header["ConvolutionKernel"] == "B40f"
+
+
+ENDLESS = {
+    "a value that is read": (0x0020, 0x0011),
+    "a value that is passed over": (0x0020, 0x9998),
+    "an odd one": (0x0021, 0x0001),
+}
+
+
+@pytest.mark.parametrize("length", [0xFFFFFFF0, 0x7FFFFFFF, 1 << 20])
+@pytest.mark.parametrize("syntax", [ImplicitVRLittleEndian, DeflatedExplicitVRLittleEndian])
+@pytest.mark.parametrize(("group", "element"), ENDLESS.values(), ids=ENDLESS)
+def test_a_length_beyond_the_end_reserves_no_memory(
+    spool: Spool, group: int, element: int, syntax: str, length: int
+) -> None:
+    ds = slice_of(1, InstanceNumber=None, PixelData=None, ImagePositionPatient=None)
+    head = _until_series(ds, syntax)
+    vr = b"" if syntax == ImplicitVRLittleEndian else b"UN\0\0"
+    content = head + struct.pack("<HH", group, element) + vr + struct.pack("<L", length)
+    if syntax != ImplicitVRLittleEndian:
+        deflater = zlib.compressobj(wbits=-zlib.MAX_WBITS)
+        content = deflater.compress(content) + deflater.flush()
+    path = spool.write(FileMeta(ds.SOPClassUID, ds.SOPInstanceUID, syntax, "CT1", "h"), content)
+    tracemalloc.start()
+    try:
+        with pytest.raises(NotParsable, match=f"ends inside .{group:04X},{element:04X}"):
+            read(path)
+        assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    finally:
+        tracemalloc.stop()
+
+
+def _until_series(ds: Dataset, syntax: str) -> bytes:
+    """The elements up to SeriesInstanceUID, not deflated."""
+    kept = Dataset()
+    for element in ds:
+        if element.tag <= 0x0020000E:
+            kept.add(element)
+    return encode(kept, ImplicitVRLittleEndian if syntax == ImplicitVRLittleEndian else ExplicitVRLittleEndian)
+
+
+SEQUENCE = struct.pack("<HH2sHL", 0x0008, 0x1140, b"SQ", 0, 0xFFFFFFFF)
+ITEM = struct.pack("<HHL", 0xFFFE, 0xE000, 0xFFFFFFFF)
+BROKEN_OFF = {
+    "a sequence without items": SEQUENCE,
+    "deeper than the stack": (SEQUENCE + ITEM) * 2000,
+    "4 GB in an item": SEQUENCE + ITEM + struct.pack("<HH2sHL", 0x0008, 0x1150, b"UN", 0, 0xFFFFFFF0),
+}
+
+
+@pytest.mark.parametrize("content", BROKEN_OFF.values(), ids=BROKEN_OFF)
+def test_sequences_that_break_off_are_the_files_fault(tmp_path: Path, content: bytes) -> None:
+    """Not the disk's: what pydicom raises for them may be an OSError."""
+    path = tmp_path / "file.dcm"
+    path.write_bytes(FileMeta("1.2", "1.2.3", ExplicitVRLittleEndian, "CT1", "h").encode() + content)
+    with pytest.raises(NotParsable):
+        read(path)
+    assert not same_header(path, path)
+
+
+def test_what_the_disk_raises_is_not_the_files_fault(tmp_path: Path) -> None:
+    with pytest.raises(IsADirectoryError):
+        read(tmp_path)
+    with pytest.raises(FileNotFoundError):
+        read(tmp_path / "gone.dcm")
+
+
+def test_no_value_is_quoted_to_stderr_or_a_log(spool: Spool, caplog: pytest.LogCaptureFixture) -> None:
+    """pydicom warns of values that break the rules of their VR."""
+    before = config.settings.reading_validation_mode
+    secrets = {"PatientBirthDate": "9. May 1950", "PatientID": "P" * 80, "StudyDate": "yesterday"}
+    ds = slice_of(1)
+    with config.disable_value_validation():
+        for keyword, value in secrets.items():
+            setattr(ds, keyword, value)
+        path = spooled(spool, ds)
+    caplog.clear()
+    with warnings.catch_warnings(record=True) as caught, caplog.at_level(logging.DEBUG):
+        warnings.simplefilter("always")
+        found = read(path)
+        assert same_header(path, path)
+    assert {keyword: found.header[keyword] for keyword in secrets} == secrets
+    assert caught == []
+    assert caplog.records == []
+    assert config.settings.reading_validation_mode == before
 
 
 def _where(content: bytes, group: int, element: int) -> int:
