@@ -24,6 +24,7 @@ TABLE_MM = 4.0  # half the thickness of what is not body: table, clothes, tubes
 MIN_AREA_MM2 = 60.0
 AIRWAY_AREA_MM2 = 800.0  # trachea, main bronchi and oesophagus are smaller, in the middle of the chest
 MIDDLE_MM = 35.0
+BOTH_SHARE = 0.15  # of the air on one side by that on the other, from which on there are two lungs to go by
 SPINE_SHARE = 0.8  # of the lungs' depth, behind which there is lung beside the spine
 CORNER_AREA_MM2 = (25.0, 3000.0)
 EDGE_SHARE = 0.6  # of the bounding box's outer edges
@@ -75,7 +76,9 @@ def fill_holes(mask: MaskArray) -> MaskArray:
     return np.asarray(~outside[labels])
 
 
-def find_lung_air(hu: Floats, body: MaskArray, spacing_mm: Spacing) -> tuple[MaskArray, MaskArray]:
+def find_lung_air(
+    hu: Floats, body: MaskArray, body_middle: float, spacing_mm: Spacing
+) -> tuple[MaskArray, MaskArray]:
     """(air of the lungs, air of trachea, main bronchi and oesophagus)."""
     labels, count = ndimage.label((hu < AIR_HU) & body, IN_PLANE)
     area = np.bincount(labels.ravel(), minlength=count + 1) * spacing_mm[1] * spacing_mm[2]
@@ -88,15 +91,30 @@ def find_lung_air(hu: Floats, body: MaskArray, spacing_mm: Spacing) -> tuple[Mas
     rows = np.flatnonzero(reference.any(axis=(0, 2)))
     row = _mean_of(np.broadcast_to(np.arange(hu.shape[1])[:, None], hu.shape), labels, count)
     column = _mean_of(np.broadcast_to(np.arange(hu.shape[2]), hu.shape), labels, count)
-    central = np.abs(column - middle_column(reference)) * spacing_mm[2] < MIDDLE_MM
+    central = np.abs(column - find_middle(reference, body_middle)) * spacing_mm[2] < MIDDLE_MM
     before_spine = row < rows[0] + SPINE_SHARE * (rows[-1] - rows[0])
     airway = kept & central & before_spine & (area < AIRWAY_AREA_MM2)
     return _without_bowel(hu, (kept & ~airway)[labels], spacing_mm), airway[labels]
 
 
-def middle_column(mask: MaskArray) -> float:
-    """Column halfway between the outermost right and left of a mask that is not empty."""
-    columns = np.flatnonzero(mask.any(axis=(0, 1)))
+def find_body_middle(body: MaskArray) -> float:
+    """Column that parts the body in two of one size; an arm that lies beside it moves it by little."""
+    before = np.cumsum(np.count_nonzero(body, axis=(0, 1)))
+    return float(np.searchsorted(before, before[-1] / 2))
+
+
+def find_middle(air: MaskArray, body_middle: float) -> float:
+    """Column between the lungs: halfway between the outer borders of both, of air that is not empty.
+
+    Where hardly any air is on one side of the body, that lung is dense or was taken out, and the other's borders
+    say nothing of the middle of the chest: then it is that of the body.
+    """
+    per_column = np.count_nonzero(air, axis=(0, 1))
+    right = int(per_column[np.arange(len(per_column)) < body_middle].sum())
+    left = int(per_column.sum()) - right
+    if min(right, left) < BOTH_SHARE * max(right, left):
+        return body_middle
+    columns = np.flatnonzero(per_column)
     return float(columns[0] + columns[-1]) / 2
 
 
@@ -149,15 +167,15 @@ def _without_bowel(hu: Floats, air: MaskArray, spacing_mm: Spacing) -> MaskArray
     return np.asarray((main | (lung & (centre > base)))[labels])
 
 
-def find_seam(air: MaskArray, hu: Floats) -> npt.NDArray[np.intp]:
+def find_seam(air: MaskArray, hu: Floats, middle: float) -> npt.NDArray[np.intp]:
     """(slice, row): the column from which on a voxel is the left lung's; the cheapest way from front to back.
 
     A step through soft tissue costs next to nothing, through lung the more the darker it is: where the lungs touch,
-    the way follows the junction line. It moves at most one column per row and keeps near the middle.
+    the way follows the junction line. It moves at most one column per row and keeps near `middle`, a column.
     """
-    middle, columns = middle_column(air), np.arange(hu.shape[2])
+    columns = np.arange(hu.shape[2])
     wide = np.flatnonzero(air.any(axis=(0, 1)))
-    width = wide[-1] - wide[0] + 1
+    width = 2 * np.abs(wide[[0, -1]] - middle).max() + 1
     cost = air * (1 + np.clip(-hu - 700, 0, 300) / 100)
     if len(hu) > 1:
         cost = ndimage.gaussian_filter1d(cost, 1.0, axis=0)

@@ -8,12 +8,21 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
-from pipeline.lung_air import AIR_HU, Floats, Spacing, find_body, find_lung_air, find_seam, middle_column
+from pipeline.lung_air import (
+    AIR_HU,
+    Floats,
+    Spacing,
+    find_body,
+    find_body_middle,
+    find_lung_air,
+    find_middle,
+    find_seam,
+)
 from pipeline.lung_fill import Chest, fill_lung, grow
 from pipeline.lung_ribs import find_wall
 from pipeline.types import HuArray, LabelArray, Lung, MaskArray
 
-METHOD = "built-in 1"  # raised whenever another mask comes out
+METHOD = "built-in 2"  # raised whenever another mask comes out
 COARSE_MM = 2.0  # in plane
 COARSE_SLICE_MM = 3.0
 MARGIN_MM = 40.0
@@ -34,12 +43,14 @@ def builtin(hu: HuArray, spacing_mm: Spacing) -> LabelArray:
     coarse = _shrink(hu, factors)
     spacing = (spacing_mm[0] * factors[0], spacing_mm[1] * factors[1], spacing_mm[2] * factors[2])
     body = find_body(coarse, spacing)
-    air, airways = find_lung_air(coarse, body, spacing)
+    body_middle = find_body_middle(body)
+    air, airways = find_lung_air(coarse, body, body_middle, spacing)
     if not air.any():
         return np.zeros(hu.shape, np.uint8)
     box = _around(air, spacing)
     lungs, is_right = np.zeros_like(air), np.zeros_like(air)
-    lungs[box], is_right[box] = _find(coarse[box], air[box], body[box], airways[box], spacing)
+    middle = body_middle - box[2].start
+    lungs[box], is_right[box] = _find(coarse[box], air[box], body[box], airways[box], middle, spacing)
     return _refine(hu, lungs, is_right, factors)
 
 
@@ -52,12 +63,13 @@ def _around(air: MaskArray, spacing_mm: Spacing) -> tuple[slice, slice, slice]:
 
 
 def _find(
-    hu: Floats, air: MaskArray, body: MaskArray, airways: MaskArray, spacing_mm: Spacing
+    hu: Floats, air: MaskArray, body: MaskArray, airways: MaskArray, body_middle: float, spacing_mm: Spacing
 ) -> tuple[MaskArray, MaskArray]:
     """Both lungs, and which voxels lie on the patient's right, on the coarse grid."""
     air = grow(hu, air, body, airways, spacing_mm)
-    is_right = np.arange(hu.shape[2]) < find_seam(air, hu)[:, :, None]
-    chest = Chest(hu, body, airways, spacing_mm, middle_column(air), find_wall(hu, air, spacing_mm))
+    middle = find_middle(air, body_middle)
+    is_right = np.arange(hu.shape[2]) < find_seam(air, hu, middle)[:, :, None]
+    chest = Chest(hu, body, airways, spacing_mm, middle, find_wall(hu, air, middle, spacing_mm))
     right = fill_lung(air & is_right, is_right, True, chest)
     left = fill_lung(air & ~is_right, ~is_right, False, chest)
     return (right | left) & ~airways, is_right

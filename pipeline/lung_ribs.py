@@ -61,11 +61,15 @@ def _angles() -> npt.NDArray[np.float64]:
     return np.arange(RAYS) * 2 * np.pi / RAYS
 
 
-def find_wall(hu: Floats, lungs: MaskArray, spacing_mm: Spacing) -> Wall:
-    """The ribs around the lungs, and the wall's inner side: as far inside them as the pleura usually is."""
+def find_wall(hu: Floats, lungs: MaskArray, middle: float, spacing_mm: Spacing) -> Wall:
+    """The ribs around the lungs, and the wall's inner side: as far inside them as the pleura usually is.
+
+    `middle` is the column between the lungs, from which the wall is seen.
+    """
     rows, columns = (np.flatnonzero(lungs.any(axis=axes)) for axes in ((0, 2), (0, 1)))
-    centre = float(rows[0] + rows[-1]) / 2, float(columns[0] + columns[-1]) / 2
-    extent = max((rows[-1] - rows[0]) * spacing_mm[1], (columns[-1] - columns[0]) * spacing_mm[2])
+    centre = float(rows[0] + rows[-1]) / 2, middle
+    width = 2 * float(np.abs(columns[[0, -1]] - middle).max())
+    extent = max((rows[-1] - rows[0]) * spacing_mm[1], width * spacing_mm[2])
     radii = np.arange(0.0, 0.75 * extent + 30.0, STEP_MM)
     grid = (
         centre[0] + np.outer(np.sin(_angles()), radii) / spacing_mm[1],

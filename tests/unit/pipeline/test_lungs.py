@@ -11,6 +11,7 @@ import pytest
 import SimpleITK as sitk  # noqa: N813
 import torch
 from lungmask.resunet import UNet
+from scipy import ndimage
 
 from pipeline import lungs
 from pipeline.errors import ModelError, SeriesRejected
@@ -22,6 +23,12 @@ from pipeline.volume import load
 
 def dice(one: np.ndarray, other: np.ndarray) -> float:
     return float(2 * (one & other).sum() / (one.sum() + other.sum()))
+
+
+def opaque(hu: np.ndarray, labels: LabelArray, lung: Lung) -> np.ndarray:
+    """One lung with its blurred border as dense as soft tissue."""
+    area = ndimage.binary_dilation(labels == lung, np.ones((1, 3, 3)), iterations=2)
+    return np.where(area & ((labels == Lung.BACKGROUND) | (labels == lung)), 30, hu).astype(np.int16)
 
 
 @pytest.fixture(scope="module")
@@ -136,10 +143,62 @@ class TestBuiltinOnPhantom:
         assert not builtin(np.full((5, 40, 40), value, np.int16), (5.0, 4.0, 4.0)).any()
 
 
+@pytest.mark.parametrize("dense", [Lung.RIGHT, Lung.LEFT])
+class TestOneLungIsOpaque:
+    """Sides are told by the body then: the borders of one lung do not show where the middle of the chest is."""
+
+    @pytest.mark.parametrize(
+        "spec",
+        [
+            PhantomSpec(),
+            PhantomSpec(slices=48, rows=128, columns=128, slice_spacing_mm=6.0),
+            PhantomSpec(slices=40, rows=160, columns=160, slice_spacing_mm=7.0),
+        ],
+        ids=["5 mm", "6 mm", "7 mm"],
+    )
+    def test_the_other_keeps_its_side(self, spec: PhantomSpec, dense: Lung) -> None:
+        phantom = make(spec)
+        truth, healthy = phantom.lungs.labels, Lung(3 - dense)
+        labels = builtin(opaque(phantom.hu, truth, dense), phantom.spacing_mm)
+        assert dice(labels == healthy, truth == healthy) > 0.98
+        assert (labels == healthy)[labels > 0].mean() > 0.995  # no trachea either
+
+    def test_a_rest_of_air_keeps_its_side(self, phantom: Phantom, dense: Lung) -> None:
+        """Aerated in the upper slices only: much less air than in the other lung."""
+        truth = phantom.lungs.labels.copy()
+        hu = np.where(np.arange(32)[:, None, None] < 25, opaque(phantom.hu, truth, dense), phantom.hu)
+        truth[:25][truth[:25] == dense] = Lung.BACKGROUND
+        labels = builtin(hu.astype(np.int16), phantom.spacing_mm)
+        for lung in (Lung.RIGHT, Lung.LEFT):
+            assert dice(labels == lung, truth == lung) > 0.97
+
+    def test_a_lung_that_crosses_the_midline(self, phantom: Phantom, dense: Lung) -> None:
+        """Herniated in front of the heart, as where the dense lung has lost volume."""
+        truth = phantom.lungs.labels
+        hu = opaque(phantom.hu, truth, dense)
+        columns = slice(75, 105)
+        hu[10:22, 50:75, columns] = -850
+        labels = builtin(hu, phantom.spacing_mm)
+        assert (labels == 3 - dense)[10:22, 52:73, columns].mean() > 0.99
+        assert (labels == 3 - dense)[labels > 0].mean() > 0.995
+
+    def test_off_centre_with_one_arm_at_the_side(self, phantom: Phantom, dense: Lung) -> None:
+        hu = np.pad(
+            opaque(phantom.hu, phantom.lungs.labels, dense), ((0, 0), (0, 0), (60, 0)), constant_values=-1000
+        )
+        rows, columns = np.ogrid[:180, :240]
+        edge = np.flatnonzero((hu > -500).any(axis=(0, 1)))[0]
+        arm = (rows - 90) ** 2 + (columns - edge + 18) ** 2 < 22**2
+        hu = np.where(arm, np.maximum(hu, 40), hu).astype(np.int16)
+        labels = builtin(hu, phantom.spacing_mm)[:, :, 60:]
+        assert (labels == 3 - dense)[labels > 0].mean() > 0.995
+        assert dice(labels > 0, phantom.lungs.labels == 3 - dense) > 0.97
+
+
 class TestSegment:
     def test_method_and_labels(self, phantom: Phantom, found: LabelArray) -> None:
         mask = segment(as_volume(phantom), None, "cpu")
-        assert mask.method == "built-in 1"
+        assert mask.method == "built-in 2"
         assert (mask.labels == found).all()
 
     def test_no_lungs_is_a_reason(self, phantom: Phantom) -> None:
@@ -297,6 +356,15 @@ class TestRealData:
         labels = segment(volume, None, "cpu").labels
         assert (labels == Lung.RIGHT).sum() * volume.voxel_volume_ml == pytest.approx(right_ml, rel=0.05)
         assert (labels == Lung.LEFT).sum() * volume.voxel_volume_ml == pytest.approx(left_ml, rel=0.05)
+
+    @pytest.mark.parametrize("dense", [Lung.RIGHT, Lung.LEFT])
+    def test_one_lung_made_opaque(self, shared_data: Path, dense: Lung) -> None:
+        files = sorted((shared_data / "ct" / "siemens-a0002-b40f").iterdir())
+        volume = load(files, PipelineSettings())
+        labels = builtin(volume.hu, volume.spacing_mm)
+        alone = builtin(opaque(volume.hu, labels, dense), volume.spacing_mm)
+        assert (alone == 3 - dense)[alone > 0].mean() > 0.995
+        assert dice(alone == 3 - dense, labels == 3 - dense) > 0.99
 
     def test_both_kernels_give_the_same_lungs(self, shared_data: Path) -> None:
         labels = []
