@@ -28,7 +28,7 @@ from pynetdicom.presentation import PresentationContext
 from pynetdicom.transport import AddressInformation, AssociationServer
 
 from dicom_node.malformed import MALFORMED, brief
-from dicom_node.upper_layer import InlineUpperLayer, MessageProvider
+from dicom_node.upper_layer import InlineUpperLayer, InstanceMemory, MessageProvider
 
 LOGGER = logging.getLogger(__name__)
 MAX_IDLE_CONNECTIONS = 64  # without an association, before it or after; the oldest is dropped for the next
@@ -90,7 +90,7 @@ class InboundAssociation(Association):
         self._upper = InlineUpperLayer(
             self, connection, server.ae.maximum_pdu_size, server.idle_timeout_s, server.artim_s
         )
-        self.dimse = MessageProvider(self)
+        self._messages = self.dimse = MessageProvider(self, server.memory)
         self.requestor.address_info = AddressInformation.from_tuple(address)
         self.acceptor.address_info = AddressInformation.from_tuple(server.server_address)
         self.acceptor.ae_title = server.ae_title
@@ -117,6 +117,7 @@ class InboundAssociation(Association):
             self._storage_server.over(self)
             self._upper.linger()
         finally:
+            self._messages.release_memory()
             self._upper.close()
             self._storage_server.forget(self)
 
@@ -158,6 +159,8 @@ class InboundAssociation(Association):
         context_id, request = self.dimse.get_msg()
         if request is not None and context_id is not None:
             self._serve_request(request, context_id)
+            del request  # and with it the data set
+            self._messages.release_memory()
         if self.acse.is_release_requested():
             self._storage_server.over(self)  # first: the peer may rely on it as soon as it has the answer
             self.acse.send_release(is_response=True)
@@ -201,10 +204,12 @@ class StorageServer(AssociationServer):
         service: Service,
         networks: Sequence[Network],
         max_associations: int,
+        memory: InstanceMemory,
         idle_timeout_s: float,
         artim_s: float,
     ) -> None:
         self.service = service
+        self.memory = memory
         self.idle_timeout_s = idle_timeout_s
         self.artim_s = artim_s
         self._networks = networks

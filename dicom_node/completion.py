@@ -84,7 +84,10 @@ class Ending:
 
 
 def quiet(series: SeriesRecord, active: bool, now: datetime, rules: CompletionSection) -> Wait | None:
-    """None once it is time to judge: the associations are released and the quiet time is over."""
+    """None once it is time to judge: the quiet time is over, and no association is at it.
+
+    `active`: one that is still open has sent an instance of it a short time ago; see `Receiver.active_series`.
+    """
     due = series.last_instance_at + timedelta(seconds=rules.series_quiet_s)
     if now < due:
         return Wait(due)

@@ -16,6 +16,7 @@ from pydantic import (
     Field,
     IPvAnyNetwork,
     ValidationError,
+    ValidationInfo,
     field_validator,
     model_validator,
 )
@@ -85,8 +86,17 @@ class ReceptionSection(Section):
     max_associations: Annotated[int, Field(ge=1, le=1000)] = 20
     max_pdu_bytes: Annotated[int, Field(ge=4096, le=16 * 1024 * 1024)] = 1024 * 1024
     idle_timeout_s: PositiveSeconds = 60.0
+    max_instance_mb: Annotated[int, Field(ge=1, le=2048)] = 512
+    max_buffer_mb: Annotated[int, Field(ge=1)] = 2048
     other_modalities: Literal["refuse", "ignore"] = "refuse"
     min_free_disk_mb: Annotated[int, Field(ge=0)] = 2048
+
+    @field_validator("max_buffer_mb")
+    @classmethod
+    def _holds_an_instance(cls, value: int, info: ValidationInfo) -> int:
+        if value < info.data.get("max_instance_mb", 0):
+            raise ValueError("less than max_instance_mb: the longest instances could never be received")
+        return value
 
 
 class CompletionSection(Section):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import cast
@@ -27,7 +28,7 @@ from dicom_node.malformed import MALFORMED, brief
 from dicom_node.part10 import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME, FileMeta
 from dicom_node.spool import Spool
 from dicom_node.supported import KEPT_SOP_CLASSES, supported_contexts
-from dicom_node.upper_layer import Discarded
+from dicom_node.upper_layer import Discarded, InstanceMemory
 
 LOGGER = logging.getLogger(__name__)
 ARTIM_S = 30.0  # PS3.8 9.1.5: how long a connection may stay without an association
@@ -61,6 +62,7 @@ class Receiver:
         on_event_report: takes the commitment reports of a PACS that calls back; None: no such call is accepted.
         on_association_end: called with the SeriesInstanceUIDs that an association has touched, after it is over
             and `active_series` has dropped them.
+        seconds: a clock that only goes forward.
     """
 
     def __init__(
@@ -70,6 +72,7 @@ class Receiver:
         on_stored: OnStored,
         on_event_report: OnEventReport | None = None,
         on_association_end: OnAssociationEnd | None = None,
+        seconds: Callable[[], float] = time.monotonic,
     ) -> None:
         self._config = config
         self._spool = spool
@@ -77,7 +80,8 @@ class Receiver:
         self._on_event_report = on_event_report
         self._on_association_end = on_association_end
         self._lock = threading.Lock()
-        self._series: dict[InboundAssociation, set[str]] = {}
+        self._seconds = seconds
+        self._series: dict[InboundAssociation, dict[str, float]] = {}  # and when its last instance came
         self._server: StorageServer | None = None
 
     def start(self) -> int:
@@ -101,6 +105,7 @@ class Receiver:
                 service=self,
                 networks=reception.networks,
                 max_associations=reception.max_associations,
+                memory=InstanceMemory(reception.max_instance_mb << 20, reception.max_buffer_mb << 20),
                 idle_timeout_s=reception.idle_timeout_s,
                 artim_s=min(ARTIM_S, reception.idle_timeout_s),
             )
@@ -118,9 +123,14 @@ class Receiver:
             self._server = None
 
     def active_series(self) -> frozenset[str]:
-        """SeriesInstanceUIDs of which an association that is still open has sent instances."""
+        """SeriesInstanceUIDs of which an association that is still open has sent an instance a short time ago.
+
+        Short is `reception.idle_timeout_s`: an association that says nothing for so long is ended, and one that is
+        kept open beyond, by C-ECHO or with instances of other series, must not hold up a series for ever.
+        """
+        since = self._seconds() - self._config.reception.idle_timeout_s
         with self._lock:
-            return frozenset[str]().union(*self._series.values())
+            return frozenset(uid for sent in self._series.values() for uid, at in sent.items() if at > since)
 
     def admit(self, called_ae: str, calling_ae: str) -> Rejection | None:
         """Whether an association may be opened (PS3.8 table 9-21)."""
@@ -168,7 +178,7 @@ class Receiver:
     def ended(self, assoc: InboundAssociation) -> None:
         """Forget what an association has touched, and tell."""
         with self._lock:
-            series = self._series.pop(assoc, set())
+            series = self._series.pop(assoc, {})
         if self._on_association_end is not None:
             self._on_association_end(frozenset(series))
 
@@ -181,11 +191,11 @@ class Receiver:
         if request.DataSet is None:
             return _failure(CANNOT_UNDERSTAND, "there is no data set")
         if isinstance(request.DataSet, Discarded):
-            return _failure(OUT_OF_RESOURCES, "the instance is too long for this node")
+            return _failure(OUT_OF_RESOURCES, request.DataSet.reason)
         instance = identify(request.DataSet, transfer_syntax)
         check(instance, str(sop_class), str(request.AffectedSOPInstanceUID))
         with self._lock:
-            self._series.setdefault(assoc, set()).add(instance.series_uid)
+            self._series.setdefault(assoc, {})[instance.series_uid] = self._seconds()
         meta = FileMeta(sop_class, instance.sop_instance_uid, transfer_syntax, assoc.calling_ae, assoc.host)
         with request.DataSet.getbuffer() as data:
             path = self._spool.write(meta, data)

@@ -34,8 +34,10 @@ PDV_HEADER = struct.Struct(">LB")  # length of what follows, presentation contex
 P_DATA_TF_TYPE = 0x04
 MIN_PDU_LIMIT = 1 << 20  # an A-ASSOCIATE-RQ may be longer than the data PDUs that we ask for
 MAX_COMMAND_BYTES = 1 << 20
-MAX_INSTANCE_BYTES = 2 << 30
+RESERVED_BYTES = 4 << 20  # so much of the shared memory is taken at a time: most instances need no more
 DISCARD_BYTES = 1 << 16
+TOO_LONG = "longer than reception.max_instance_mb"
+NO_MEMORY = "reception.max_buffer_mb is in use: send again later"
 IDLE, AWAITING_REQUEST, AWAITING_CLOSE = "Sta1", "Sta2", "Sta13"  # of PS3.8 table 9-10
 CONNECTION_CLOSED, ARTIM_EXPIRED, INVALID_PDU = "Evt17", "Evt18", "Evt19"
 P_DATA_RECEIVED = "Evt10"
@@ -255,8 +257,39 @@ class InlineUpperLayer(DULServiceProvider):
         return event
 
 
+class InstanceMemory:
+    """Memory for the data sets that all associations of a server are receiving.
+
+    Args:
+        instance_bytes: no single data set may be longer.
+        total_bytes: all together may not be.
+    """
+
+    def __init__(self, instance_bytes: int, total_bytes: int) -> None:
+        self.instance_bytes = instance_bytes
+        self._free = total_bytes
+        self._lock = threading.Lock()
+
+    def take(self, wanted: int) -> bool:
+        """Reserve so many bytes. False: there are not as many left."""
+        with self._lock:
+            if wanted > self._free:
+                return False
+            self._free -= wanted
+            return True
+
+    def give_back(self, taken: int) -> None:
+        """The reverse of `take`."""
+        with self._lock:
+            self._free += taken
+
+
 class Discarded(BytesIO):
-    """In place of a data set that is too long to be kept."""
+    """In place of a data set that is not kept, for `reason`."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__()
+        self.reason = reason
 
     def write(self, data: Any) -> int:
         """Keep nothing."""
@@ -266,7 +299,10 @@ class Discarded(BytesIO):
 class MessageProvider(DIMSEServiceProvider):
     """Puts messages together within limits. Every request waits its turn on the association's thread."""
 
-    max_instance_bytes = MAX_INSTANCE_BYTES
+    def __init__(self, assoc: Association, memory: InstanceMemory) -> None:
+        super().__init__(assoc)
+        self._memory = memory
+        self._reserved = 0
 
     def receive_primitive(self, primitive: P_DATA) -> None:
         """Add the fragments of one P-DATA; a message that is complete goes into `msg_queue`."""
@@ -275,8 +311,8 @@ class MessageProvider(DIMSEServiceProvider):
             complete = message.decode_msg(primitive)
             if message.encoded_command_set.tell() > MAX_COMMAND_BYTES:
                 raise ValueError("the command set is too long")
-            if message.data_set is not None and message.data_set.tell() > self.max_instance_bytes:
-                message.data_set = Discarded()
+            if message.data_set is not None and message.data_set.tell() > self._reserved:
+                self._reserve(message)
             if complete:
                 self.message = None
                 self.msg_queue.put(cast(Any, (message.context_id, message.message_to_primitive())))
@@ -284,3 +320,20 @@ class MessageProvider(DIMSEServiceProvider):
             LOGGER.warning("%s sent an invalid message: %s", self.assoc.name, brief(error))
             self.message = None
             self.dul.event_queue.put(INVALID_PDU)
+
+    def release_memory(self) -> None:
+        """Nothing is being received: what the last message took is given back."""
+        if self._reserved:
+            self._memory.give_back(self._reserved)
+            self._reserved = 0
+
+    def _reserve(self, message: DIMSEMessage) -> None:
+        """Take memory for what a message has grown by; keep nothing of one that is too long or finds none left."""
+        length = cast(BytesIO, message.data_set).tell()
+        too_long = length > self._memory.instance_bytes
+        wanted = min(length + RESERVED_BYTES, self._memory.instance_bytes) - self._reserved
+        if not too_long and self._memory.take(wanted):
+            self._reserved += wanted
+            return
+        self.release_memory()
+        message.data_set = Discarded(TOO_LONG if too_long else NO_MEMORY)

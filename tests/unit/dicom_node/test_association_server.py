@@ -183,6 +183,24 @@ class TestMidTransfer:
         assert node.received() == []
         assert list(node.spool.partial.iterdir()) == []
 
+    def test_the_memory_of_an_instance_that_breaks_off_is_given_back(
+        self, node: Node, conversation: list[bytes], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        before, take, taken = node.memory._free, node.memory.take, threading.Event()
+        monkeypatch.setattr(node.memory, "take", lambda wanted: (take(wanted), taken.set())[0])
+        data = conversation[3]
+        unfinished = data[:11] + bytes([data[11] & 0b01]) + data[12:]  # of its fragment: not the last
+        with connected(node) as peer:
+            peer.sendall(b"".join(conversation[:3]) + unfinished)
+            assert read_pdu(peer)[0] == A_ASSOCIATE_AC
+            assert taken.wait(SECONDS)
+            assert node.memory._free < before
+        assert node.ended.get(timeout=SECONDS) == frozenset()
+        for thread in association_threads():
+            thread.join(SECONDS)
+        assert node.memory._free == before
+        assert node.received() == []
+
     def test_an_abort_between_command_and_data_set(self, node: Node, conversation: list[bytes]) -> None:
         with connected(node) as peer:
             peer.sendall(abort_in(conversation, 2) + struct.pack(">BxLxxBB", A_ABORT, 4, 0, 0))

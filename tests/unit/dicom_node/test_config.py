@@ -38,6 +38,16 @@ def test_every_key_of_the_code_is_explained_in_the_shipped_file() -> None:
             assert f"\n{key} = " in text or f"\n# {key} = " in text, f"{name}.{key}"
 
 
+def test_memory_for_all_instances_holds_the_longest_one() -> None:
+    with pytest.raises(ConfigError, match="reception.max_buffer_mb: less than max_instance_mb"):
+        config.parse({"reception": {"max_instance_mb": 100, "max_buffer_mb": 99}})
+    with pytest.raises(ConfigError, match="reception.max_buffer_mb"):
+        config.parse({"reception": {"max_buffer_mb": 100}})
+    assert (
+        config.parse({"reception": {"max_instance_mb": 100, "max_buffer_mb": 100}}).reception.max_buffer_mb == 100
+    )
+
+
 def test_every_complaint_comes_at_once_with_its_toml_path() -> None:
     with pytest.raises(ConfigError) as caught:
         config.parse(

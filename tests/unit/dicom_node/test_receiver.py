@@ -29,7 +29,6 @@ from dicom_node.errors import NodeError
 from dicom_node.receiver import Receiver
 from dicom_node.spool import Spool
 from dicom_node.supported import TRANSFER_SYNTAXES
-from dicom_node.upper_layer import MessageProvider
 from tests.fixtures.reception import (
     Node,
     calling,
@@ -188,12 +187,30 @@ class TestRefusing:
                 assert status(store_dataset(assoc, ct())) == 0x0000
         assert len(node.received()) == 2
 
-    def test_an_instance_longer_than_the_limit(self, node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(MessageProvider, "max_instance_bytes", 100_000)
-        with calling(node) as assoc:
-            assert status(store_dataset(assoc, ct(size=512))) == 0xA700
-            assert status(store_dataset(assoc, ct(size=64))) == 0x0000
-        assert len(node.received()) == 1
+    def test_an_instance_longer_than_the_limit(self, state: Path) -> None:
+        with receiving(state, max_instance_mb=1) as node, calling(node) as assoc:
+            response = store_dataset(assoc, ct(size=1024))
+            assert status(response) == 0xA700
+            assert "max_instance_mb" in response.ErrorComment  # type: ignore[union-attr]
+            assert status(store_dataset(assoc, ct(size=512))) == 0x0000
+            assert node.memory._free == 2048 << 20
+            assert len(node.received()) == 1
+
+    def test_more_at_once_than_the_memory_for_all(self, state: Path) -> None:
+        """While one association holds what there is, another is told to come again; then it may."""
+        with receiving(state, max_instance_mb=8, max_buffer_mb=8) as node, calling(node) as assoc:
+            before = node.memory._free
+            assert before == 8 << 20
+            assert node.memory.take(before - 1)
+            response = store_dataset(assoc, ct())
+            assert status(response) == 0xA700
+            assert "send again later" in response.ErrorComment  # type: ignore[union-attr]
+            assert node.memory._free == 1
+            node.memory.give_back(before - 1)
+            for _ in range(3):
+                assert status(store_dataset(assoc, ct(size=1024))) == 0x0000
+            assert node.memory._free == before
+            assert len(node.received()) == 3
 
 
 class TestModalities:

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 from pydicom.dataset import Dataset
-from pydicom.uid import CTImageStorage
+from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from pynetdicom import AE, build_context, build_role
 from pynetdicom.association import Association
-from pynetdicom.sop_class import StorageCommitmentPushModel, StorageCommitmentPushModelInstance
+from pynetdicom.sop_class import StorageCommitmentPushModel, StorageCommitmentPushModelInstance, Verification
 
 from dicom_node.commitment import CommitmentReport
 from dicom_node.receiver import Receiver
@@ -31,6 +31,8 @@ from tests.fixtures.reception import (
     store,
     store_dataset,
 )
+
+CT = (CTImageStorage, ExplicitVRLittleEndian)
 
 
 @pytest.fixture
@@ -74,6 +76,28 @@ class TestSeries:
                 assoc.dul.socket.socket.close()
             assert node.ended.get(timeout=SECONDS) == {"1.2.1"}
             assert node.receiver.active_series() == frozenset()
+
+    def test_an_association_that_is_kept_open_does_not_hold_up_a_series_for_ever(self, state: Path) -> None:
+        """Pooled by its peer, or kept awake by C-ECHO: each series counts from its own last instance."""
+        now = [1000.0]
+        config = settings(state, idle_timeout_s=60)
+        receiver = Receiver(config, Spool(state), lambda _: None, seconds=lambda: now[0])
+        node = Node(Spool(state), receiver.start(), receiver)
+        try:
+            with calling(node, [CT, (Verification, ImplicitVRLittleEndian)]) as assoc:
+                assert status(store_dataset(assoc, ct(SeriesInstanceUID="1.2.1"))) == 0x0000
+                now[0] += 59
+                assert receiver.active_series() == {"1.2.1"}
+                assert status(store_dataset(assoc, ct(SeriesInstanceUID="1.2.2"))) == 0x0000
+                now[0] += 1
+                assert receiver.active_series() == {"1.2.2"}
+                assert status(store_dataset(assoc, ct(SeriesInstanceUID="1.2.1"))) == 0x0000
+                assert receiver.active_series() == {"1.2.1", "1.2.2"}
+                now[0] += 60
+                assert assoc.send_c_echo().Status == 0x0000
+                assert receiver.active_series() == frozenset()
+        finally:
+            receiver.stop()
 
     def test_an_association_that_stored_nothing_touched_nothing(self, node: Node) -> None:
         with calling(node):
