@@ -22,6 +22,7 @@ from dicom_node import resources
 from dicom_node.config import Config, Destination
 from dicom_node.errors import ConfigError, NodeError, NotFound
 from dicom_node.ledger import Ledger
+from dicom_node.result_file import damaged
 from dicom_node.spool import REASON_SUFFIX
 from dicom_node.states import SeriesState
 from pipeline import RESEARCH_USE_ONLY, __version__
@@ -155,9 +156,11 @@ def show_series(uid: SeriesArgument, config: ConfigOption = DEFAULT_CONFIG, json
 
 @app.command()
 def retry(uid: SeriesArgument, config: ConfigOption = DEFAULT_CONFIG) -> None:
-    """Do again what ended badly: deliveries that failed, else the analysis."""
+    """Do again what ended badly: deliveries that failed, else the analysis; also where a result file is damaged."""
+    results = configuration.load(config).node.state_dir / "results"
     with _open_ledger(config) as ledger:
-        record = ledger.retry(uid, datetime.now(UTC))
+        lost = damaged(ledger.details(uid).results, results)
+        record = ledger.retry(uid, datetime.now(UTC), lost)
     typer.echo(f"{uid}: {record.state} {record.reason}".rstrip())
 
 

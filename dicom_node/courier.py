@@ -6,7 +6,6 @@ made of pauses: a new courier asks at once about everything that is SENT.
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import random
 import threading
@@ -24,6 +23,7 @@ from dicom_node.config import Config, Destination
 from dicom_node.errors import NodeError, PermanentError, TransientError
 from dicom_node.ledger import Ledger
 from dicom_node.ledger_records import Delivery
+from dicom_node.result_file import damage
 from dicom_node.retry import RetryPolicy
 from dicom_node.states import DeliveryState
 from pipeline.types import ObjectReference
@@ -131,9 +131,9 @@ class Courier:
         sound: dict[Path, Delivery] = {}
         for delivery in self._ledger.due_deliveries(self.destination.name, self._pace.clock()):
             path = self._results_dir / delivery.path
-            damage = _damage(path, delivery.sha256)
-            if damage:
-                self._ledger.delivery_failed(delivery.id, self._pace.clock(), damage)
+            harm = damage(path, delivery.sha256)
+            if harm:
+                self._ledger.delivery_failed(delivery.id, self._pace.clock(), harm)
             else:
                 sound[path] = delivery
         if not sound:
@@ -311,18 +311,6 @@ def _reference(delivery: Delivery) -> ObjectReference:
     return ObjectReference(
         delivery.study_uid, delivery.series_uid, delivery.sop_class_uid, delivery.sop_instance_uid
     )
-
-
-def _damage(path: Path, sha256: str) -> str:
-    """What is wrong with a stored object; empty when it is what the analysis wrote."""
-    try:
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        return f"The result file {path} cannot be read ({error.strerror}): restore it from a backup."
-    if digest != sha256:
-        return f"The result file {path} is not what the analysis wrote (SHA-256 differs): restore it from a backup."
-    return ""
 
 
 def _given_up(error: NodeError) -> str:

@@ -30,7 +30,7 @@ from dicom_node.completion import RELEASE_PAUSE
 from dicom_node.config import Config
 from dicom_node.coordinator import Coordinator
 from dicom_node.dispatch import Dispatcher
-from dicom_node.errors import IllegalTransition, TransientError
+from dicom_node.errors import IllegalTransition, NotFound, TransientError
 from dicom_node.ingest import Ingest
 from dicom_node.ledger import Ledger, SeriesRecord
 from dicom_node.spool import Spool
@@ -226,6 +226,70 @@ def test_where_the_chosen_series_is_spoilt_the_next_best_is_taken(bench: Bench) 
     assert bench.state(SHARP) is S.DELIVERED
 
 
+def test_a_failed_delivery_is_not_doubled_by_another_series(bench: Bench) -> None:
+    bench.send_all(SOFT)
+    for _ in range(4):
+        bench.after(200)
+    for delivery in bench.ledger.due_deliveries("pacs", bench.now):
+        bench.ledger.delivery_failed(delivery.id, bench.now, "AE not recognised")
+    assert bench.state() is S.FAILED
+    bench.send_all(SHARP)
+    bench.settle()
+    assert (bench.state(SOFT), bench.state(SHARP)) == (S.FAILED, S.NOT_ANALYSED)
+    assert [result["series_uid"] for result in _current(bench.ledger)] == [SOFT]
+    bench.ledger.retry(SOFT, bench.now)
+    bench.settle()
+    assert bench.state() is S.DELIVERED
+
+
+def test_cancel_retry_the_other_retry_the_first_leaves_one_result(bench: Bench) -> None:
+    bench.send_all(SHARP)
+    bench.send_all(SOFT)
+    for _ in range(4):
+        bench.after(200)
+    assert bench.state() is S.ANALYSED
+    bench.ledger.cancel(SOFT, bench.now)
+    bench.settle()
+    assert (bench.state(SOFT), bench.state(SHARP)) == (S.CANCELLED, S.DELIVERED)
+    bench.ledger.retry(SHARP, bench.now)
+    bench.settle()
+    bench.ledger.retry(SOFT, bench.now)
+    bench.settle()
+    assert (bench.state(SOFT), bench.state(SHARP)) == (S.DELIVERED, S.NOT_ANALYSED)
+    assert [result["series_uid"] for result in _current(bench.ledger)] == [SOFT]
+
+
+def test_a_study_may_have_any_number_of_series(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    limits: list[int | None] = []
+    original = bench.ledger.list_series
+
+    def list_series(**query: Any) -> list[SeriesRecord]:
+        limits.append(query["limit"])
+        return original(**query)
+
+    monkeypatch.setattr(bench.ledger, "list_series", list_series)
+    bench.send_all()
+    bench.after(20)
+    assert bench.state() is S.QUEUED
+    assert limits == [None]
+
+
+@pytest.mark.parametrize("left", ["nothing", "one that is reopened"])
+def test_a_study_that_changes_while_it_is_looked_at_is_left_for_the_next_look(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, left: str
+) -> None:
+    bench.send_all()
+    bench.after(10)
+    study = bench.ledger.complete_studies()
+    if left == "nothing":
+        study = ["7.7"]
+    else:
+        bench.send(SOFT, 6)
+    monkeypatch.setattr(bench.ledger, "complete_studies", lambda: study)
+    bench.after(0)
+    assert bench.state() is (S.COMPLETE if left == "nothing" else S.RECEIVING)
+
+
 def test_a_person_may_prefer_the_other_series(bench: Bench) -> None:
     bench.send_all(SHARP)
     bench.send_all(SOFT)
@@ -250,6 +314,14 @@ def test_an_identity_corrected_in_the_pacs_reissues_the_result_for_the_right_pat
     bench.settle()
     assert [result["patients"] for result in _current(bench.ledger)] == [["RIGHT"]]
     assert bench.ledger.series(SOFT).revision == 2
+
+
+def test_a_wrong_correction_that_is_taken_back_ends_with_the_right_patient(bench: Bench) -> None:
+    for pid in ("RIGHT", "WRONG", "RIGHT"):
+        bench.send_all(pid=pid)
+        bench.settle()
+        assert [result["patients"] for result in _current(bench.ledger)] == [[pid]]
+    assert bench.ledger.series(SOFT).revision == 3
 
 
 def test_a_conflict_ends_the_series_until_a_person_decides(bench: Bench) -> None:
@@ -336,9 +408,10 @@ def test_an_error_of_ours_ends_the_thread_so_that_the_node_notices(
 
 
 class Story(RuleBasedStateMachine):
-    """Arrivals, re-sends, corrections, conflicts, late slices, restarts and people, in any order.
+    """Arrivals, re-sends, corrections, conflicts, late slices, failed deliveries, restarts, people, in any order.
 
-    The model knows for each SOP instance which version counts: the last one that was new, of equal pixels.
+    The model knows for each SOP instance which version counts: the last one received of equal pixels; once a person
+    has asked, the last one received.
     """
 
     warm: Warm
@@ -350,23 +423,27 @@ class Story(RuleBasedStateMachine):
         type(self).number += 1
         self.bench = Bench(self.warm.emptied(), self.folder / str(self.number))
         self.bench.no_lungs = no_lungs
-        self.seen: set[tuple[str, int, str, int]] = set()
         self.current: dict[str, dict[int, tuple[str, int]]] = {SOFT: {}, SHARP: {}}
-        self.conflicts: dict[str, dict[int, tuple[str, int]]] = {SOFT: {}, SHARP: {}}
+        self.last: dict[str, dict[int, tuple[str, int]]] = {SOFT: {}, SHARP: {}}
+        self.conflicts: dict[str, dict[int, set[tuple[str, int]]]] = {SOFT: {}, SHARP: {}}
+        self.cancelled: set[str] = set()
 
     series = st.sampled_from([SOFT, SHARP])
     numbers = st.integers(1, 6)
 
     def _send(self, series_uid: str, number: int, pid: str, pixels: int) -> None:
         self.bench.send(series_uid, number, pid, pixels)
-        if (series_uid, number, pid, pixels) in self.seen:
-            return
-        self.seen.add((series_uid, number, pid, pixels))
-        counts = self.current[series_uid].get(number)
+        version, counts = (pid, pixels), self.current[series_uid].get(number)
+        self.last[series_uid][number] = version
         if counts is None or counts[1] == pixels:
-            self.current[series_uid][number] = (pid, pixels)
+            self.current[series_uid][number] = version
+            changed = counts not in (None, version)
         else:
-            self.conflicts[series_uid][number] = (pid, pixels)
+            conflicting = self.conflicts[series_uid].setdefault(number, set())
+            changed = version not in conflicting
+            conflicting.add(version)
+        if changed:  # may concern what was sent before it was cancelled
+            self.cancelled.discard(series_uid)
 
     @rule(uid=series, pid=st.sampled_from(["P1", "P2"]))
     def a_whole_series(self, uid: str, pid: str) -> None:
@@ -377,9 +454,9 @@ class Story(RuleBasedStateMachine):
     def one_instance(self, uid: str, number: int, pid: str) -> None:
         self._send(uid, number, pid, 0)
 
-    @rule(uid=series, number=numbers)
-    def other_pixels(self, uid: str, number: int) -> None:
-        self._send(uid, number, "P1", 7)
+    @rule(uid=series, number=numbers, pid=st.sampled_from(["P1", "P2"]))
+    def other_pixels(self, uid: str, number: int, pid: str) -> None:
+        self._send(uid, number, pid, 7)
 
     @rule(seconds=st.sampled_from([0, 5, 10, 20, 120]))
     def time_goes_on(self, seconds: float) -> None:
@@ -388,6 +465,11 @@ class Story(RuleBasedStateMachine):
     @rule()
     def results_are_delivered(self) -> None:
         deliver(self.bench.ledger, now=self.bench.now)
+
+    @rule()
+    def deliveries_fail(self) -> None:
+        for delivery in self.bench.ledger.due_deliveries("pacs", self.bench.now):
+            self.bench.ledger.delivery_failed(delivery.id, self.bench.now, "AE not recognised")
 
     @rule()
     def the_node_restarts(self) -> None:
@@ -404,9 +486,18 @@ class Story(RuleBasedStateMachine):
             self.bench.ledger.retry(uid, self.bench.now)
         except IllegalTransition:
             return
+        self.cancelled.discard(uid)
         if not unsent:
-            self.current[uid] |= self.conflicts[uid]
+            self.current[uid] |= {number: self.last[uid][number] for number in self.conflicts[uid]}
             self.conflicts[uid] = {}
+
+    @rule(uid=series)
+    def a_person_cancels(self, uid: str) -> None:
+        try:
+            self.bench.ledger.cancel(uid, self.bench.now)
+        except (IllegalTransition, NotFound):
+            return
+        self.cancelled.add(uid)
 
     @invariant()
     def never_two_results_in_one_study(self) -> None:
@@ -422,15 +513,22 @@ class Story(RuleBasedStateMachine):
             return
         assert all(delivery.current for delivery in self.bench.ledger.due_deliveries("pacs", self.bench.now))
 
+    def _settle(self) -> None:
+        """To the end; a person asks for each delivery that failed."""
+        self.bench.settle()
+        for record in self.bench.ledger.list_series(states=[S.FAILED]):
+            self.bench.ledger.retry(record.series_uid, self.bench.now)
+        self.bench.settle()
+
     def teardown(self) -> None:
         if not hasattr(self, "bench"):
             return
-        self.bench.settle()
+        self._settle()
         ledger = self.bench.ledger
         assert list(self.bench.spool.quarantine.iterdir()) == []
         fit = {uid for uid, kept in self.current.items() if self._is_fit(uid, kept)}
         current = _current(ledger)
-        assert bool(current) == bool(fit - self.bench.no_lungs)
+        assert bool(current) == bool(fit - self.bench.no_lungs - self.cancelled)
         for result in current:
             uid = result["series_uid"]
             kept = self.current[uid]
@@ -442,10 +540,12 @@ class Story(RuleBasedStateMachine):
         for record in ledger.list_series():
             details = ledger.details(record.series_uid)
             assert details.instances[InstanceState.CURRENT] == len(self.current[record.series_uid])
-            assert record.state in (S.DELIVERED, S.NOT_ANALYSED, S.INCOMPLETE)
+            assert (record.state is S.CANCELLED) == (record.series_uid in self.cancelled)
+            assert record.state in (S.DELIVERED, S.NOT_ANALYSED, S.INCOMPLETE, S.CANCELLED)
             assert record.state is S.DELIVERED or record.reason, "no series ends silently"
             assert all(job.state not in (JobState.WAITING, JobState.RUNNING) for job in details.jobs)
-            assert {d.state for d in details.deliveries} <= {D.COMMITTED, D.CANCELLED}
+            assert {d.state for d in details.deliveries} <= {D.COMMITTED, D.CANCELLED, D.FAILED}
+            assert {d.state for d in details.deliveries if d.current} <= {D.COMMITTED}
 
     def _is_fit(self, uid: str, kept: dict[int, tuple[str, int]]) -> bool:
         # Every second slice is a regular series, too: nothing can tell.

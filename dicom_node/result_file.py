@@ -1,0 +1,28 @@
+"""Whether a stored result object still is what the analysis wrote."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from pathlib import Path
+
+from dicom_node.ledger_records import ResultRecord
+
+REMEDY = "restore it from a backup and retry; without a backup, `dicomnode retry` analyses the series again"
+
+
+def damage(path: Path, sha256: str) -> str:
+    """What is wrong with a stored object, a sentence; empty when it is what the analysis wrote."""
+    try:
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        return f"The result file {path} cannot be read ({error.strerror}): {REMEDY}."
+    if digest != sha256:
+        return f"The result file {path} is not what the analysis wrote (SHA-256 differs): {REMEDY}."
+    return ""
+
+
+def damaged(results: Iterable[ResultRecord], results_dir: Path) -> list[int]:
+    """Ids of the current results whose files are lost or changed."""
+    return [item.id for item in results if item.current and damage(results_dir / item.path, item.sha256)]

@@ -1,0 +1,79 @@
+"""Result files that were lost or changed, and what a person's retry makes of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from dicom_node.cli import app
+from dicom_node.result_file import damage, damaged
+from dicom_node.states import DeliveryState, SeriesState
+from pipeline.types import ResultKind
+from tests.fixtures.outbox import Outbox
+from tests.fixtures.part10 import sha256
+from tests.fixtures.samples import SERIES
+
+HARM: dict[str, Callable[[Path], object]] = {
+    "altered": lambda path: path.write_bytes(path.read_bytes()[:-1] + b"\x07"),
+    "gone": lambda path: path.unlink(),
+}
+
+
+@pytest.fixture
+def outbox(tmp_path: Path) -> Iterator[Outbox]:
+    with ExitStack() as stack:
+        yield Outbox(tmp_path, stack)
+
+
+def _retry(outbox: Outbox) -> str:
+    """`dicomnode retry` of the series, in the state folder of the outbox."""
+    config = outbox.folder / "config.toml"
+    config.write_text(f'[node]\nstate_dir = "{outbox.folder}"\n')
+    ran = CliRunner().invoke(app, ["retry", SERIES, "--config", str(config)])
+    assert ran.exit_code == 0, ran.output
+    return ran.output
+
+
+@pytest.mark.parametrize("harm", HARM.values(), ids=HARM)
+def test_harm_is_seen_in_the_file_that_has_it(outbox: Outbox, harm: Callable[[Path], object]) -> None:
+    paths = outbox.fill()
+    results = outbox.ledger.details(SERIES).results
+    assert damaged(results, outbox.results) == []
+    digests = {kind: sha256(path) for kind, path in paths.items()}
+    harm(paths[ResultKind.LESIONS])
+    assert damaged(results, outbox.results) == [item.id for item in results if item.kind is ResultKind.LESIONS]
+    assert "analyses the series again" in damage(paths[ResultKind.LESIONS], digests[ResultKind.LESIONS])
+    assert damage(paths[ResultKind.SR], digests[ResultKind.SR]) == ""
+
+
+@pytest.mark.parametrize("harm", HARM.values(), ids=HARM)
+def test_retry_of_a_delivery_that_failed_for_a_damaged_file_analyses_again(
+    outbox: Outbox, harm: Callable[[Path], object]
+) -> None:
+    _, port = outbox.archive(same_association=True)
+    harm(outbox.fill()[ResultKind.LESIONS])
+    outbox.courier(port).run_once()
+    assert outbox.series().state is SeriesState.FAILED
+    assert "receiving" in _retry(outbox)
+    assert (outbox.series().state, outbox.series().revision) == (SeriesState.RECEIVING, 2)
+    assert not any(result.current for result in outbox.ledger.details(SERIES).results)
+
+
+def test_retry_delivers_a_file_that_was_restored(outbox: Outbox) -> None:
+    _, port = outbox.archive(same_association=True)
+    path = outbox.fill()[ResultKind.LESIONS]
+    content = path.read_bytes()
+    path.unlink()
+    courier = outbox.courier(port)
+    courier.run_once()
+    path.write_bytes(content)
+    assert "analysed" in _retry(outbox)
+    outbox.clock.now = datetime.now(UTC)  # the command has a clock of its own
+    courier.run_once()
+    assert outbox.states() == {DeliveryState.COMMITTED}
+    assert outbox.series().revision == 1
