@@ -2,7 +2,7 @@
 
 No timer alone shows that a series is whole. In this order:
 
-1. Quiet: no open association has touched it, and nothing came for `series_quiet_s`. Until then nothing is judged.
+1. Quiet: no association is sending it, and nothing came for `series_quiet_s`. Until then nothing is judged.
 2. Conflicts: a SOP instance that came with other pixels. The node cannot know which is right.
 3. Kind: CT Image Storage; not localizers, secondary captures or reformations by ImageType value 2 and following
    (PS3.3 C.8.2.1.1.1). DERIVED alone never rejects. Single images of these kinds among slices are left out.
@@ -244,7 +244,7 @@ def _sentence(
     """How it was shown that the series is whole. ASCII: it goes into the SR."""
     parts = [
         f"{len(chosen)} slices at regular distances of {assessment.spacing_mm:.2f} mm without gap",
-        f"every association released and no further instance for {rules.series_quiet_s:g} s",
+        f"no association was sending it and no further instance came for {rules.series_quiet_s:g} s",
         _numbering(chosen),
     ]
     if left_out:

@@ -200,7 +200,10 @@ BAD_HEADERS = {
     "no instance UID": ({"SOPInstanceUID": ""}, "missing or without a usable value: SOPInstanceUID"),
     "no position": ({"ImagePositionPatient": None}, "ImagePositionPatient"),
     "half an orientation": ({"ImageOrientationPatient": [1, 0, 0]}, "ImageOrientationPatient"),
-    "zero orientation": ({"ImageOrientationPatient": [0] * 6}, "12 slice(s) have no usable position or orientation"),
+    "zero orientation": (
+        {"ImageOrientationPatient": [0] * 6},
+        "12 slice(s) have no usable position or orientation",
+    ),
     "empty spacing": ({"PixelSpacing": None}, "PixelSpacing"),
     "no rescale": ({"RescaleSlope": None, "RescaleIntercept": None}, "RescaleSlope, RescaleIntercept"),
     "zero slope": ({"RescaleSlope": "0"}, "RescaleSlope is 0"),
