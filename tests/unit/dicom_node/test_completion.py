@@ -55,8 +55,8 @@ def test_a_regular_chest_series_is_complete_and_says_how_that_was_shown() -> Non
     ending = _ending(stack(20))
     assert ending.state is S.COMPLETE
     assert ending.completeness == (
-        "20 slices at regular distances of 5.00 mm without gap; every association released and no further instance "
-        "for 30 s; InstanceNumber 1 to 20 without hole"
+        "20 slices at regular distances of 5.00 mm without gap; no association was sending it and no further "
+        "instance came for 30 s; InstanceNumber 1 to 20 without hole"
     )
     assert ending.completeness.isascii()
 
