@@ -104,7 +104,7 @@ def train(model: UNet, run: Run, batches: Batches, loss: Loss) -> UNet:
 def _epoch(
     model: UNet, optimizer: torch.optim.Optimizer, run: Run, batches: Batches, loss: Loss, epoch: int
 ) -> tuple[list[float], int]:
-    model.train()
+    model.train(not run.recipe.frozen_norm)
     losses, images = [], 0
     for batch in batches(np.random.default_rng([run.seed, epoch])):
         value = loss(model, batch.to(run.device))
@@ -124,12 +124,15 @@ def _finished(run: Run, model: UNet, average: AveragedModel, batches: Batches) -
     """Averaged weights need batch norm statistics of their own: one more epoch without gradients."""
     if run.recipe.average_last < 2:
         return model
+    averaged = cast(UNet, average.module)
+    if run.recipe.frozen_norm:
+        return averaged
     stacks = (
         batch.to(run.device).stacks for batch in batches(np.random.default_rng([run.seed, run.recipe.epochs]))
     )
     with autocast(run.device):
         update_bn(stacks, average)
-    return cast(UNet, average.module)
+    return averaged
 
 
 def _resume(run: Run, model: UNet, average: AveragedModel, optimizer: torch.optim.Optimizer) -> int:

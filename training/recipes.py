@@ -22,6 +22,8 @@ class Recipe(BaseModel):
             of 200), "cosine" falls to 0.
         crop: rows and columns of the training image, None is the whole network grid. The networks are fully
             convolutional; a crop around the lungs saves a third of the time.
+        frozen_norm: batch norm keeps its statistics. A mixture of masked and whole images has other statistics in
+            each small batch than on average, and a network fitted to the former fails in inference mode.
         masked: chance that the lung mask is applied to a training image.
         average_last: weights are the mean over so many last epochs; 0 and 1 take the last.
         volume_slices, phantom_slices: drawn per epoch from the volumes and the phantoms, beside the cohort.
@@ -39,6 +41,7 @@ class Recipe(BaseModel):
     stacks: StackMix = StackMix()
     crop: tuple[int, int] | None = None
     masked: float = Field(default=0.0, ge=0, le=1)
+    frozen_norm: bool = False
     average_last: int = Field(default=0, ge=0)
     volume_slices: int = Field(default=0, ge=0)
     phantom_slices: int = Field(default=0, ge=0)
@@ -118,6 +121,35 @@ UNET1: Mapping[str, Recipe] = {
             average_last=4,
             volume_slices=60,
             phantom_slices=90,
+        ),
+        Recipe(
+            name="demo-finish",
+            epochs=12,
+            batch=6,
+            rate=1e-3,
+            loss="bce_dice",
+            augmentation=_VARIED,
+            stacks=StackMix(repeat_single=0.7, repeat_volume=0.1, drop=0.2),
+            crop=_LUNG_CROP,
+            masked=0.9,
+            average_last=4,
+            volume_slices=45,
+            phantom_slices=140,
+        ),
+        Recipe(
+            name="demo-frozen",
+            epochs=7,
+            batch=6,
+            rate=5e-4,
+            loss="bce_dice",
+            augmentation=_VARIED,
+            stacks=StackMix(repeat_single=0.7, repeat_volume=0.1, drop=0.2),
+            crop=_LUNG_CROP,
+            masked=1.0,
+            frozen_norm=True,
+            average_last=2,
+            volume_slices=60,
+            phantom_slices=70,
         ),
     )
 }
