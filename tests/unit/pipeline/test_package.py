@@ -5,16 +5,20 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from pydicom.dataset import Dataset
 from safetensors.torch import load_file, save
 
-from pipeline import package
+from pipeline import package, phantom, segment
 from pipeline.errors import ModelError
 from pipeline.package import Licence, Manifest, Network, Training
+from pipeline.phantom import PhantomSpec
 from pipeline.preprocess import Preprocessing
+from pipeline.types import CtVolume, PipelineSettings
 from pipeline.unet import Architecture, UNet
 
 ARCH = Architecture(features=4)
@@ -202,3 +206,27 @@ def test_a_broken_package_is_not_installed(folder: Path, tmp_path: Path) -> None
     with pytest.raises(ModelError):
         package.install(folder, tmp_path / "models")
     assert not (tmp_path / "models").exists()
+
+
+def test_the_shipped_package_loads_and_says_what_it_is() -> None:
+    shipped = package.load(None)
+    assert shipped.manifest.licence.name == "CC BY-NC-SA 4.0"
+    assert "not for diagnostic use" in shipped.manifest.intended_use
+    card = (shipped.folder / "MODEL_CARD.md").read_text(encoding="utf-8")
+    assert "non-commercial" in card
+    assert "creativecommons.org" in (shipped.folder / "LICENSE-MODEL").read_text(encoding="utf-8")
+    assert sum(path.stat().st_size for path in shipped.folder.iterdir()) < 8e6
+
+
+def test_the_shipped_package_finds_drawn_lesions_and_leaves_healthy_lungs_alone() -> None:
+    ill = PhantomSpec(slices=20, slice_spacing_mm=14.0)
+    for spec, healthy in ((ill, False), (replace(ill, lesions=()), True)):
+        made = phantom.make(spec, seed=11)
+        volume = CtVolume(made.hu, made.affine, tuple(Dataset() for _ in made.hu))
+        found = segment.segment(volume, made.lungs, package.load(None), PipelineSettings(device="cpu"))
+        lung = made.lungs.both.sum()
+        assert abs(found.infection.sum() - made.lesions.infection.sum()) < 0.02 * lung
+        assert abs(found.consolidation.sum() - made.lesions.consolidation.sum()) < 0.01 * lung
+        if not healthy:
+            overlap = (found.infection & made.lesions.infection).sum()
+            assert 2 * overlap > 0.7 * (found.infection.sum() + made.lesions.infection.sum())

@@ -148,3 +148,12 @@ def test_the_e_step_leaves_the_statistics_alone() -> None:
     assert torch.equal(before, net.bottom.norm.running_mean)
     assert labels.dtype == torch.bool
     assert not labels[1].any()
+
+
+def test_frozen_norm_keeps_the_statistics_and_still_learns(tmp_path: Path) -> None:
+    start = unet1.fit(POOL, ARCH, SETTINGS, Run(tmp_path / "start", recipe(epochs=2), 1, CPU))
+    run = Run(tmp_path / "frozen", recipe(epochs=2, frozen_norm=True), 1, CPU)
+    tuned = unet1.fit(POOL, ARCH, SETTINGS, run, start)
+    before, after = start.state_dict(), tuned.state_dict()
+    assert all(torch.equal(before[name], after[name]) for name in before if "running" in name)
+    assert any(not torch.equal(before[name], after[name]) for name in before if "weight" in name)
