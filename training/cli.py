@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
 from pipeline.errors import PipelineError
-from pipeline.package import Licence
 from pipeline.types import PipelineSettings
 from pipeline.unet import Architecture
 from training import evaluate as evaluation
@@ -20,7 +19,7 @@ from training import export as exporting
 from training import runs
 from training.data import Folders, Setting
 from training.errors import TrainingError
-from training.recipes import UNET1, UNET2, EmRecipe, Recipe
+from training.recipes import UNET1, UNET2, Recipe
 from training.runs import CrossValidation, Where
 
 app = typer.Typer(
@@ -30,6 +29,7 @@ app = typer.Typer(
     help="Train, cross-validate, export and evaluate model packages. Research use only.",
 )
 console = Console()
+Named = TypeVar("Named", bound=Recipe)
 
 LungChoice = StrEnum("LungChoice", {"NONE": "none", "BUILTIN": "builtin", "COHORT": "cohort"})
 
@@ -125,16 +125,8 @@ def export(
     paper: Annotated[list[Path] | None, typer.Option(help="Texts to put beside the weights.")] = None,
 ) -> None:
     """Write a model package from two finished runs."""
-    said = json.loads(label.read_text(encoding="utf-8"))
     papers = {path.name: path.read_text(encoding="utf-8") for path in paper or ()}
-    wanted = exporting.Label(
-        name=said["name"],
-        version=said["version"],
-        data=tuple(said["data"]),
-        licence=Licence.model_validate(said["licence"]),
-        metrics=said["metrics"],
-        papers=papers,
-    )
+    wanted = exporting.read_label(label, papers)
     made = exporting.export(unet1, unet2, wanted, out)
     console.print(f"{made.identity.name} {made.identity.version} is in {out}, SHA-256 {made.identity.digest}")
 
@@ -155,7 +147,7 @@ def evaluate(
     _show(evaluation.evaluate(cohort, labels, model, settings, out, repeated), out)
 
 
-def named(recipes: Any, name: str) -> Any:
+def named(recipes: Mapping[str, Named], name: str) -> Named:
     """A recipe by name. Raises TrainingError with the names that exist."""
     if name not in recipes:
         raise TrainingError(f"there is no recipe {name!r}; the recipes are {', '.join(recipes)}")
@@ -185,6 +177,3 @@ def main() -> None:
     except (TrainingError, PipelineError) as error:
         console.print(f"[red]{error}[/red]", highlight=False)
         raise SystemExit(1) from error
-
-
-__all__ = ["EmRecipe", "Recipe", "app", "main"]

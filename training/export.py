@@ -67,6 +67,22 @@ class Label:
     papers: dict[str, str]
 
 
+def read_label(path: Path, papers: dict[str, str]) -> Label:
+    """The JSON file that names a package. Raises RunError where it is not as `docs/demo-package.json` shows."""
+    try:
+        said = json.loads(path.read_text(encoding="utf-8"))
+        return Label(
+            name=said["name"],
+            version=said["version"],
+            data=tuple(said["data"]),
+            licence=Licence.model_validate(said["licence"]),
+            metrics=said["metrics"],
+            papers=papers,
+        )
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise RunError(f"{path} does not name a package: {error}") from error
+
+
 def export(first: Path, second: Path, label: Label, out: Path) -> ModelPackage:
     """Write the package of two runs to the folder `out`. Raises RunError, ModelError."""
     one, two = finished(first, Recipe), finished(second, EmRecipe)

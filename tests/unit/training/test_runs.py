@@ -151,3 +151,13 @@ def test_the_program_ends_with_a_sentence(
         cli.main()
     assert ended.value.code == 1
     assert "no cases in" in capsys.readouterr().out
+
+
+def test_the_label_of_a_package_is_read_or_refused(tmp_path: Path) -> None:
+    shipped = export.read_label(Path(cli.__file__).parents[1] / "docs" / "demo-package.json", {})
+    assert shipped.licence.name == "CC BY-NC-SA 4.0"
+    wrong = tmp_path / "label.json"
+    for text in ("{", "[]", '{"name": "x"}'):
+        wrong.write_text(text)
+        with pytest.raises(RunError, match="does not name a package"):
+            export.read_label(wrong, {})
