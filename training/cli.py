@@ -91,7 +91,9 @@ def unet2(
 def crossval(
     cohort: CohortDir,
     out: Out,
-    recipe: Annotated[str, typer.Option(help=f"UNet-1: one of {', '.join(UNET1)}.")] = "plain",
+    recipe: Annotated[
+        list[str] | None, typer.Option(help=f"UNet-1, may be repeated for stages: {', '.join(UNET1)}.")
+    ] = None,
     em: Annotated[list[str] | None, typer.Option(help=f"UNet-2, may be repeated: {', '.join(UNET2)}.")] = None,
     volumes: Volumes = None,
     volume_labels: VolumeLabels = "pseudo-label",
@@ -108,7 +110,7 @@ def crossval(
     what = CrossValidation(
         Folders(cohort, volumes, volume_labels),
         _setting(lungs, phantoms, features),
-        named(UNET1, recipe),
+        [named(UNET1, name) for name in recipe or ["plain"]],
         [named(UNET2, name) for name in em or ()],
         folds,
         seed,

@@ -95,6 +95,11 @@ UNET1: Mapping[str, Recipe] = {
         Recipe(name="plain", **_PLAIN),
         Recipe(name="plain-lungs", **_PLAIN, masked=1.0),
         Recipe(
+            name="plain-frozen",
+            frozen_norm=True,
+            **{**_PLAIN, "epochs": 30, "rate": 1e-3, "average_last": 8},
+        ),
+        Recipe(
             name="demo",
             epochs=24,
             batch=6,

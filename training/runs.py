@@ -18,7 +18,7 @@ from training.batches import Pool
 from training.crossval import Held
 from training.data import Folders, Setting
 from training.dataset import Example
-from training.errors import CohortError
+from training.errors import CohortError, RunError
 from training.loop import Run
 from training.recipes import EmRecipe, Recipe
 from training.score import Overlap, summary
@@ -73,11 +73,11 @@ def all_data_unet2(
 
 @dataclass(frozen=True)
 class CrossValidation:
-    """What to cross-validate: UNet-1 by `recipe`, then UNet-2 by each of `em` from the same UNet-1."""
+    """What to cross-validate: UNet-1 by each of `stages` in turn, then UNet-2 by each of `em` from the last."""
 
     folders: Folders
     setting: Setting
-    recipe: Recipe
+    stages: Sequence[Recipe]
     em: Sequence[EmRecipe]
     folds: int
     seed: int
@@ -115,8 +115,12 @@ def _fold(
 ) -> dict[str, list[Overlap]]:
     wanted, room, seed = setting.preprocessing, where.room, what.seed + fold
     pool = Pool([case.example for case in train], extra.volumes, extra.phantoms)
-    run = where.run(f"unet1-fold{fold}", what.recipe, seed, setting, pool.cohort)
-    first = unet1.fit(pool, setting.architecture, wanted, run)
+    first = None
+    for stage in what.stages:
+        run = where.run(f"{stage.name}-fold{fold}", stage, seed, setting, pool.cohort)
+        first = unet1.fit(pool, setting.architecture, wanted, run, first)
+    if first is None:
+        raise RunError("cross-validation needs a recipe for UNet-1")
     scores = {"infection": crossval.score_unet1(first, test, wanted, room)}
     rivals = {"threshold": crossval.by_threshold(wanted)}
     for recipe in what.em:

@@ -50,7 +50,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_cross_validation_scores_every_case_once_and_resumes(folder: Path, tmp_path: Path) -> None:
-    what = CrossValidation(Folders(folder), SETTING, ONE, [TWO], folds=2, seed=1)
+    what = CrossValidation(Folders(folder), SETTING, [ONE], [TWO], folds=2, seed=1)
     where = Where(tmp_path / "cv", "cpu")
     metrics = runs.cross_validate(what, where)
     assert set(metrics) == {"infection", "threshold", "two"}
@@ -58,7 +58,7 @@ def test_cross_validation_scores_every_case_once_and_resumes(folder: Path, tmp_p
         rows = list(csv.DictReader(file))
     assert sorted(row["case"] for row in rows) == [f"c{k}" for k in range(8)]
     assert {row["fold"] for row in rows} == {"0", "1"}
-    log = where.out / "unet1-fold0" / "log.csv"
+    log = where.out / "one-fold0" / "log.csv"
     before = log.read_bytes()
     assert runs.cross_validate(what, where) == metrics
     assert log.read_bytes() == before
