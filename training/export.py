@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import platform
 from dataclasses import dataclass
@@ -39,6 +40,11 @@ def keep(folder: Path, net: UNet) -> None:
     draft = folder / f"{NETWORK}.part"
     save_file({name: value.contiguous() for name, value in net.state_dict().items()}, draft)
     draft.replace(folder / NETWORK)
+
+
+def weights_digest(folder: Path) -> str:
+    """SHA-256 (hex) of the weights of a finished run."""
+    return hashlib.sha256((folder / NETWORK).read_bytes()).hexdigest()
 
 
 def finished(folder: Path, kind: type[Recipe]) -> Finished:

@@ -38,9 +38,22 @@ class Where:
         """For predictions."""
         return Room(devices.choose(self.device), BATCH)
 
-    def run(self, name: str, recipe: Recipe, seed: int, setting: Setting, train: Sequence[Example]) -> Run:
-        """A run in the subfolder `name` ("" is the folder itself); its identity holds what it was trained on."""
+    def run(
+        self,
+        name: str,
+        recipe: Recipe,
+        seed: int,
+        setting: Setting,
+        train: Sequence[Example],
+        start: Path | None = None,
+    ) -> Run:
+        """A run in the subfolder `name` ("" is the folder itself).
+
+        Its identity holds what it was trained on and, by hash, the finished run in `start` that it goes on from.
+        """
         note = {"setting": setting.model_dump(mode="json"), "train": sorted(example.name for example in train)}
+        if start is not None:
+            note["start"] = export.weights_digest(start)
         return Run(self.out / name, recipe, seed, devices.choose(self.device), note)
 
 
@@ -52,7 +65,8 @@ def all_data_unet1(
     if first is not None:
         setting = setting.model_copy(update={"architecture": first.arch})
     pool, setting = data.pool(folders, setting)
-    run = where.run("", recipe, seed, setting, [*pool.cohort, *pool.volumes, *pool.phantoms])
+    refuse_unused(pool, recipe)
+    run = where.run("", recipe, seed, setting, [*pool.cohort, *pool.volumes, *pool.phantoms], start)
     net = unet1.fit(pool, setting.architecture, setting.preprocessing, run, first)
     export.keep(run.folder, net)
     return net
@@ -65,10 +79,21 @@ def all_data_unet2(
     first = export.finished(start, Recipe)
     setting = setting.model_copy(update={"architecture": first.setting.architecture})
     pool, setting = data.pool(folders, setting)
-    run = where.run("", recipe, seed, setting, [*pool.cohort, *pool.phantoms])
+    refuse_unused(Pool(pool.cohort, (), pool.phantoms), recipe)
+    run = where.run("", recipe, seed, setting, [*pool.cohort, *pool.phantoms], start)
     net = unet2.fit(first.net, pool, setting.preprocessing, run)
     export.keep(run.folder, net)
     return net
+
+
+def refuse_unused(pool: Pool, recipe: Recipe) -> None:
+    """Raise RunError where data are given that the recipe never draws, or absent that it wants to draw."""
+    drawn = (("volumes", pool.volumes, recipe.volume_slices), ("phantoms", pool.phantoms, recipe.phantom_slices))
+    for name, given, slices in drawn:
+        if given and not slices:
+            raise RunError(f"recipe {recipe.name!r} does not train on {name}; leave --{name} out")
+        if slices and not given:
+            raise RunError(f"recipe {recipe.name!r} draws {slices} slices of {name} an epoch; give --{name}")
 
 
 @dataclass(frozen=True)

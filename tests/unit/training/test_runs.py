@@ -17,6 +17,7 @@ from pipeline.package import Licence
 from pipeline.preprocess import Preprocessing
 from pipeline.unet import Architecture
 from training import cli, cohort, crossval, dataset, export, runs
+from training.batches import Pool
 from training.crossval import Held
 from training.data import Folders, Setting
 from training.dataset import Example, Source, prepare
@@ -161,3 +162,28 @@ def test_the_label_of_a_package_is_read_or_refused(tmp_path: Path) -> None:
         wrong.write_text(text)
         with pytest.raises(RunError, match="does not name a package"):
             export.read_label(wrong, {})
+
+
+@pytest.mark.parametrize(
+    ("recipe", "given", "says"),
+    [
+        (ONE, {"volumes": 1}, "does not train on volumes"),
+        (ONE, {"phantoms": 1}, "does not train on phantoms"),
+        (ONE.model_copy(update={"phantom_slices": 5}), {}, "give --phantoms"),
+        (ONE.model_copy(update={"volume_slices": 5}), {}, "give --volumes"),
+    ],
+)
+def test_data_that_a_recipe_does_not_draw_are_refused(
+    folder: Path, recipe: Recipe, given: dict[str, int], says: str
+) -> None:
+    case = cohort.read(folder)[0]
+    example = prepare(dataset.load(case, None), SETTING.preprocessing)
+    pool = Pool([example], **{name: [example] * count for name, count in given.items()})
+    with pytest.raises(RunError, match=says):
+        runs.refuse_unused(pool, recipe)
+
+
+def test_a_run_remembers_the_weights_it_goes_on_from(folder: Path, tmp_path: Path) -> None:
+    runs.all_data_unet1(Folders(folder), SETTING, ONE, 1, Where(tmp_path / "one", "cpu"))
+    runs.all_data_unet2(Folders(folder), SETTING, TWO, tmp_path / "one", 1, Where(tmp_path / "two", "cpu"))
+    assert export.weights_digest(tmp_path / "one") in (tmp_path / "two" / "run.json").read_text()
