@@ -177,8 +177,11 @@ def test_what_dicom_cannot_carry_is_refused_with_words(tmp_path: Path, tool: Too
 
 def test_a_wrong_config_and_missing_weights_are_told_at_once(tmp_path: Path) -> None:
     served = Served(tmp_path, lungs={"weights": str(tmp_path / "absent.pth")}, analysis={"model": str(tmp_path)})
-    with pytest.raises(RuntimeError, match="absent.pth"):
-        served.start()
+    try:
+        with pytest.raises(RuntimeError, match="absent.pth"):
+            served.start()
+    finally:
+        served.kill()  # should it have started after all
     checked = served.command("check")
     assert checked.returncode == 2
     assert "analysis.model" in checked.stderr and "lungs.weights" in checked.stderr
