@@ -88,6 +88,26 @@ _PLAIN: Mapping[str, Any] = {
     "average_last": 10,
 }
 
+_DEMO: Mapping[str, Any] = {
+    "epochs": 24,
+    "batch": 6,
+    "rate": 2e-3,
+    "loss": "bce_dice",
+    "augmentation": _VARIED,
+    "stacks": StackMix(repeat_single=0.7, repeat_volume=0.15, drop=0.25),
+    "crop": _LUNG_CROP,
+    "masked": 0.8,
+    "average_last": 5,
+    "volume_slices": 80,
+    "phantom_slices": 30,
+}
+_DEMO_ON: Mapping[str, Any] = {  # what its later stages share
+    "rate": 1e-3,
+    "stacks": StackMix(repeat_single=0.7, repeat_volume=0.1, drop=0.2),
+    "masked": 0.9,
+    "average_last": 4,
+}
+
 UNET1: Mapping[str, Recipe] = {
     recipe.name: recipe
     for recipe in (
@@ -99,62 +119,24 @@ UNET1: Mapping[str, Recipe] = {
             frozen_norm=True,
             **{**_PLAIN, "epochs": 30, "rate": 1e-3, "average_last": 8},
         ),
+        Recipe(name="demo", **_DEMO),
+        Recipe(name="demo-tune", **{**_DEMO, **_DEMO_ON, "epochs": 14, "volume_slices": 60, "phantom_slices": 90}),
         Recipe(
-            name="demo",
-            epochs=24,
-            batch=6,
-            rate=2e-3,
-            loss="bce_dice",
-            augmentation=_VARIED,
-            stacks=StackMix(repeat_single=0.7, repeat_volume=0.15, drop=0.25),
-            crop=_LUNG_CROP,
-            masked=0.8,
-            average_last=5,
-            volume_slices=80,
-            phantom_slices=30,
-        ),
-        Recipe(
-            name="demo-tune",
-            epochs=14,
-            batch=6,
-            rate=1e-3,
-            loss="bce_dice",
-            augmentation=_VARIED,
-            stacks=StackMix(repeat_single=0.7, repeat_volume=0.1, drop=0.2),
-            crop=_LUNG_CROP,
-            masked=0.9,
-            average_last=4,
-            volume_slices=60,
-            phantom_slices=90,
-        ),
-        Recipe(
-            name="demo-finish",
-            epochs=12,
-            batch=6,
-            rate=1e-3,
-            loss="bce_dice",
-            augmentation=_VARIED,
-            stacks=StackMix(repeat_single=0.7, repeat_volume=0.1, drop=0.2),
-            crop=_LUNG_CROP,
-            masked=0.9,
-            average_last=4,
-            volume_slices=45,
-            phantom_slices=140,
+            name="demo-finish", **{**_DEMO, **_DEMO_ON, "epochs": 12, "volume_slices": 45, "phantom_slices": 140}
         ),
         Recipe(
             name="demo-frozen",
-            epochs=7,
-            batch=6,
-            rate=5e-4,
-            loss="bce_dice",
-            augmentation=_VARIED,
-            stacks=StackMix(repeat_single=0.7, repeat_volume=0.1, drop=0.2),
-            crop=_LUNG_CROP,
-            masked=1.0,
-            frozen_norm=True,
-            average_last=2,
-            volume_slices=60,
-            phantom_slices=70,
+            **{
+                **_DEMO,
+                **_DEMO_ON,
+                "epochs": 7,
+                "rate": 5e-4,
+                "masked": 1.0,
+                "frozen_norm": True,
+                "average_last": 2,
+                "volume_slices": 60,
+                "phantom_slices": 70,
+            },
         ),
     )
 }

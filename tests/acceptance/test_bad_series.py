@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 import subprocess
-import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import pydicom
 import pytest
 from pydicom.dataset import Dataset
 from pydicom.uid import EnhancedCTImageStorage
 
 from pipeline import phantom, phantom_series
-from tests.fixtures.served import Served
+from tests.fixtures.dcmtk import Dcmtk
+from tests.fixtures.served import Served, series_uid
 
 Tool = Callable[[str], str]
 SPEC = phantom.PhantomSpec(slices=16, rows=64, columns=64, slice_spacing_mm=10.0)
-WAIT_S = 120.0
-SETTLED = {"delivered", "analysed", "not_analysed", "incomplete", "failed", "cancelled"}
 
 
 def coronal(index: int, ds: Dataset) -> None:
@@ -119,33 +116,21 @@ def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     assert served.stop() == 0
 
 
-def send(tool: Tool, node: Served, folder: Path) -> str:
-    command = [tool("/usr/bin/dcmsend"), "-aec", "DICOMNODE", "127.0.0.1", str(node.port), "+sd", str(folder)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return str(pydicom.dcmread(next(folder.iterdir()), stop_before_pixels=True).SeriesInstanceUID)
-
-
-def settled(node: Served, uid: str) -> dict[str, Any]:
-    pause = threading.Event()
-    details: dict[str, Any] | None = None
-    for _ in range(int(WAIT_S)):
-        details = node.show(uid)
-        if details is not None and details["series"]["state"] in SETTLED:
-            return details
-        pause.wait(0.5)
-    raise AssertionError(f"not settled: {details}\n" + "".join(node.log[-30:]))
+def send(dcmtk: Dcmtk, node: Served, folder: Path) -> str:
+    done = dcmtk.dcmsend(node.port, [folder], "DICOMNODE")
+    assert done.returncode == 0, done.stdout
+    return series_uid(folder)
 
 
 def test_every_bad_series_ends_with_its_reason_and_the_next_good_one_is_analysed(
-    tmp_path: Path, tool: Tool, node: Served
+    tmp_path: Path, dcmtk: Dcmtk, node: Served
 ) -> None:
     sent = {}
     for name, bad in BAD.items():
         folder = tmp_path / name.replace(" ", "-")
         phantom.write_series(phantom.make(bad.spec), folder, uid_seed=name, **bad.options)
-        sent[name] = send(tool, node, folder)
-    endings = {name: settled(node, uid)["series"] for name, uid in sent.items()}
+        sent[name] = send(dcmtk, node, folder)
+    endings = {name: node.settled(uid)["series"] for name, uid in sent.items()}
     wrong = {
         name: (ending["state"], ending["reason"])
         for name, ending in endings.items()
@@ -155,7 +140,7 @@ def test_every_bad_series_ends_with_its_reason_and_the_next_good_one_is_analysed
 
     good = tmp_path / "good"
     phantom.write_series(phantom.make(SPEC), good, uid_seed="good")
-    assert settled(node, send(tool, node, good))["series"]["state"] == "analysed"
+    assert node.settled(send(dcmtk, node, good))["series"]["state"] == "analysed"
 
 
 def test_what_dicom_cannot_carry_is_refused_with_words(tmp_path: Path, tool: Tool, node: Served) -> None:

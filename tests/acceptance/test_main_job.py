@@ -15,12 +15,11 @@ import pytest
 
 from pipeline import phantom
 from tests.fixtures import validators
+from tests.fixtures.dcmtk import Dcmtk
 from tests.fixtures.orthanc import Orthanc
-from tests.fixtures.served import Served
+from tests.fixtures.served import Served, series_uid
 
 Tool = Callable[[str], str]
-WAIT_S = 240.0
-SETTLED = {"delivered", "not_analysed", "incomplete", "failed", "cancelled"}
 
 
 @pytest.fixture
@@ -38,30 +37,6 @@ def served(tmp_path: Path, orthanc: Orthanc) -> Iterator[Served]:
     orthanc.know("DICOMNODE", node.start())
     yield node
     node.kill()
-
-
-def dcmsend(tool: Tool, node: Served, folder: Path) -> subprocess.CompletedProcess[str]:
-    """What a modality or PACS does: every file of a folder on one association."""
-    target = ["-aec", "DICOMNODE", "127.0.0.1", str(node.port)]
-    return subprocess.run(
-        [tool("/usr/bin/dcmsend"), *target, "+sd", "+r", str(folder)], capture_output=True, text=True, timeout=300
-    )
-
-
-def settled(node: Served, uid: str) -> dict[str, Any]:
-    """Wait until a series has come to its end; `dicomnode show` of it."""
-    pause = threading.Event()
-    for _ in range(int(WAIT_S)):
-        details = node.show(uid)
-        if details is not None and details["series"]["state"] in SETTLED:
-            return details
-        pause.wait(1.0)
-    raise AssertionError(f"series {uid} is not settled: {details}\n" + "".join(node.log[-40:]))
-
-
-def series_uid(folder: Path) -> str:
-    first = next(path for path in sorted(folder.rglob("*.dcm")))
-    return str(pydicom.dcmread(first, stop_before_pixels=True).SeriesInstanceUID)
 
 
 def results_in(orthanc: Orthanc) -> dict[str, bytes]:
@@ -83,7 +58,7 @@ def the_same_in_the_pacs(node: Served, orthanc: Orthanc, details: dict[str, Any]
 
 
 def test_real_series_end_as_committed_results_or_with_a_reason(
-    tmp_path: Path, tool: Tool, shared: Path, orthanc: Orthanc, served: Served
+    tmp_path: Path, tool: Tool, dcmtk: Dcmtk, shared: Path, orthanc: Orthanc, served: Served
 ) -> None:
     covid = tmp_path / "covid"
     volume = shared / "data" / "covid" / "volumes" / "ct" / "coronacases_org_002.nii.gz"
@@ -100,8 +75,8 @@ def test_real_series_end_as_committed_results_or_with_a_reason(
     served.stop()
     served.start()
     for folder in folders.values():
-        assert dcmsend(tool, served, folder).returncode == 0
-    story = {name: settled(served, series_uid(folder)) for name, folder in folders.items()}
+        assert dcmtk.dcmsend(served.port, [folder], "DICOMNODE").returncode == 0
+    story = {name: served.settled(series_uid(folder)) for name, folder in folders.items()}
 
     assert {name: details["series"]["state"] for name, details in story.items()} == {
         "philips": "delivered",
@@ -127,35 +102,40 @@ def test_real_series_end_as_committed_results_or_with_a_reason(
     assert validators.pixelmed(tool, reports[0]) == []
 
 
+def received(node: Served) -> int:
+    """Files of answered instances, recorded or not."""
+    return sum(len(list((node.state_dir / name).rglob("*.dcm"))) for name in ("incoming", "archive"))
+
+
 SMALL = phantom.PhantomSpec(slices=24, rows=128, columns=128, slice_spacing_mm=9.0)
 
 
 @pytest.mark.parametrize("moment", ["reception", "analysis", "delivery"])
 def test_killed_at_any_moment_it_ends_with_one_committed_result_set(
-    tmp_path: Path, tool: Tool, orthanc: Orthanc, served: Served, moment: str
+    tmp_path: Path, dcmtk: Dcmtk, orthanc: Orthanc, served: Served, moment: str
 ) -> None:
     ct = tmp_path / "ct"
     phantom.write_series(phantom.make(SMALL), ct)
     uid = series_uid(ct)
     signs = {
-        "reception": lambda: len(list((served.state_dir / "incoming").iterdir())) > 5 or "filed" in served.log,
+        "reception": lambda: received(served) > 5,
         "analysis": lambda: any("analysis begins" in line for line in served.log),
         "delivery": lambda: any(row["Modality"] in {"SEG", "SR", "OT"} for row in orthanc.instances()),
     }
-    sender = threading.Thread(target=dcmsend, args=(tool, served, ct))
+    sender = threading.Thread(target=dcmtk.dcmsend, args=(served.port, [ct], "DICOMNODE"))
     sender.start()
     pause = threading.Event()
-    for _ in range(2000):
-        if signs[moment]() or (moment == "reception" and not sender.is_alive()):
+    for _ in range(12000):
+        if signs[moment]():
             break
-        pause.wait(0.02)
+        pause.wait(0.005)
     served.kill()
     sender.join()
-    assert signs[moment]() or moment == "reception"
+    assert signs[moment]()
 
     served.start()
-    assert dcmsend(tool, served, ct).returncode == 0  # a sender repeats what it was not sure of
-    details = settled(served, uid)
+    assert dcmtk.dcmsend(served.port, [ct], "DICOMNODE").returncode == 0  # a sender repeats what it was not sure of
+    details = served.settled(uid)
     assert details["series"]["state"] == "delivered"
     assert details["instances"]["current"] == SMALL.slices
     assert [row["current"] for row in details["results"]].count(True) == 3

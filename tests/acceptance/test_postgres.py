@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import subprocess
-import threading
-from collections.abc import Callable
 from pathlib import Path
 
-import pydicom
-
 from pipeline import phantom
+from tests.fixtures.dcmtk import Dcmtk
 from tests.fixtures.postgres import Server
-from tests.fixtures.served import Served
+from tests.fixtures.served import Served, series_uid
 
 SPEC = phantom.PhantomSpec(slices=16, rows=64, columns=64, slice_spacing_mm=10.0)
 
 
-def test_from_an_empty_database_to_results(tmp_path: Path, postgres: Server, tool: Callable[[str], str]) -> None:
+def test_from_an_empty_database_to_results(tmp_path: Path, postgres: Server, dcmtk: Dcmtk) -> None:
     postgres.run("CREATE DATABASE served")
     state_dir = tmp_path / "node" / "state"
     node = Served(
@@ -25,17 +21,9 @@ def test_from_an_empty_database_to_results(tmp_path: Path, postgres: Server, too
     try:
         node.start()
         assert node.command("check").returncode == 0
-        files = phantom.write_series(phantom.make(SPEC), tmp_path / "ct")
-        target = ["-aec", "DICOMNODE", "127.0.0.1", str(node.port)]
-        subprocess.run([tool("/usr/bin/dcmsend"), *target, "+sd", str(tmp_path / "ct")], check=True)
-        uid = str(pydicom.dcmread(files[0], stop_before_pixels=True).SeriesInstanceUID)
-        pause = threading.Event()
-        for _ in range(200):
-            details = node.show(uid)
-            if details is not None and details["series"]["state"] == "analysed":
-                break
-            pause.wait(0.5)
-        assert details is not None and details["series"]["state"] == "analysed", node.log[-20:]
+        phantom.write_series(phantom.make(SPEC), tmp_path / "ct")
+        assert dcmtk.dcmsend(node.port, [tmp_path / "ct"], "DICOMNODE").returncode == 0
+        assert node.settled(series_uid(tmp_path / "ct"))["series"]["state"] == "analysed"
         assert not (state_dir / "ledger.sqlite").exists()
         assert node.stop() == 0
     finally:
