@@ -16,7 +16,7 @@ from pipeline import package
 from pipeline.package import Licence
 from pipeline.preprocess import Preprocessing
 from pipeline.unet import Architecture
-from training import cli, cohort, crossval, dataset, export, runs
+from training import cli, cli_options, cohort, crossval, dataset, export, runs
 from training.batches import Pool
 from training.crossval import Held
 from training.data import Folders, Setting
@@ -140,7 +140,7 @@ def test_commands_name_what_exists() -> None:
     assert shown.exit_code == 0
     assert all(name in shown.output for name in ("unet1", "unet2", "crossval", "export", "evaluate"))
     with pytest.raises(TrainingError, match="the recipes are paper"):
-        cli.named({"paper": ONE}, "secret")
+        cli_options.named({"paper": ONE}, "secret")
 
 
 def test_the_program_ends_with_a_sentence(

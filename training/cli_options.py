@@ -1,0 +1,49 @@
+"""Options, tables and errors that the commands of `dicomnode-train` share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from training.errors import TrainingError
+from training.recipes import Recipe
+
+console = Console()
+Named = TypeVar("Named", bound=Recipe)
+
+LungChoice = StrEnum("LungChoice", {"NONE": "none", "BUILTIN": "builtin", "COHORT": "cohort"})
+
+CohortDir = Annotated[Path, typer.Option("--cohort", help="Folder with cases.csv, ct/ and label/.")]
+Volumes = Annotated[Path | None, typer.Option(help="Folder with ct/ of volumes, for real stacks of slices.")]
+VolumeLabels = Annotated[str, typer.Option(help="Folder of their labels beside ct/.")]
+Lungs = Annotated[LungChoice, typer.Option(help="Lung masks: none, the built-in method, or lung/ of the cohort.")]
+Phantoms = Annotated[int, typer.Option(min=0, help="Synthetic studies to add.")]
+Features = Annotated[int, typer.Option(help="Channels of the first level; 32 is the paper's.")]
+Seed = Annotated[int, typer.Option(help="Everything random follows from it.")]
+Device = Annotated[str, typer.Option(help='"auto", "cpu" or "cuda:0".')]
+Threads = Annotated[int, typer.Option(min=0, help="Torch threads; 0: as many as there are cores.")]
+Out = Annotated[Path, typer.Option(help="Folder of the run; an interrupted run there is resumed.")]
+
+
+def named(recipes: Mapping[str, Named], name: str) -> Named:
+    """A recipe by name. Raises TrainingError with the names that exist."""
+    if name not in recipes:
+        raise TrainingError(f"there is no recipe {name!r}; the recipes are {', '.join(recipes)}")
+    return recipes[name]
+
+
+def show(metrics: dict[str, Any], out: Path) -> None:
+    """A table of Dice figures, and where they were written."""
+    table = Table("what", "cases", "Dice per case", "SD", "median", "pooled")
+    for name, one in metrics.items():
+        if isinstance(one, dict) and "pooled" in one:
+            figures = [f"{one[key]:.3f}" for key in ("mean", "sd", "median", "pooled")]
+            table.add_row(name, str(one["cases"]), *figures)
+    console.print(table)
+    console.print(f"written to {out}")
