@@ -1,8 +1,8 @@
 """A model package: a folder with `manifest.json` and the weights of both networks as safetensors.
 
 Loading refuses whatever does not match its manifest: a wrong hash, a tensor too many or too few, another shape or
-type, a value that is not a number, a field nobody knows. Nothing is ever unpickled. Weights are kept as float16
-and run as float32.
+type, a value that is not a number, a field nobody knows. Nothing is ever unpickled. Weights are kept as float16,
+imported ones as float32, and run as float32.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import json
 import os
 import shutil
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -31,12 +32,13 @@ from pipeline.unet import Architecture, UNet
 
 MANIFEST = "manifest.json"
 DEMO = "demo"
-STORED = torch.float16
+STORED: Mapping[str, torch.dtype] = {"float16": torch.float16, "float32": torch.float32}
 UNUSED = "num_batches_tracked"  # batch norm's counter; inference has no use for it
 
 Slug = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 Probability = Annotated[float, Field(gt=0, lt=1)]
+Precision = Literal["float16", "float32"]
 
 
 class _Strict(BaseModel):
@@ -44,11 +46,12 @@ class _Strict(BaseModel):
 
 
 class Network(_Strict):
-    """One network: its layout, its weights file in the package folder and the SHA-256 of that file."""
+    """One network: its layout, its weights file in the package folder, that file's SHA-256 and precision."""
 
     architecture: Architecture
     file: Literal["unet1.safetensors", "unet2.safetensors"]
     sha256: Digest
+    precision: Precision = "float16"
 
 
 class Thresholds(_Strict):
@@ -153,7 +156,7 @@ def _network(folder: Path, entry: Network, digest: hashlib._Hash) -> UNet:
     except SafetensorError as error:
         raise ModelError(f"{path} is not a safetensors file: {error}") from error
     net = UNet(entry.architecture)
-    _check(path, state, stored_state(net))
+    _check(path, state, stored_state(net, entry.precision))
     net.load_state_dict({name: value.float() for name, value in state.items()}, strict=False)
     return net.eval().requires_grad_(False)
 
@@ -165,8 +168,8 @@ def _check(path: Path, state: dict[str, Tensor], expected: dict[str, Tensor]) ->
         value, wanted = state[name], expected[name]
         if value.shape != wanted.shape:
             faults.append(f"{name} has the shape {tuple(value.shape)}, not {tuple(wanted.shape)}")
-        elif value.dtype != STORED:
-            faults.append(f"{name} is {value.dtype}, not {STORED}")
+        elif value.dtype != wanted.dtype:
+            faults.append(f"{name} is {value.dtype}, not {wanted.dtype}")
         elif not bool(torch.isfinite(value).all()):
             faults.append(f"{name} holds values that are not finite")
     if faults:
@@ -174,18 +177,18 @@ def _check(path: Path, state: dict[str, Tensor], expected: dict[str, Tensor]) ->
         raise ModelError(f"{path} does not fit the architecture in its manifest: {shown}")
 
 
-def stored_state(net: UNet) -> dict[str, Tensor]:
-    """The tensors of a network as a package keeps them: float16, contiguous, by name."""
+def stored_state(net: UNet, precision: Precision = "float16") -> dict[str, Tensor]:
+    """The tensors of a network as a package keeps them: contiguous, by name."""
     return {
-        name: value.detach().to("cpu", STORED).contiguous()
+        name: value.detach().to("cpu", STORED[precision]).contiguous()
         for name, value in net.state_dict().items()
         if not name.endswith(UNUSED)
     }
 
 
-def encode(net: UNet) -> tuple[bytes, str]:
-    """Weights as the bytes of a safetensors file, and its SHA-256. Raises ModelError beyond float16's range."""
-    state = stored_state(net)
+def encode(net: UNet, precision: Precision = "float16") -> tuple[bytes, str]:
+    """Weights as the bytes of a safetensors file, and its SHA-256. Raises ModelError beyond its range."""
+    state = stored_state(net, precision)
     _check(Path("weights"), state, state)
     data = save_tensors(state)
     return data, hashlib.sha256(data).hexdigest()

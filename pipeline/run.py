@@ -24,10 +24,15 @@ from pydicom.uid import CTImageStorage
 
 from pipeline import __version__, checks, lungs, package, picture, pixels, quality, scores, seg, segment, sr, volume
 from pipeline.errors import PipelineError, SeriesRejected
+from pipeline.package import ModelPackage
+from pipeline.segment import Probabilities
 from pipeline.types import (
     Analysis,
     AnalysisOutcome,
     AnalysisRequest,
+    CtVolume,
+    LesionMasks,
+    LungMask,
     ObjectReference,
     PipelineSettings,
     Profile,
@@ -36,6 +41,7 @@ from pipeline.types import (
     ResultContext,
     ResultKind,
     ResultObject,
+    Scores,
 )
 
 PICTURE, REPORT = "picture.png", "result.json"
@@ -45,6 +51,32 @@ FILE_NAMES: Mapping[ResultKind, str] = {
     ResultKind.PICTURE: "picture.dcm",
     ResultKind.SR: "sr.dcm",
 }
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What is found in a volume, whatever it was read from."""
+
+    lungs: LungMask
+    probabilities: Probabilities
+    lesions: LesionMasks
+    scores: Scores
+
+
+def examine(
+    ct: CtVolume, model: ModelPackage, settings: PipelineSettings, lung_mask: LungMask | None = None
+) -> Findings:
+    """Lungs, lesions and scores of a volume; `lung_mask` takes the place of the pipeline's own lungs.
+
+    Raises:
+        SeriesRejected: no lungs were found.
+        ModelError: the networks or the lung weights are unusable.
+    """
+    if lung_mask is None:
+        lung_mask = lungs.segment(ct, settings.lung_weights, settings.device)
+    found = segment.probabilities(ct, lung_mask, model, settings)
+    lesions = segment.masks(found, lung_mask, model)
+    return Findings(lung_mask, found, lesions, scores.measure(ct, lung_mask, lesions))
 
 
 def analyse(files: Sequence[Path], settings: PipelineSettings) -> Analysis:
@@ -59,15 +91,13 @@ def analyse(files: Sequence[Path], settings: PipelineSettings) -> Analysis:
     """
     model = package.load(settings.model)
     ct = volume.load(files, settings)
-    lung_mask = lungs.segment(ct, settings.lung_weights, settings.device)
-    lesions = segment.segment(ct, lung_mask, model, settings)
-    measured = scores.measure(ct, lung_mask, lesions)
+    found = examine(ct, model, settings)
     return Analysis(
         volume=ct,
-        lungs=lung_mask,
-        lesions=lesions,
-        scores=measured,
-        flags=quality.flags(ct, lung_mask, lesions, measured),
+        lungs=found.lungs,
+        lesions=found.lesions,
+        scores=found.scores,
+        flags=quality.flags(ct, found.lungs, found.lesions, found.scores),
         model=model.identity,
         source_digest=volume.source_digest(files),
     )

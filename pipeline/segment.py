@@ -32,8 +32,30 @@ class Room:
         return None
 
 
+@dataclass(frozen=True)
+class Probabilities:
+    """What the networks say on the network grid, float32 [slice, row, column], 0 outside the lungs.
+
+    Attributes:
+        where: how the network's slices lie among the source's.
+        infected: p₁ of UNet-1.
+        consolidated: p₂ of UNet-2 inside the region that UNet-1 found, 0 elsewhere.
+    """
+
+    where: SlicePlan
+    infected: Tensor
+    consolidated: Tensor
+
+
 def segment(volume: CtVolume, lungs: LungMask, package: ModelPackage, settings: PipelineSettings) -> LesionMasks:
-    """Lesion masks on the grid of the volume, both inside the lungs.
+    """Lesion masks on the grid of the volume, both inside the lungs. Raises as `probabilities` does."""
+    return masks(probabilities(volume, lungs, package, settings), lungs, package)
+
+
+def probabilities(
+    volume: CtVolume, lungs: LungMask, package: ModelPackage, settings: PipelineSettings
+) -> Probabilities:
+    """Run UNet-1, and UNet-2 where UNet-1 found something.
 
     Raises ModelError when a network gives values that are not numbers or the device is absent, PipelineError when
     there is no memory for a single slice.
@@ -56,11 +78,16 @@ def segment(volume: CtVolume, lungs: LungMask, package: ModelPackage, settings: 
     if found:
         stacks = preprocess.neighbours(found, where.count, package.unet2.arch.slices)
         consolidated[found] = predict(package.unet2, slices, stacks, order, room) * region[found]
+    return Probabilities(where, infected, consolidated)
 
-    infection = binary(infected, where, lungs.both, manifest.thresholds.infection)
+
+def masks(found: Probabilities, lungs: LungMask, package: ModelPackage) -> LesionMasks:
+    """The thresholds of the package on the grid of the volume; consolidation inside infection inside the lungs."""
+    thresholds = package.manifest.thresholds
+    infection = binary(found.infected, found.where, lungs.both, thresholds.infection)
     return LesionMasks(
         infection=infection,
-        consolidation=binary(consolidated, where, infection, manifest.thresholds.consolidation),
+        consolidation=binary(found.consolidated, found.where, infection, thresholds.consolidation),
     )
 
 

@@ -8,6 +8,7 @@ from dicom_node.errors import NodeError
 from pipeline.errors import PipelineError
 from training.cli_evaluate import evaluate
 from training.cli_options import console
+from training.cli_published import import_published
 from training.cli_train import crossval, export, unet1, unet2
 from training.errors import TrainingError
 
@@ -17,7 +18,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Train, cross-validate, export and evaluate model packages. Research use only.",
 )
-for command in (unet1, unet2, crossval, export, evaluate):
+for command in (unet1, unet2, crossval, export, evaluate, import_published):
     app.command()(command)
 
 

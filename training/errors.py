@@ -11,3 +11,7 @@ class CohortError(TrainingError):
 
 class RunError(TrainingError):
     """A run folder does not fit the command, or training went astray."""
+
+
+class PublishedError(TrainingError):
+    """A published checkpoint cannot be imported."""

@@ -11,66 +11,17 @@ import torch
 from pydantic import ValidationError
 
 from pipeline.unet import Architecture, UNet
-
-Arrays = dict[str, np.ndarray]
-LEVELS = 4
-
-
-def published_variables(shapes: dict[str, list[int]]) -> tuple[Arrays, np.ndarray]:
-    """Weights and input by the recipe beside the reference numbers."""
-    rng = np.random.RandomState(2020)
-    made = {}
-    for name in sorted(shapes):
-        shape = shapes[name]
-        if name.endswith("moving_mean"):
-            value = rng.normal(0, 0.1, shape)
-        elif name.endswith("moving_variance"):
-            value = rng.uniform(0.5, 1.5, shape)
-        elif len(shape) == 4:
-            fan = shape[3] if shape[0] == 2 else shape[0] * shape[1] * shape[2]
-            value = rng.uniform(-1, 1, shape) * np.sqrt(3 / fan)
-        elif len(shape) == 1:
-            value = rng.uniform(-0.1, 0.1, shape)
-        else:
-            value = np.zeros(shape)
-        made[name] = np.asarray(value, dtype=np.float32)
-    x = (rng.rand(2, 256, 256, 7) * 10.8).astype(np.float32)
-    x[:, :64] = 0
-    x[:, :, 200:] = 0
-    return made, x
-
-
-def published_names() -> dict[str, str]:
-    """Our parameter name → the published variable."""
-
-    def variable(number: int) -> str:
-        return f"Variable_{number}" if number else "Variable"
-
-    names = {"bottom.conv.weight": variable(16), "head.weight": variable(44), "head.bias": variable(45)}
-    norms = {"bottom": "down1_bn4"}
-    for level in range(LEVELS):
-        names[f"down.{level}.keep.conv.weight"] = variable(4 * level)
-        names[f"down.{level}.halve.conv.weight"] = variable(4 * level + 1)
-        step = LEVELS - 1 - level
-        for offset, part in enumerate(
-            ("enlarge.weight", "enlarge.bias", "first.conv.weight", "second.conv.weight")
-        ):
-            names[f"up.{step}.{part}"] = variable(20 + 6 * step + offset)
-        norms |= {f"down.{level}.keep": f"down1_bn{level}", f"down.{level}.halve": f"down2_bn{level}"}
-        norms |= {f"up.{step}.first": f"up1_bn{level}", f"up.{step}.second": f"up2_bn{level}"}
-    for ours, theirs in norms.items():
-        names[f"{ours}.norm.running_mean"] = f"{theirs}/bnn/moving_mean"
-        names[f"{ours}.norm.running_var"] = f"{theirs}/bnn/moving_variance"
-    return names
+from tests.fixtures import published as made
+from training import published
 
 
 def test_published_graph_is_reproduced(shared: Path) -> None:
     folder = shared / "reference" / "published-unet"
-    variables, x = published_variables(json.loads((folder / "variables.json").read_text()))
+    variables, x = made.recipe(json.loads((folder / "variables.json").read_text()))
     expected = np.load(folder / "unet1_probability_seed2020.npz")["prob"][..., 0]
     net = UNet(Architecture(features=32)).eval()
     state = net.state_dict()
-    for ours, theirs in published_names().items():
+    for ours, theirs in published.names().items():
         value = torch.from_numpy(variables[theirs])
         state[ours] = value.permute(3, 2, 0, 1) if value.ndim == 4 else value
     net.load_state_dict(state)
