@@ -20,14 +20,16 @@ from pynetdicom import _config as pynetdicom_config
 from pynetdicom.ae import ApplicationEntity
 from pynetdicom.association import Association
 from pynetdicom.dimse import DIMSEServiceProvider
-from pynetdicom.pdu_primitives import A_ASSOCIATE, SCP_SCU_RoleSelectionNegotiation
+from pynetdicom.pdu_primitives import A_ASSOCIATE, P_DATA, SCP_SCU_RoleSelectionNegotiation
 from pynetdicom.presentation import PresentationContext
 from pynetdicom.transport import T_CONNECT, AddressInformation, AssociationSocket
 
 from dicom_node.errors import NodeError, PermanentError, TransientError
+from dicom_node.upper_layer import INVALID_PDU, InstanceMemory, MessageProvider
 
 MAX_CONTEXTS = 128  # PS3.8 9.3.2.2: odd identifiers of one byte
 MAX_PDU_BYTES = 128 * 1024  # what we offer to receive: answers are small
+MAX_UNANSWERED = 4  # messages that a peer may send ahead: pending responses among them
 _MARGIN_S = 10.0  # by how much the watchdog outlasts the time limits of pynetdicom
 
 _MAY_PASS = {0x0110, 0x0213, 0xFE00, *range(0xA700, 0xA800)}  # processing failure, resources, cancelled
@@ -91,15 +93,18 @@ def associate(
     handlers: Sequence[EventHandler] = (),
     roles: Sequence[SCP_SCU_RoleSelectionNegotiation] = (),
     tls: TlsArguments | None = None,
+    memory: InstanceMemory | None = None,
 ) -> Iterator[Association]:
     """An established association; released at the end, aborted where the body raises.
+
+    With `memory` the peer may send instances on it (C-GET), within that bound; its `dimse` is a `MessageProvider`.
 
     Raises:
         TransientError: not reachable, busy, silent, or the connection broke.
         PermanentError: refused in a way that a person has to change.
         NoContexts: established, but with no presentation context of ours.
     """
-    entity = _Entity(calling_ae, peer.timeout_s)
+    entity = _Entity(calling_ae, peer.timeout_s, memory)
     begin = time.monotonic()
     try:
         assoc = entity.associate(
@@ -149,8 +154,9 @@ def watched(assoc: Association, limit_s: float) -> Iterator[None]:
 class _Entity(ApplicationEntity):
     """Our side of an association, with one time limit for everything."""
 
-    def __init__(self, ae_title: str, timeout_s: float) -> None:
+    def __init__(self, ae_title: str, timeout_s: float, memory: InstanceMemory | None) -> None:
         super().__init__(ae_title)
+        self._memory = memory
         self.connection_timeout = timeout_s
         self.acse_timeout = timeout_s
         self.dimse_timeout = timeout_s
@@ -159,7 +165,7 @@ class _Entity(ApplicationEntity):
     def _create_socket(
         self, assoc: Association, address: AddressInformation, tls_args: TlsArguments | None
     ) -> _BoundedSocket:
-        assoc.dimse = _Answers(assoc)
+        assoc.dimse = _Answers(assoc) if self._memory is None else _Instances(assoc, self._memory)
         sock = _BoundedSocket(assoc, address=address)
         sock.tls_args = tls_args
         return sock
@@ -175,6 +181,21 @@ class _Answers(DIMSEServiceProvider):
     def get_msg(self, block: bool = False) -> Any:
         """Only the reactor does not wait; it gets nothing."""
         return super().get_msg(block) if block else (None, None)
+
+
+class _Instances(MessageProvider):
+    """The same, where instances come beside the answers: each within the bound, and one at a time."""
+
+    def get_msg(self, block: bool = False) -> Any:
+        """Only the reactor does not wait; it gets nothing."""
+        return super().get_msg(block) if block else (None, None)
+
+    def receive_primitive(self, primitive: P_DATA) -> None:
+        """A peer that sends on without waiting for our answers would fill the queue (PS3.7 D.3.3.3)."""
+        if self.msg_queue.qsize() > MAX_UNANSWERED:
+            self.dul.event_queue.put(INVALID_PDU)
+            return
+        super().receive_primitive(primitive)
 
 
 class _BoundedSocket(AssociationSocket):

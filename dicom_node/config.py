@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -159,6 +159,29 @@ class Destination(Section):
     timeout_s: PositiveSeconds = 30.0
 
 
+class Source(Section):
+    """[[sources]]"""
+
+    name: ShortName
+    ae_title: AeTitle
+    host: Annotated[str, Field(min_length=1)]
+    port: Annotated[int, Field(ge=1, le=65535)]
+    calling_ae_titles: tuple[AeTitle, ...] = ()
+    retrieve: Literal["move", "get"] = "move"
+    timeout_s: PositiveSeconds = 30.0
+    retrieve_timeout_s: PositiveSeconds = 300.0
+    max_instances: Annotated[int, Field(ge=1)] = 5000
+    max_series: Annotated[int, Field(ge=1)] = 200
+    backoff_s: PositiveSeconds = 30.0
+    backoff_cap_s: PositiveSeconds = 1800.0
+    give_up_after_h: PositiveSeconds = 24.0
+
+    @property
+    def senders(self) -> tuple[str, ...]:
+        """Calling AE titles whose series are looked for here; its own among them."""
+        return (self.ae_title, *self.calling_ae_titles)
+
+
 class LogSection(Section):
     """[log]"""
 
@@ -176,6 +199,7 @@ class Config(Section):
     delivery: DeliverySection = DeliverySection()
     profiles: dict[ShortName, ProfileSection] = Field(default_factory=dict)
     destinations: tuple[Destination, ...] = ()
+    sources: tuple[Source, ...] = ()
     log: LogSection = LogSection()
 
     @model_validator(mode="after")
@@ -189,6 +213,7 @@ class Config(Section):
             if destination.profile not in known:
                 complaints.append(f"destinations[{number}].profile: there is no [profiles.{destination.profile}]")
             seen.add(destination.name)
+        complaints += _source_complaints(self.sources, self.reception)
         if complaints:
             raise ValueError("\n".join(complaints))
         return self
@@ -209,6 +234,10 @@ class Config(Section):
         names = dict.fromkeys(destination.profile for destination in self.destinations)
         return tuple(self.profile(name) for name in names or (DEFAULT_PROFILE,))
 
+    def source_of(self, calling_ae: str) -> Source | None:
+        """The source that series from this calling AE title belong to."""
+        return next((source for source in self.sources if calling_ae in source.senders), None)
+
     @property
     def pipeline_settings(self) -> PipelineSettings:
         """What the pipeline needs of this file."""
@@ -222,6 +251,29 @@ class Config(Section):
             max_slice_spacing_mm=self.completion.max_slice_spacing_mm,
             max_oblique_deg=self.completion.max_oblique_deg,
         )
+
+
+def _source_complaints(sources: Sequence[Source], reception: ReceptionSection) -> list[str]:
+    """What is wrong with the sources beside each other and beside [reception]."""
+    complaints = []
+    names: set[str] = set()
+    senders: dict[str, str] = {}
+    for number, source in enumerate(sources):
+        path = f"sources[{number}]"
+        if source.name in names:
+            complaints.append(f"{path}.name: {source.name!r} is used twice")
+        names.add(source.name)
+        for sender in dict.fromkeys(source.senders):
+            if sender in senders:
+                complaints.append(f"{path}.calling_ae_titles: {sender} belongs to {senders[sender]!r} already")
+            senders.setdefault(sender, source.name)
+        admitted = reception.calling_ae_titles
+        if source.retrieve == "move" and admitted and not set(source.senders) & set(admitted):
+            complaints.append(
+                f"{path}.retrieve: what it sends after a C-MOVE would be refused: none of "
+                f"{', '.join(source.senders)} is in reception.calling_ae_titles"
+            )
+    return complaints
 
 
 def load(path: Path) -> Config:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from pydicom.uid import generate_uid
 
-from dicom_node import commitment, scu
+from dicom_node import commitment, query, scu
 from dicom_node.association import describe
 from dicom_node.commitment import CommitmentReport
 from dicom_node.config import Config, Destination
@@ -233,7 +233,7 @@ class Courier:
         if not open_questions:
             return
         try:
-            found = scu.find_instances(
+            found = query.find_instances(
                 self.destination, [_reference(delivery) for delivery in open_questions], self._calling_ae
             )
         except TransientError as error:

@@ -1,13 +1,13 @@
-"""The services that the node uses: Verification, Storage, Storage Commitment and Query, each as one function.
+"""The services that the node uses: Verification, Storage and Storage Commitment, each as one function.
 
 Every wait ends, and everything that goes wrong is a `TransientError` (tried again) or a `PermanentError` (stops)
-whose text says what to do.
+whose text says what to do. Archives are asked in `query`, and instances fetched in `retrieve`.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -29,7 +29,6 @@ from pynetdicom.presentation import build_context
 from pynetdicom.sop_class import (  # type: ignore[attr-defined]  # made at import time
     StorageCommitmentPushModel,
     StorageCommitmentPushModelInstance,
-    StudyRootQueryRetrieveInformationModelFind,
     Verification,
 )
 
@@ -45,7 +44,6 @@ pynetdicom_config.STORE_SEND_CHUNKED_DATASET = True
 SLOWEST_BYTES_PER_S = 125_000  # a link of 1 Mbit/s; an object that takes longer counts as stuck
 _INTERCHANGEABLE = (ExplicitVRLittleEndian, ImplicitVRLittleEndian)  # what an uncompressed object may become
 _REQUEST_COMMITMENT = 1  # action type, PS3.4 Table J.3-1
-_PENDING = (0xFF00, 0xFF01)  # PS3.4 Table C.4-1
 _STORED_WITH_WARNING = {0x0001, 0x0107, 0x0116, *range(0xB000, 0xC000)}  # PS3.7 annex C, PS3.4 Table B.2-1
 _DUPLICATE = 0x0111  # PS3.7 C.5.7: the peer has this SOP instance
 
@@ -285,70 +283,3 @@ def _action_information(transaction_uid: str, references: Sequence[ObjectReferen
         item.ReferencedSOPInstanceUID = reference.sop_instance_uid
         information.ReferencedSOPSequence.append(item)
     return information
-
-
-# --- Query -------------------------------------------------------------------------------------------------------
-
-
-def find(peer: Peer, queries: Iterable[Dataset], calling_ae: str) -> list[list[Dataset]]:
-    """C-FIND (study root) for each query (`identifier`), on one association; the matches of each.
-
-    Raises:
-        TransientError, PermanentError: as all functions here; a query that the peer cannot process is transient.
-    """
-    try:
-        with associate(peer, calling_ae, [build_context(StudyRootQueryRetrieveInformationModelFind)]) as assoc:
-            return [list(_matches(assoc, peer, query)) for query in queries]
-    except NoContexts as error:
-        raise PermanentError(
-            f"{describe(peer)} does not answer queries (C-FIND, study root): ask the PACS administrator to allow "
-            f"them for {calling_ae}."
-        ) from error
-
-
-def find_series(peer: Peer, keys: Mapping[str, str], calling_ae: str) -> list[Dataset]:
-    """Series that match `keys` (DICOM keywords; an empty value asks for it to be returned)."""
-    return find(peer, [identifier("SERIES", keys)], calling_ae)[0]
-
-
-def find_instances(peer: Peer, references: Iterable[ObjectReference], calling_ae: str) -> set[str]:
-    """Which of these objects the peer has: their SOP Instance UIDs."""
-    queries = [
-        identifier(
-            "IMAGE",
-            {
-                "StudyInstanceUID": reference.study_uid,
-                "SeriesInstanceUID": reference.series_uid,
-                "SOPInstanceUID": reference.sop_instance_uid,
-            },
-        )
-        for reference in references
-    ]
-    found = {
-        str(match.get("SOPInstanceUID", "")) for matches in find(peer, queries, calling_ae) for match in matches
-    }
-    return found & {str(query.SOPInstanceUID) for query in queries}
-
-
-def identifier(level: str, keys: Mapping[str, str]) -> Dataset:
-    """A query (PS3.4 C.4.1.1.3) at "STUDY", "SERIES" or "IMAGE" level; an empty value asks for the key."""
-    query = Dataset()
-    query.QueryRetrieveLevel = level
-    for keyword, value in keys.items():
-        setattr(query, keyword, value)
-    return query
-
-
-def _matches(assoc: Association, peer: Peer, query: Dataset) -> Iterator[Dataset]:
-    def answers() -> Iterator[tuple[Dataset, Dataset | None]]:  # sends only when the first answer is asked for
-        yield from assoc.send_c_find(query, StudyRootQueryRetrieveInformationModelFind)
-
-    responses = answers()
-    while True:
-        status, match = call(assoc, peer, lambda: next(responses))
-        if status.Status not in _PENDING:
-            break
-        if match is not None:
-            yield match
-    if status.Status != 0x0000:
-        raise failure(peer, "the query", status, may_pass=range(0xC000, 0xD000))

@@ -13,7 +13,7 @@ from pydicom import dcmread
 from pydicom.uid import generate_uid
 
 from dicom_node import config as configuration
-from dicom_node import scu
+from dicom_node import query, scu
 from dicom_node.commitment import CommitmentReport
 from dicom_node.config import Destination
 from dicom_node.courier import Pace, utc_now
@@ -189,14 +189,14 @@ def test_echo_and_queries(orthanc: Orthanc, tmp_path: Path) -> None:
     paths = [write_object(tmp_path, study_uid=study, series_uid=series) for _ in range(3)]
     for path in paths:
         orthanc.upload(path)
-    (match,) = scu.find_series(
+    (match,) = query.find_series(
         pacs, {"StudyInstanceUID": study, "SeriesInstanceUID": "", "NumberOfSeriesRelatedInstances": ""}, NODE
     )
     assert match.SeriesInstanceUID == series
     assert match.NumberOfSeriesRelatedInstances == 3
     uids = [reference(path).sop_instance_uid for path in paths]
     orthanc.delete(orthanc.kept()[uids[0]])
-    assert scu.find_instances(pacs, [reference(path) for path in paths], NODE) == set(uids[1:])
+    assert query.find_instances(pacs, [reference(path) for path in paths], NODE) == set(uids[1:])
 
 
 def test_the_small_archive_understands_dcmtk(tmp_path: Path, dcmtk: Dcmtk) -> None:

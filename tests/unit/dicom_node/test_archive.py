@@ -12,7 +12,7 @@ from pydicom.uid import generate_uid
 from pynetdicom import evt
 from pynetdicom.sop_class import CTImageStorage, SegmentationStorage  # type: ignore[attr-defined]
 
-from dicom_node import scu
+from dicom_node import query, scu
 from dicom_node.archive import Archive
 from dicom_node.commitment import CommitmentReport
 from dicom_node.config import Destination
@@ -43,7 +43,7 @@ def test_keeps_what_it_stored_over_a_restart(archive: Archive, peer: Destination
     archive.stop()
     again = Archive(archive.folder)
     port = again.start()
-    assert scu.find_instances(destination(port), [reference(path)], ME) == {reference(path).sop_instance_uid}
+    assert query.find_instances(destination(port), [reference(path)], ME) == {reference(path).sop_instance_uid}
     again.stop()
 
 
@@ -131,7 +131,7 @@ def test_series_queries(
 ) -> None:
     for study, series in (("1.2.3", "1.2.3.1"), ("1.2.3", "1.2.3.1"), ("1.2.3", "1.2.3.2"), ("1.2.4", "1.2.4.1")):
         scu.store(peer, [write_object(tmp_path, study_uid=study, series_uid=series)], ME)
-    matches = scu.find_series(peer, {**keys, "SeriesInstanceUID": ""}, ME)
+    matches = query.find_series(peer, {**keys, "SeriesInstanceUID": ""}, ME)
     assert {match.SeriesInstanceUID for match in matches} == expected
     assert len(matches) == len(expected)
 
@@ -139,14 +139,14 @@ def test_series_queries(
 def test_study_query_gives_counts_and_modalities(archive: Archive, peer: Destination, tmp_path: Path) -> None:
     for series in ("1.2.3.1", "1.2.3.1", "1.2.3.2"):
         scu.store(peer, [write_object(tmp_path, SegmentationStorage, study_uid="1.2.3", series_uid=series)], ME)
-    query = {
+    keys = {
         "StudyInstanceUID": "1.2.3",
         "NumberOfStudyRelatedSeries": "",
         "NumberOfStudyRelatedInstances": "",
         "ModalitiesInStudy": "",
         "PatientName": "",
     }
-    ((study,),) = scu.find(peer, [scu.identifier("STUDY", query)], ME)
+    ((study,),) = query.find(peer, [query.identifier("STUDY", keys)], ME)
     assert (study.NumberOfStudyRelatedSeries, study.NumberOfStudyRelatedInstances) == (2, 3)
     assert study.ModalitiesInStudy == "OT"
     assert study.PatientName in ("", None)
@@ -154,7 +154,7 @@ def test_study_query_gives_counts_and_modalities(archive: Archive, peer: Destina
 
 def test_an_unknown_level_is_refused(archive: Archive, peer: Destination) -> None:
     with pytest.raises(Exception, match="refused the query: cannot understand"):
-        scu.find(peer, [scu.identifier("WARD", {"PatientID": ""})], ME)
+        query.find(peer, [query.identifier("WARD", {"PatientID": ""})], ME)
 
 
 def test_ct_is_stored_with_its_name_only(tmp_path: Path) -> None:

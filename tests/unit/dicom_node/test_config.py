@@ -18,7 +18,7 @@ def test_the_shipped_default_is_valid_and_holds_the_defaults_of_the_code() -> No
     reception = shipped.reception.model_copy(update={"networks": ()})
     assert shipped.node == defaults.node
     assert reception == defaults.reception
-    for section in ("completion", "analysis", "lungs", "delivery", "log", "destinations"):
+    for section in ("completion", "analysis", "lungs", "delivery", "log", "destinations", "sources"):
         assert getattr(shipped, section) == getattr(defaults, section), section
     assert shipped.profile("default") == defaults.profile("default")
 
@@ -32,6 +32,7 @@ def test_every_key_of_the_code_is_explained_in_the_shipped_file() -> None:
             or {
                 "profiles": config.ProfileSection.model_fields,
                 "destinations": config.Destination.model_fields,
+                "sources": config.Source.model_fields,
             }[name]
         )
         for key in keys:
@@ -78,6 +79,29 @@ def test_destinations_must_have_different_names_and_known_profiles() -> None:
         config.parse({"destinations": [pacs, pacs, {**pacs, "name": "other", "profile": "none"}]})
     assert "destinations[1].name: 'pacs' is used twice" in str(caught.value)
     assert "destinations[2].profile: there is no [profiles.none]" in str(caught.value)
+
+
+def test_a_sender_belongs_to_one_source() -> None:
+    pacs = {"name": "pacs", "ae_title": "PACS", "host": "127.0.0.1", "port": 104, "calling_ae_titles": ["CT1"]}
+    with pytest.raises(ConfigError) as caught:
+        config.parse({"sources": [pacs, {**pacs, "ae_title": "VNA"}]})
+    assert "sources[1].name: 'pacs' is used twice" in str(caught.value)
+    assert "sources[1].calling_ae_titles: CT1 belongs to 'pacs' already" in str(caught.value)
+    parsed = config.parse({"sources": [pacs]})
+    for title, source in (("CT1", "pacs"), ("PACS", "pacs"), ("CT2", None), ("", None)):
+        found = parsed.source_of(title)
+        assert (found and found.name) == source
+
+
+def test_what_is_fetched_by_c_move_has_to_be_admitted() -> None:
+    pacs = {"name": "pacs", "ae_title": "PACS", "host": "127.0.0.1", "port": 104}
+    reception = {"calling_ae_titles": ["CT1"]}
+    with pytest.raises(
+        ConfigError, match=r"sources\[0\].retrieve: .* none of PACS is in reception.calling_ae_titles"
+    ):
+        config.parse({"sources": [pacs], "reception": reception})
+    config.parse({"sources": [{**pacs, "retrieve": "get"}], "reception": reception})
+    config.parse({"sources": [{**pacs, "calling_ae_titles": ["CT1"]}], "reception": reception})
 
 
 @pytest.mark.parametrize("title", ["", "   ", "A\\B", "ABCDEFGHIJKLMNOPQ", "PÄCS", "A\nB"])

@@ -527,7 +527,7 @@ def test_not_listed_is_looked_for_again_and_then_sent_again(
     outbox.fill()
     courier = outbox.courier(port, verify="find")
     listed: set[str] = set()
-    monkeypatch.setattr("dicom_node.scu.find_instances", lambda peer, references, calling_ae: listed)
+    monkeypatch.setattr("dicom_node.query.find_instances", lambda peer, references, calling_ae: listed)
     pauses = []
     for _ in range(6):
         again = courier.run_once()

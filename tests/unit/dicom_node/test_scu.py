@@ -28,7 +28,6 @@ from pynetdicom.sop_class import (  # type: ignore[attr-defined]
     SecondaryCaptureImageStorage,
     SegmentationStorage,
     StorageCommitmentPushModel,
-    StudyRootQueryRetrieveInformationModelFind,
     uid_to_service_class,
 )
 
@@ -486,53 +485,3 @@ def test_a_refused_commitment_request(tmp_path: Path, status: int, kind: type[Ex
     with pytest.raises(kind, match=f"refused the commitment request: .*0x{status:04X}"):
         request(at(server.socket.getsockname()[1], 5), [write_object(tmp_path)])  # type: ignore[union-attr]
     entity.shutdown()
-
-
-# --- Query --------------------------------------------------------------------------------------------------
-
-
-def test_find_instances(start_archive: StartArchive, tmp_path: Path) -> None:
-    _, peer = start_archive()
-    here, absent = write_object(tmp_path), write_object(tmp_path)
-    scu.store(peer, [here], ME)
-    found = scu.find_instances(peer, [reference(here), reference(absent)], ME)
-    assert found == {reference(here).sop_instance_uid}
-
-
-def test_find_series_counts_instances(start_archive: StartArchive, tmp_path: Path) -> None:
-    _, peer = start_archive()
-    study, series = generate_uid(), generate_uid()
-    paths = [write_object(tmp_path, study_uid=study, series_uid=series) for _ in range(3)]
-    paths += [write_object(tmp_path, study_uid=study), write_object(tmp_path)]
-    scu.store(peer, paths, ME)
-    matches = scu.find_series(
-        peer, {"StudyInstanceUID": study, "SeriesInstanceUID": "", "NumberOfSeriesRelatedInstances": ""}, ME
-    )
-    counts = {str(match.SeriesInstanceUID): int(match.NumberOfSeriesRelatedInstances) for match in matches}
-    assert counts.pop(series) == 3
-    assert list(counts.values()) == [1]
-
-
-def test_a_peer_without_queries(start_archive: StartArchive, tmp_path: Path) -> None:
-    _, peer = start_archive(contexts=without(StudyRootQueryRetrieveInformationModelFind))
-    with pytest.raises(PermanentError, match="does not answer queries"):
-        scu.find_instances(peer, [reference(write_object(tmp_path))], ME)
-
-
-@pytest.mark.parametrize(
-    ("status", "kind"), [(0xA700, TransientError), (0xC001, TransientError), (0xA900, PermanentError)]
-)
-def test_a_query_that_fails(
-    start_archive: StartArchive,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    status: int,
-    kind: type[Exception],
-) -> None:
-    def fail(self: Archive, event: evt.Event) -> Iterator[tuple[int, None]]:
-        yield status, None
-
-    monkeypatch.setattr(Archive, "_on_find", fail)
-    _, peer = start_archive()
-    with pytest.raises(kind, match=f"refused the query: .*0x{status:04X}"):
-        scu.find_instances(peer, [reference(write_object(tmp_path))], ME)
