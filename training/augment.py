@@ -69,7 +69,7 @@ def draw(rng: Generator, ranges: Augmentation) -> Change:
 
 def apply(images: Tensor, changes: Sequence[Change], crop: tuple[int, int]) -> Tensor:
     """[image, channel, row, column] float → the same with `crop` (rows, columns) around the moved centre."""
-    matrices = torch.stack([_matrix(change, images.shape[-2:], crop) for change in changes])
+    matrices = torch.stack([_matrix(change, images.shape[-2:], crop) for change in changes]).to(images.device)
     grid = F.affine_grid(matrices, [len(images), 1, *crop], align_corners=False)
     return F.grid_sample(images, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
 
@@ -98,7 +98,7 @@ def intensity(stacks: Tensor, changes: Sequence[Change], hu_per_unit: float) -> 
     for image, change in zip(changed, changes, strict=True):
         added = torch.full_like(image, change.offset_hu)
         if change.noise_hu > 0:
-            source = torch.Generator().manual_seed(change.noise_seed)
-            added += change.noise_hu * torch.randn(image.shape, generator=source)
+            source = torch.Generator(image.device).manual_seed(change.noise_seed)
+            added += change.noise_hu * torch.randn(image.shape, generator=source, device=image.device)
         image += added / hu_per_unit * (image > 0)
     return changed.clamp_(min=0)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
+
 import typer
 
 from dicom_node.errors import NodeError
 from pipeline.errors import PipelineError
+from training import distributed
 from training.cli_evaluate import evaluate
 from training.cli_options import console
 from training.cli_published import import_published
@@ -24,8 +27,11 @@ for command in (unet1, unet2, crossval, export, evaluate, import_published):
 
 def main() -> None:
     """Entry point: errors of ours are a sentence and exit status 1."""
+    console.quiet = int(os.environ.get("RANK", "0")) > 0  # one voice for all processes of torchrun
     try:
-        app()
+        with distributed.joined():
+            app()
     except (TrainingError, NodeError, PipelineError) as error:
+        console.quiet = False
         console.print(str(error), style="red", markup=False, highlight=False, soft_wrap=True)
         raise SystemExit(1) from error

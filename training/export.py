@@ -10,15 +10,16 @@ from importlib import metadata
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 
 from pipeline import __version__, package
 from pipeline.errors import ModelError
 from pipeline.package import Licence, Manifest, ModelPackage, Network, Prior, Thresholds, Training
 from pipeline.unet import UNet
+from training import checkpoint, distributed
+from training.checkpoint import RUN
 from training.data import Setting
 from training.errors import RunError
-from training.loop import RUN
 from training.recipes import EmRecipe, Recipe
 
 NETWORK = "network.safetensors"
@@ -36,10 +37,10 @@ class Finished:
 
 
 def keep(folder: Path, net: UNet) -> None:
-    """Write the finished network, float32, into its run folder; whole or not at all."""
-    draft = folder / f"{NETWORK}.part"
-    save_file({name: value.contiguous() for name, value in net.state_dict().items()}, draft)
-    draft.replace(folder / NETWORK)
+    """Write the finished network, float32, into its run folder; whole or not at all, and by rank 0 alone."""
+    if distributed.rank() > 0:
+        return
+    checkpoint.write(folder / NETWORK, save({name: one.contiguous() for name, one in net.state_dict().items()}))
 
 
 def weights_digest(folder: Path) -> str:

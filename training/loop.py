@@ -1,57 +1,34 @@
 """The training loop: twenty lines, a checkpoint after every epoch, and a resume that is bit for bit the same.
 
 Everything random of an epoch comes from a generator seeded with (seed, epoch), so the state on disk is the
-weights, their average, the optimiser and the epoch, and nothing else.
+weights, their average, the optimiser, the log and nothing else. Several processes of `torchrun` train one network
+(`training.distributed`); rank 0 alone reads and writes the run folder.
 """
 
 from __future__ import annotations
 
-import csv
-import json
 import math
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 import torch
 from numpy.random import Generator
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, update_bn
 
-from pipeline.device import autocast
 from pipeline.unet import UNet
+from training import checkpoint, distributed
+from training.batches import Plan
 from training.errors import RunError
+from training.loading import Loader, shared
+from training.logs import Journal, Row
 from training.recipes import Recipe
+from training.steps import Objective, gradients, mixed
 
-CHECKPOINT = "checkpoint.pt"
-LOG = "log.csv"
-RUN = "run.json"
-
-
-@dataclass(frozen=True)
-class Batch:
-    """What a step sees: stacks [image, slice, row, column]; target and region [image, row, column] bool.
-
-    `region` is the infected region m of the EM, `positive` [image] the image-level label z.
-    """
-
-    stacks: Tensor
-    target: Tensor
-    region: Tensor
-    positive: Tensor
-
-    def to(self, device: torch.device) -> Batch:
-        """The batch on the device, channels last."""
-        stacks = self.stacks.to(device).contiguous(memory_format=torch.channels_last)
-        return Batch(stacks, self.target.to(device), self.region.to(device), self.positive.to(device))
-
-
-Batches = Callable[[Generator], Iterable[Batch]]
-Loss = Callable[[UNet, Batch], Tensor]
+Plans = Callable[[Generator], Iterable[Plan]]
 
 
 @dataclass
@@ -73,114 +50,109 @@ class Run:
         return {"recipe": self.recipe.model_dump(mode="json"), "seed": self.seed, **self.note}
 
 
-def train(model: UNet, run: Run, batches: Batches, loss: Loss) -> UNet:
+@dataclass
+class State:
+    """What training changes, and what a checkpoint holds. `part`: images at once, 0 is the whole batch."""
+
+    model: UNet
+    average: AveragedModel
+    optimizer: torch.optim.Optimizer
+    rows: list[Row] = field(default_factory=list)
+    part: int = 0
+
+    def kept(self) -> dict[str, Any]:
+        """As `checkpoint.save` takes it."""
+        return {
+            "model": self.model.state_dict(),
+            "average": self.average.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "rows": [asdict(row) for row in self.rows],
+            "part": self.part,
+        }
+
+    def take(self, kept: dict[str, Any]) -> None:
+        """Go on from a checkpoint. Raises RunError where it is not one of this program's."""
+        try:
+            self.model.load_state_dict(kept["model"])
+            self.average.load_state_dict(kept["average"])
+            self.optimizer.load_state_dict(kept["optimizer"])
+            self.rows = [Row(**row) for row in kept["rows"]]
+            self.part = kept["part"]
+        except (KeyError, TypeError, RuntimeError) as error:
+            raise RunError(f"{checkpoint.CHECKPOINT} is of another version: remove it and train again") from error
+
+
+def train(model: UNet, run: Run, plans: Plans, objective: Objective) -> UNet:
     """Train `model` to the end of its recipe, from the run folder's checkpoint where there is one.
 
     Returns the network in inference mode: the average over the recipe's last epochs, or the last weights. Raises
-    RunError when the folder belongs to another run or the loss is not a number.
+    RunError when the folder belongs to another run, the loss is not a number or memory does not hold one image.
     """
+    model = cast(UNet, distributed.synchronised(model))
     model = model.to(run.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    average = AveragedModel(model, use_buffers=True)
     optimizer = torch.optim.Adam(model.parameters(), lr=run.recipe.rate)
-    done = _resume(run, model, average, optimizer)
-    with _progress() as progress:
-        bar = progress.add_task(
-            f"{run.recipe.name} {run.folder.name}", total=run.recipe.epochs, completed=done, speed=""
-        )
-        for epoch in range(done, run.recipe.epochs):
-            began = time.perf_counter()
+    state = State(model, AveragedModel(model, use_buffers=True), optimizer)
+    _resume(run, state)
+    first, epochs = distributed.rank() == 0, run.recipe.epochs
+    name = f"{run.recipe.name} {run.folder.name}"
+    with Journal(run.folder, name, epochs, state.rows, not first) as journal, _repeatable():
+        for epoch in range(len(state.rows), epochs):
             for group in optimizer.param_groups:
                 group["lr"] = run.recipe.rate_at(epoch)
-            losses, images = _epoch(model, optimizer, run, batches, loss, epoch)
-            if epoch >= run.recipe.epochs - run.recipe.average_last:
-                average.update_parameters(model)
-            speed = images / (time.perf_counter() - began)
-            _save(run, epoch + 1, model, average, optimizer)
-            _log(run.folder, epoch + 1, losses, run.recipe.rate_at(epoch), speed)
-            progress.update(bar, advance=1, speed=f"{speed:.1f} images/s, loss {np.mean(losses):.4f}")
-    return _finished(run, model, average, batches).eval()
+            state.rows.append(_epoch(run, state, plans, objective, epoch, journal))
+            if epoch >= epochs - run.recipe.average_last:
+                state.average.update_parameters(model)
+            if first:
+                checkpoint.save(run.folder, state.kept())
+            journal.epoch(state.rows)
+        return _finished(run, state, plans).eval()
 
 
-def _epoch(
-    model: UNet, optimizer: torch.optim.Optimizer, run: Run, batches: Batches, loss: Loss, epoch: int
-) -> tuple[list[float], int]:
-    model.train(not run.recipe.frozen_norm)
-    losses, images = [], 0
-    for batch in batches(np.random.default_rng([run.seed, epoch])):
-        value = loss(model, batch.to(run.device))
-        if not math.isfinite(value.item()):
-            raise RunError(
-                f"the loss is {value.item()} in epoch {epoch + 1} of {run.folder}: lower the learning rate"
-            )
-        optimizer.zero_grad(set_to_none=True)
-        value.backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-        losses.append(value.item())
-        images += len(batch.stacks)
-    return losses, images
+def _epoch(run: Run, state: State, plans: Plans, objective: Objective, epoch: int, journal: Journal) -> Row:
+    state.model.train(not run.recipe.frozen_norm)
+    loader = Loader(shared(plans(np.random.default_rng([run.seed, epoch]))), run.device)
+    began, images, expect_s, losses = time.perf_counter(), 0, 0.0, []
+    for batch in loader:
+        step = gradients(state.model, batch, objective, state.part)
+        if not math.isfinite(step.loss):
+            raise RunError(f"the loss is {step.loss} in epoch {epoch + 1} of {run.folder}: lower the learning rate")
+        state.optimizer.step()
+        state.part = step.part
+        losses.append(step.loss)
+        expect_s += step.expect_s
+        images += len(batch) * distributed.ranks()
+        speed = images / (time.perf_counter() - began)
+        journal.step(epoch + len(losses) / len(loader.plans), speed, step.loss)
+    took_s, rate = time.perf_counter() - began, run.recipe.rate_at(epoch)
+    loss, waiting = float(np.mean(losses)), loader.waited_s / took_s
+    return Row(epoch + 1, loss, rate, images / took_s, waiting, expect_s / took_s, state.part)
 
 
-def _finished(run: Run, model: UNet, average: AveragedModel, batches: Batches) -> UNet:
+def _finished(run: Run, state: State, plans: Plans) -> UNet:
     """Averaged weights need batch norm statistics of their own: one more epoch without gradients."""
     if run.recipe.average_last < 2:
-        return model
-    averaged = cast(UNet, average.module)
-    if run.recipe.frozen_norm:
-        return averaged
-    stacks = (
-        batch.to(run.device).stacks for batch in batches(np.random.default_rng([run.seed, run.recipe.epochs]))
-    )
-    with autocast(run.device):
-        update_bn(stacks, average)
-    return averaged
+        return state.model
+    if not run.recipe.frozen_norm:
+        drawn = shared(plans(np.random.default_rng([run.seed, run.recipe.epochs])))
+        stacks = (batch.stacks for batch in Loader(drawn, run.device))
+        parts = (part for whole in stacks for part in torch.split(whole, state.part or len(whole)))
+        with mixed(run.device):
+            update_bn(parts, state.average)
+    return cast(UNet, state.average.module)
 
 
-def _resume(run: Run, model: UNet, average: AveragedModel, optimizer: torch.optim.Optimizer) -> int:
-    """Epochs done. A fresh folder is claimed by writing the run's identity into it."""
-    run.folder.mkdir(parents=True, exist_ok=True)
-    claim = run.folder / RUN
-    if not claim.is_file():
-        claim.write_text(json.dumps(run.identity(), indent=1))
-    elif json.loads(claim.read_text()) != json.loads(json.dumps(run.identity())):
-        raise RunError(f"{run.folder} holds another run (see {RUN} there): give another folder, or remove it")
-    path = run.folder / CHECKPOINT
-    if not path.is_file():
-        return 0
-    state = torch.load(path, map_location=run.device, weights_only=True)
-    model.load_state_dict(state["model"])
-    average.load_state_dict(state["average"])
-    optimizer.load_state_dict(state["optimizer"])
-    return int(state["epoch"])
+def _resume(run: Run, state: State) -> None:
+    """Claim the folder and go on from its checkpoint; every rank starts from what rank 0 has."""
+    distributed.agree(run.identity(), "recipe, seed or data")
+    kept = None
+    if distributed.rank() == 0:
+        checkpoint.claim(run.folder, run.identity())
+        kept = checkpoint.load(run.folder)
+    kept = distributed.from_first(kept or state.kept())
+    if kept is not None:
+        state.take(kept)
 
 
-def _save(run: Run, epoch: int, model: UNet, average: AveragedModel, optimizer: torch.optim.Optimizer) -> None:
-    """Whole or not at all: written beside, then renamed."""
-    state = {
-        "epoch": epoch,
-        "model": model.state_dict(),
-        "average": average.state_dict(),
-        "optimizer": optimizer.state_dict(),
-    }
-    draft = run.folder / f"{CHECKPOINT}.part"
-    torch.save(state, draft)
-    draft.replace(run.folder / CHECKPOINT)
-
-
-def _log(folder: Path, epoch: int, losses: list[float], rate: float, speed: float) -> None:
-    path = folder / LOG
-    fresh = not path.is_file()
-    with path.open("a", newline="") as file:
-        writer = csv.writer(file)
-        if fresh:
-            writer.writerow(["epoch", "loss", "rate", "images_per_s"])
-        writer.writerow([epoch, f"{np.mean(losses):.6f}", f"{rate:.3e}", f"{speed:.2f}"])
-
-
-def _progress() -> Progress:
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("epochs, {task.fields[speed]}"),
-        TimeRemainingColumn(),
-    )
+def _repeatable() -> Any:
+    """Algorithms of cuDNN that give the same bits each time."""
+    return torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True)

@@ -10,13 +10,21 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
+from training.distributed import pooled
+
 SMOOTH = 1.0  # σ of eq. 2
 
 
 def smooth_dice(probability: Tensor, target: Tensor) -> Tensor:
-    """Eq. 2 over all pixels of the batch: (2 Σ p·y + σ) / (Σ p + Σ y + σ)."""
-    overlap = (probability * target).sum()
-    return (2 * overlap + SMOOTH) / (probability.sum() + target.sum() + SMOOTH)
+    """Eq. 2 over all pixels of the batch, on whatever rank they lie: (2 Σ p·y + σ) / (Σ p + Σ y + σ)."""
+    sums = pooled(torch.stack(((probability * target).sum(), probability.sum() + target.sum())))
+    return (2 * sums[0] + SMOOTH) / (sums[1] + SMOOTH)
+
+
+def mean(values: Tensor) -> Tensor:
+    """The mean over all pixels of the batch, on whatever rank they lie."""
+    sums = pooled(torch.stack((values.sum(), values.new_tensor(values.numel()))))
+    return sums[0] / sums[1]
 
 
 def dice_loss(logits: Tensor, target: Tensor) -> Tensor:
@@ -26,5 +34,5 @@ def dice_loss(logits: Tensor, target: Tensor) -> Tensor:
 
 def bce_dice_loss(logits: Tensor, target: Tensor) -> Tensor:
     """Binary cross entropy (mean over pixels) + Dice loss."""
-    bce = F.binary_cross_entropy_with_logits(logits.float(), target.float())
-    return bce + dice_loss(logits, target)
+    bce = F.binary_cross_entropy_with_logits(logits.float(), target.float(), reduction="none")
+    return mean(bce) + dice_loss(logits, target)

@@ -10,10 +10,9 @@ from typing import Any
 
 import torch
 
-from pipeline import device as devices
 from pipeline.segment import Room
 from pipeline.unet import UNet
-from training import cohort, crossval, data, dataset, export, unet1, unet2
+from training import cohort, crossval, data, dataset, distributed, export, unet1, unet2
 from training.batches import Pool
 from training.crossval import Held
 from training.data import Folders, Setting
@@ -28,7 +27,7 @@ BATCH = 16
 
 @dataclass(frozen=True)
 class Where:
-    """Folder of the run and device."""
+    """Folder of the run and device; under `torchrun` the device of the process's rank."""
 
     out: Path
     device: str = "auto"
@@ -36,7 +35,7 @@ class Where:
     @property
     def room(self) -> Room:
         """For predictions."""
-        return Room(devices.choose(self.device), BATCH)
+        return Room(distributed.choose(self.device), BATCH)
 
     def run(
         self,
@@ -54,7 +53,7 @@ class Where:
         note = {"setting": setting.model_dump(mode="json"), "train": sorted(example.name for example in train)}
         if start is not None:
             note["start"] = export.weights_digest(start)
-        return Run(self.out / name, recipe, seed, devices.choose(self.device), note)
+        return Run(self.out / name, recipe, seed, distributed.choose(self.device), note)
 
 
 def all_data_unet1(
@@ -159,8 +158,11 @@ def _fold(
 def _write(scores: dict[str, list[tuple[int, Overlap]]], out: Path) -> dict[str, Any]:
     metrics = {}
     for name, rows in scores.items():
-        crossval.write_scores(out / f"{name}.csv", rows)
         metrics[name] = asdict(summary([one for _, one in rows]))
+    if distributed.rank() > 0:
+        return metrics
+    for name, rows in scores.items():
+        crossval.write_scores(out / f"{name}.csv", rows)
     (out / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
     return metrics
 

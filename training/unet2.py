@@ -10,14 +10,14 @@ import copy
 import torch
 from torch import Tensor
 
-from pipeline.device import autocast
 from pipeline.preprocess import Preprocessing
 from pipeline.unet import UNet
 from training import batches, em, losses
-from training.batches import Pool
+from training.batches import Batch, Pool
 from training.errors import CohortError, RunError
-from training.loop import Batch, Run, train
+from training.loop import Run, train
 from training.recipes import EmRecipe
+from training.steps import Objective, forward
 
 
 def fit(start: UNet, pool: Pool, settings: Preprocessing, run: Run) -> UNet:
@@ -33,29 +33,26 @@ def fit(start: UNet, pool: Pool, settings: Preprocessing, run: Run) -> UNet:
         raise CohortError("UNet-2 learns from cases with and without consolidation; this cohort has one kind only")
     run.note.setdefault("start", "unet1")
 
-    def loss(model: UNet, batch: Batch) -> Tensor:
-        labels = expectation(model, batch, recipe, run.device)
-        with autocast(run.device):
-            logits = model(batch.stacks)
-        inside = torch.sigmoid(logits[:, 0].float()) * batch.region
-        return 1 - losses.smooth_dice(inside, labels.float())
+    def measure(logits: Tensor, batch: Batch) -> Tensor:
+        inside = torch.sigmoid(logits[:, 0]) * batch.region
+        return 1 - losses.smooth_dice(inside, batch.target.float())
 
     width = start.arch.slices
     return train(
         copy.deepcopy(start),
         run,
         lambda rng: batches.unet2_epoch(known, recipe, rng, width, settings.hu_per_unit),
-        loss,
+        Objective(measure, lambda model, batch: expectation(model, batch, recipe)),
     )
 
 
 @torch.no_grad()
-def expectation(model: UNet, batch: Batch, recipe: EmRecipe, device: torch.device) -> Tensor:
-    """E-step on the augmented batch: batch norm in inference mode, no gradient. Leaves it in training mode."""
+def expectation(model: UNet, batch: Batch, recipe: EmRecipe) -> Tensor:
+    """E-step on the augmented batch: batch norm in inference mode, no gradient. Leaves the mode as it was."""
+    training = model.training
     model.eval()
-    with autocast(device):
-        f = model.probability(batch.stacks) * batch.region
-    model.train()
+    f = torch.sigmoid(forward(model, batch.stacks)[:, 0]) * batch.region
+    model.train(training)
     x = batch.stacks[:, batch.stacks.shape[1] // 2]
     if recipe.prior == "phi1":
         prior = em.constant_prior(x, recipe.b1)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +11,7 @@ import torch
 from pipeline.preprocess import ABSENT
 from training import augment, batches, dataset
 from training.augment import Augmentation, Change
-from training.batches import Pool
+from training.batches import Batch, Plan, Pool
 from training.dataset import Example, StackMix
 from training.recipes import UNET1, UNET2, EmRecipe, Recipe
 
@@ -116,24 +118,28 @@ def test_the_lung_mask_fills_and_clips_the_label() -> None:
 RECIPE = Recipe(name="t", epochs=2, rate=1e-3, batch=4, volume_slices=6, phantom_slices=3)
 
 
+def made_of(plans: Iterable[Plan]) -> list[Batch]:
+    return [plan.make(torch.device("cpu")) for plan in plans]
+
+
 def test_an_epoch_holds_the_cohort_once_and_the_rest_by_number() -> None:
     pool = Pool([example(1)] * 5, [example(20)], [example(4)])
-    made = list(batches.unet1_epoch(pool, RECIPE, np.random.default_rng(0), 7, 110.0))
+    made = made_of(batches.unet1_epoch(pool, RECIPE, np.random.default_rng(0), 7, 110.0))
     assert [len(batch.stacks) for batch in made] == [4, 4, 4, 2]
-    again = list(batches.unet1_epoch(pool, RECIPE, np.random.default_rng(0), 7, 110.0))
+    again = made_of(batches.unet1_epoch(pool, RECIPE, np.random.default_rng(0), 7, 110.0))
     assert all(torch.equal(a.stacks, b.stacks) for a, b in zip(made, again, strict=True))
-    other = list(batches.unet1_epoch(pool, RECIPE, np.random.default_rng(1), 7, 110.0))
+    other = made_of(batches.unet1_epoch(pool, RECIPE, np.random.default_rng(1), 7, 110.0))
     assert not torch.equal(made[0].stacks, other[0].stacks)
 
 
 def test_a_single_left_over_image_joins_the_batch_before() -> None:
-    made = list(batches.unet1_epoch(Pool([example(1)] * 9), RECIPE, np.random.default_rng(0), 7, 110.0))
+    made = made_of(batches.unet1_epoch(Pool([example(1)] * 9), RECIPE, np.random.default_rng(0), 7, 110.0))
     assert [len(batch.stacks) for batch in made] == [4, 5]
 
 
 def test_em_batches_hold_both_kinds_and_repeat_the_rarer() -> None:
     examples = [example(1, True)] * 6 + [example(1, False, "n")] * 2
-    made = list(batches.unet2_epoch(Pool(examples), RECIPE, np.random.default_rng(0), 7, 110.0))
+    made = made_of(batches.unet2_epoch(Pool(examples), RECIPE, np.random.default_rng(0), 7, 110.0))
     assert [batch.positive.tolist() for batch in made] == [[True, False] * 2] * 3
 
 

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from numpy.random import Generator
 
 from pipeline.preprocess import Preprocessing
 from pipeline.unet import Architecture, UNet
-from training import loop, unet1, unet2
+from training import batches, checkpoint, loop, unet1, unet2
 from training.augment import Augmentation
-from training.batches import Pool
+from training.batches import Batch, Plan, Pool
 from training.dataset import Example
 from training.errors import CohortError, RunError
-from training.loop import Batch, Run
+from training.loop import Run
 from training.recipes import EmRecipe, Recipe
+from training.steps import Objective
 
 ARCH = Architecture(features=4)
 SETTINGS = Preprocessing(rows=32, columns=32)
@@ -45,20 +49,24 @@ def states_equal(a: UNet, b: UNet) -> bool:
     return all(torch.equal(x, y) for x, y in zip(a.state_dict().values(), b.state_dict().values(), strict=True))
 
 
+def plans(rng: Generator) -> Iterator[Plan]:
+    return batches.unet1_epoch(POOL, recipe(), rng, 7, 110.0)
+
+
 class Interrupted(Exception):
     pass
 
 
 def test_resume_is_bit_for_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = unet1.fit(POOL, ARCH, SETTINGS, Run(tmp_path / "whole", recipe(), 3, CPU))
-    saved = loop._save
+    saved = checkpoint.save
 
-    def save_and_stop(run: Run, epoch: int, *rest: object) -> None:
-        saved(run, epoch, *rest)  # type: ignore[arg-type]
-        if epoch == 4:
+    def save_and_stop(folder: Path, state: dict[str, Any]) -> None:
+        saved(folder, state)
+        if len(state["rows"]) == 4:
             raise Interrupted
 
-    monkeypatch.setattr(loop, "_save", save_and_stop)
+    monkeypatch.setattr(checkpoint, "save", save_and_stop)
     with pytest.raises(Interrupted):
         unet1.fit(POOL, ARCH, SETTINGS, Run(tmp_path / "cut", recipe(), 3, CPU))
     monkeypatch.undo()
@@ -89,13 +97,9 @@ def test_a_folder_of_another_run_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_loss_that_is_no_number_stops_the_run(tmp_path: Path) -> None:
-    def broken(model: UNet, batch: Batch) -> torch.Tensor:
-        return model(batch.stacks).mean() * torch.nan
-
-    empty = torch.zeros(2, 32, 32, dtype=torch.bool)
-    batch = Batch(torch.rand(2, 7, 32, 32), empty, empty, torch.tensor([True, False]))
+    broken = Objective(lambda logits, _: logits.mean() * torch.nan)
     with pytest.raises(RunError, match="lower the learning rate"):
-        loop.train(UNet(ARCH), Run(tmp_path, recipe(), 1, CPU), lambda _: [batch], broken)
+        loop.train(UNet(ARCH), Run(tmp_path, recipe(), 1, CPU), plans, broken)
 
 
 def em_recipe(**changes: object) -> EmRecipe:
@@ -143,7 +147,7 @@ def test_the_e_step_leaves_the_statistics_alone() -> None:
     batch = Batch(
         torch.rand(2, 7, 32, 32) * 10, torch.ones(2, 32, 32), torch.ones(2, 32, 32), torch.tensor([True, False])
     )
-    labels = unet2.expectation(net, batch, em_recipe(), CPU)
+    labels = unet2.expectation(net, batch, em_recipe())
     assert net.training
     assert torch.equal(before, net.bottom.norm.running_mean)
     assert labels.dtype == torch.bool

@@ -1,0 +1,89 @@
+"""What a run folder holds of an unfinished run: whose it is, and its state after the last whole epoch.
+
+Every file is whole or not there: written beside, flushed to the disk, then renamed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import pickle
+import platform
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import pipeline
+import training
+from training.errors import RunError
+
+CHECKPOINT = "checkpoint.pt"
+RUN = "run.json"
+
+
+def code_version() -> dict[str, str]:
+    """What a run was made with; `source` is the SHA-256 over the files of pipeline/ and training/."""
+    total = hashlib.sha256()
+    for package in (pipeline, training):
+        root = Path(str(package.__file__)).parent
+        for path in sorted(root.rglob("*.py")):
+            total.update(str(path.relative_to(root.parent)).encode())
+            total.update(hashlib.sha256(path.read_bytes()).digest())
+    return {
+        "dicomnode": pipeline.__version__,
+        "source": total.hexdigest(),
+        "torch": torch.__version__,
+        "numpy": metadata.version("numpy"),
+        "python": platform.python_version(),
+    }
+
+
+def claim(folder: Path, identity: dict[str, Any]) -> None:
+    """Make the folder this run's, or raise RunError where it is another's.
+
+    The code that began the run is kept beside its identity.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / RUN
+    if not path.is_file():
+        write(path, json.dumps({**identity, "software": code_version()}, indent=1).encode())
+        return
+    try:
+        kept = json.loads(path.read_text())
+    except ValueError as error:
+        raise RunError(f"{path} is damaged ({error}): remove the folder and train again") from error
+    kept.pop("software", None)
+    if kept != json.loads(json.dumps(identity)):
+        raise RunError(f"{folder} holds another run (see {RUN} there): give another folder, or remove it")
+
+
+def load(folder: Path) -> dict[str, Any] | None:
+    """The state that `save` wrote, on the CPU; None before the first. Raises RunError where it cannot be read."""
+    path = folder / CHECKPOINT
+    if not path.is_file():
+        return None
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)  # type: ignore[no-any-return]
+    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        raise RunError(f"{path} cannot be read ({error}): remove it, and the run starts again") from error
+
+
+def save(folder: Path, state: dict[str, Any]) -> None:
+    """Replace the state."""
+    content = io.BytesIO()
+    torch.save(state, content)
+    write(folder / CHECKPOINT, content.getbuffer())
+
+
+def write(path: Path, content: bytes | memoryview) -> None:
+    """The file whole or as it was, also after a power cut."""
+    draft = path.with_name(f"{path.name}.part")
+    with draft.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    draft.replace(path)
