@@ -1,12 +1,14 @@
-"""A cohort on disk: `cases.csv`, `ct/<case>.nii.gz`, optional labels and lungs beside it.
+"""A cohort on disk: `cases.csv`, `ct/<case>.nii.gz` or `ct/<case>/` of DICOM instances, labels and lungs beside it.
 
-Columns: `case`; optional `patient`, `site`, `ggo`, `consolidation` (0, 1, empty is unknown). A folder without
-`cases.csv` is a cohort in which every image is a case and a patient of its own.
+Columns: `case`; optional `patient`, `site`, `split` (train, validation, test), `ggo`, `consolidation` (0, 1, empty
+is unknown); others are passed over. A folder without `cases.csv` is a cohort in which every image is a case and a
+patient of its own. All cases of a patient lie in one split and, in cross-validation, in one fold.
 """
 
 from __future__ import annotations
 
 import csv
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,11 +18,16 @@ import numpy as np
 from training.errors import CohortError
 
 SUFFIX = ".nii.gz"
+SPLITS = ("train", "validation", "test")
 
 
 @dataclass(frozen=True)
 class Case:
-    """One image of a cohort. `ggo` and `consolidation` are image-level labels; None is unknown."""
+    """One image of a cohort; `image` is a file, or a folder of DICOM instances.
+
+    `ggo` and `consolidation` are image- or patient-level labels, None is unknown. `split` is one of `SPLITS`,
+    or empty.
+    """
 
     name: str
     patient: str
@@ -30,6 +37,7 @@ class Case:
     ggo: bool | None = None
     consolidation: bool | None = None
     site: str = ""
+    split: str = ""
 
 
 def read(folder: Path, label_folder: str = "label") -> list[Case]:
@@ -40,33 +48,50 @@ def read(folder: Path, label_folder: str = "label") -> list[Case]:
     names = [row.get("case", "").strip() for row in rows]
     complaints += [f"case {name!r} is listed twice" for name in sorted(set(names)) if names.count(name) > 1]
     cases = [_case(folder, label_folder, row, complaints) for row in rows]
+    complaints += _straddling(cases)
     if not cases:
-        complaints.append(f"no cases in {folder}: it needs cases.csv or ct/<case>{SUFFIX}")
+        complaints.append(f"no cases in {folder}: it needs cases.csv, ct/<case>{SUFFIX} or ct/<case>/")
     if complaints:
         raise CohortError(f"{folder} cannot be used: " + "; ".join(complaints))
     return sorted(cases, key=lambda case: case.name)
 
 
 def _table(path: Path) -> list[dict[str, str]]:
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file)
-        if "case" not in (reader.fieldnames or ()):
-            raise CohortError(f"{path} has no column 'case'")
-        return list(reader)
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file)
+            if "case" not in (reader.fieldnames or ()):
+                raise CohortError(f"{path} has no column 'case'")
+            return list(reader)
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise CohortError(f"{path} cannot be read as CSV in UTF-8: {error}") from error
 
 
 def _listing(folder: Path) -> list[dict[str, str]]:
-    return [{"case": path.name.removesuffix(SUFFIX)} for path in folder.glob(f"*{SUFFIX}")]
+    paths = folder.iterdir() if folder.is_dir() else ()
+    return [
+        {"case": path.name.removesuffix(SUFFIX)}
+        for path in paths
+        if path.name.endswith(SUFFIX) or (path.is_dir() and not path.name.startswith("."))
+    ]
+
+
+def _image(folder: Path, name: str) -> Path:
+    series = folder / "ct" / name
+    return series if series.is_dir() else folder / "ct" / f"{name}{SUFFIX}"
 
 
 def _case(folder: Path, label_folder: str, row: Mapping[str, str], complaints: list[str]) -> Case:
     name = (row.get("case") or "").strip()
-    if not name or Path(name).name != name:
+    if not name or Path(name).name != name or name.startswith("."):
         complaints.append(f"{name!r} is no usable case name")
         name = "unnamed"
-    image = folder / "ct" / f"{name}{SUFFIX}"
-    if not image.is_file():
+    image = _image(folder, name)
+    if not image.exists():
         complaints.append(f"{name}: no {image}")
+    split = (row.get("split") or "").strip()
+    if split and split not in SPLITS:
+        complaints.append(f"{name}: split is {split!r}, not {', '.join(SPLITS)} or empty")
     label, lung = (folder / sub / f"{name}{SUFFIX}" for sub in (label_folder, "lung"))
     return Case(
         name=name,
@@ -77,6 +102,7 @@ def _case(folder: Path, label_folder: str, row: Mapping[str, str], complaints: l
         ggo=_flag(row, "ggo", name, complaints),
         consolidation=_flag(row, "consolidation", name, complaints),
         site=(row.get("site") or "").strip(),
+        split=split,
     )
 
 
@@ -85,6 +111,34 @@ def _flag(row: Mapping[str, str], column: str, name: str, complaints: list[str])
     if text not in {"", "0", "1"}:
         complaints.append(f"{name}: {column} is {text!r}, not 0, 1 or empty")
     return {"0": False, "1": True}.get(text)
+
+
+def _straddling(cases: Sequence[Case]) -> list[str]:
+    splits: dict[str, set[str]] = {}
+    for case in cases:
+        splits.setdefault(case.patient, set()).add(case.split)
+    return [
+        f"patient {patient!r} is in {len(found)} splits ({', '.join(sorted(split or 'none' for split in found))})"
+        for patient, found in sorted(splits.items())
+        if len(found) > 1
+    ]
+
+
+def of_splits(cases: Sequence[Case], *splits: str) -> list[Case]:
+    """The cases of these splits; a cohort without splits is all training data."""
+    return [case for case in cases if (case.split or "train") in splits]
+
+
+def split_of(patient: str, validation: float, test: float) -> str:
+    """The split of a patient: by a hash of the name alone, so that it stays whatever else is in the cohort.
+
+    `validation` and `test` are shares of 1; a larger share of one of them only takes patients from "train".
+    """
+    digest = hashlib.sha256(b"dicomnode split\0" + patient.encode()).digest()
+    place = int.from_bytes(digest[:8], "big") / 2**64
+    if place < test:
+        return "test"
+    return "validation" if place >= 1 - validation else "train"
 
 
 def folds(cases: Sequence[Case], count: int, seed: int) -> list[int]:

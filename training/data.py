@@ -77,13 +77,13 @@ def digest(cases: Sequence[Case]) -> str:
     for case in cases:
         total.update(case.name.encode())
         for path in (case.image, case.label):
-            total.update(hashlib.sha256(path.read_bytes()).digest() if path is not None else b"-")
+            total.update(bytes.fromhex(images.digest(path)) if path is not None else b"-")
     return total.hexdigest()
 
 
 def pool(folders: Folders, setting: Setting) -> tuple[Pool, Setting]:
     """Read and prepare all of it; the setting comes back with the data's hash."""
-    main = cohort.read(folders.cohort) if folders.cohort else []
+    main = cohort.of_splits(cohort.read(folders.cohort), "train") if folders.cohort else []
     volumes = cohort.read(folders.volumes, folders.volume_labels) if folders.volumes else []
     synthetic = phantoms.make(setting.phantoms, PHANTOM_SEED, setting.lungs != "none")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,8 @@ import SimpleITK as sitk  # noqa: N813
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from training import cohort, dataset
+from pipeline import phantom
+from training import cohort, dataset, images
 from training.cohort import Case
 from training.errors import CohortError
 
@@ -53,6 +55,9 @@ def test_a_folder_without_a_table_is_a_cohort(tmp_path: Path) -> None:
         ("case\n../a\n", ["no usable case name"]),
         ("name\na\n", ["no column 'case'"]),
         ("case\n", ["no cases"]),
+        ("case,split\na,somewhere\n", ["split is 'somewhere'"]),
+        ("case,patient,split\na,p,train\nb,p,test\n", ["patient 'p' is in 2 splits (test, train)"]),
+        ("case,patient,split\na,p,train\nb,p,\n", ["patient 'p' is in 2 splits (none, train)"]),
     ],
 )
 def test_every_complaint_is_told(tmp_path: Path, rows: str, words: list[str]) -> None:
@@ -117,3 +122,77 @@ def test_values_that_are_no_numbers_are_refused(tmp_path: Path) -> None:
     write_image(tmp_path / "ct" / "a.nrrd", array)
     with pytest.raises(CohortError, match="not numbers"):
         dataset.load(Case("a", "a", tmp_path / "ct" / "a.nrrd"), None)
+
+
+def test_a_table_that_is_no_text_is_refused(tmp_path: Path) -> None:
+    folder = make_cohort(tmp_path, "case\na\n")
+    (folder / "cases.csv").write_bytes(b"case\n\xff\n")
+    with pytest.raises(CohortError, match="CSV in UTF-8"):
+        cohort.read(folder)
+
+
+def test_a_folder_of_instances_is_an_image(tmp_path: Path) -> None:
+    drawn = phantom.make(phantom.PhantomSpec(slices=12, rows=64, columns=64, slice_spacing_mm=9.0))
+    phantom.write_series(drawn, tmp_path / "ct" / "a", patient_position="FFP", order="shuffled")
+    (case,) = cohort.read(tmp_path)
+    image = images.load(case.image)
+    np.testing.assert_array_equal(image.array, drawn.hu)
+    np.testing.assert_allclose(image.affine, drawn.affine, atol=1e-6)
+    assert images.read(case.image)[1] == pytest.approx(drawn.spacing_mm)
+
+
+def test_a_series_that_the_node_would_not_analyse_is_refused(tmp_path: Path) -> None:
+    drawn = phantom.make(phantom.PhantomSpec(slices=12, rows=64, columns=64, slice_spacing_mm=9.0))
+    phantom.write_series(drawn, tmp_path / "ct" / "a", drop=frozenset({5}))
+    with pytest.raises(CohortError, match="slices are missing"):
+        images.load(tmp_path / "ct" / "a")
+
+
+@pytest.mark.parametrize("degrees", [(0.0, 0.0, 0.0), (10.0, -5.0, 8.0)])
+def test_a_written_mask_lies_on_the_grid_of_its_image(tmp_path: Path, degrees: tuple[float, float, float]) -> None:
+    drawn = phantom.make(phantom.PhantomSpec(slices=12, rows=64, columns=64, slice_spacing_mm=9.0))
+    volume = phantom.as_volume(drawn, oblique_deg=degrees)
+    mask = drawn.lesions.infection.astype(np.uint8)
+    images.write_mask(tmp_path / "label" / "a.nii.gz", mask, volume.affine)
+    read = images.load(tmp_path / "label" / "a.nii.gz")
+    np.testing.assert_array_equal(read.array, mask)
+    np.testing.assert_allclose(read.affine, volume.affine, atol=1e-3)
+    assert [path.name for path in (tmp_path / "label").iterdir()] == ["a.nii.gz"]
+
+
+@pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
+@pytest.mark.parametrize(
+    ("kind", "value", "found"), [("f4", np.nan, True), ("f8", np.inf, True), ("f4", 1.0, False)]
+)
+def test_numbers_that_are_none_are_found_in_nifti(
+    tmp_path: Path, suffix: str, kind: str, value: float, found: bool
+) -> None:
+    array = np.zeros((2, 8, 8), kind)
+    write_image(tmp_path / f"a{suffix}", array)
+    path = tmp_path / f"a{suffix}"
+    packed = suffix.endswith("gz")
+    content = bytearray(gzip.decompress(path.read_bytes()) if packed else path.read_bytes())
+    content[-8:] = np.full(8 // np.dtype(kind).itemsize, value, kind).tobytes()
+    path.write_bytes(gzip.compress(bytes(content)) if packed else bytes(content))
+    assert images.holds_no_numbers(path) is found
+    path.write_bytes(b"broken")
+    with pytest.raises(CohortError, match="cannot be read as NIfTI"):
+        images.holds_no_numbers(path)
+
+
+@given(st.lists(st.text(min_size=1, max_size=12), unique=True, min_size=1))
+def test_the_split_of_a_patient_does_not_depend_on_the_others(patients: list[str]) -> None:
+    for patient in patients:
+        split = cohort.split_of(patient, 0.2, 0.3)
+        assert split in cohort.SPLITS
+        if split == "test":
+            assert cohort.split_of(patient, 0.1, 0.4) == "test"
+        if split == "validation":
+            assert cohort.split_of(patient, 0.3, 0.1) == "validation"
+
+
+def test_splits_have_about_the_shares_that_were_asked_for() -> None:
+    splits = [cohort.split_of(f"p{k}", 0.2, 0.3) for k in range(2000)]
+    assert 0.26 < splits.count("test") / 2000 < 0.34
+    assert 0.16 < splits.count("validation") / 2000 < 0.24
+    assert [cohort.split_of("p1", 0.2, 0.3), cohort.split_of("", 0, 0)] == [splits[1], "train"]
