@@ -1,8 +1,8 @@
 """What a radiology report says about a finding: present, absent, uncertain, or nothing.
 
 Keywords with negation, after NegEx (Chapman et al., J Biomed Inform 34, 2001): a report is cut into sentences,
-those of sections that tell no findings (indication, history, comparison) are left out, and the words of each finding
-are looked for. Triggers before or after them decide, the longest match first, so that "no change" is not read as "no":
+those of sections that tell no findings (indication, history, comparison) are left out, and each finding is looked
+for by its words. Triggers before or after it decide, the longest match first; "no change" is not read as "no":
 
 - an uncertain trigger ("possible", "cannot be excluded", "no new") leaves the mention uncertain;
 - a negation ("no", "has resolved", "keine") makes it absent; negations before a list hold for the whole of it;
