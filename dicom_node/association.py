@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from ssl import SSLContext, SSLError
+from ssl import SSLCertVerificationError, SSLError
 from typing import Any, Protocol, cast
 
 from pydicom.dataset import Dataset
@@ -22,9 +22,12 @@ from pynetdicom.association import Association
 from pynetdicom.dimse import DIMSEServiceProvider
 from pynetdicom.pdu_primitives import A_ASSOCIATE, P_DATA, SCP_SCU_RoleSelectionNegotiation
 from pynetdicom.presentation import PresentationContext
-from pynetdicom.transport import T_CONNECT, AddressInformation, AssociationSocket
+from pynetdicom.transport import AddressInformation
 
-from dicom_node.errors import NodeError, PermanentError, TransientError
+from dicom_node import tls
+from dicom_node.errors import ConfigError, NodeError, PermanentError, TransientError
+from dicom_node.outbound_socket import BoundedSocket, TlsArguments
+from dicom_node.tls import ClientTls
 from dicom_node.upper_layer import INVALID_PDU, InstanceMemory, MessageProvider
 
 MAX_CONTEXTS = 128  # PS3.8 9.3.2.2: odd identifiers of one byte
@@ -53,7 +56,6 @@ pynetdicom_config.LOG_REQUEST_IDENTIFIERS = False
 pynetdicom_config.LOG_RESPONSE_IDENTIFIERS = False
 
 EventHandler = tuple[Any, Any]
-TlsArguments = tuple[SSLContext, str]  # context and host name to verify
 
 
 class Peer(Protocol):
@@ -75,6 +77,10 @@ class Peer(Protocol):
     def timeout_s(self) -> float:
         """Longest wait for the connection, and for each answer."""
 
+    @property
+    def client_tls(self) -> ClientTls | None:
+        """How the connection is secured; None: not at all."""
+
 
 class NoContexts(PermanentError):
     """The peer accepted the association, but none of the presentation contexts."""
@@ -92,10 +98,9 @@ def associate(
     contexts: Sequence[PresentationContext],
     handlers: Sequence[EventHandler] = (),
     roles: Sequence[SCP_SCU_RoleSelectionNegotiation] = (),
-    tls: TlsArguments | None = None,
     memory: InstanceMemory | None = None,
 ) -> Iterator[Association]:
-    """An established association; released at the end, aborted where the body raises.
+    """An established association, over TLS where the peer is called so; released at the end, aborted on errors.
 
     With `memory` the peer may send instances on it (C-GET), within that bound; its `dimse` is a `MessageProvider`.
 
@@ -114,7 +119,7 @@ def associate(
             ae_title=peer.ae_title,
             max_pdu=MAX_PDU_BYTES,
             ext_neg=list(roles),
-            tls_args=tls,
+            tls_args=_tls_arguments(peer),
             evt_handlers=list(handlers),
         )
     except (socket.gaierror, UnicodeError) as error:
@@ -133,6 +138,16 @@ def associate(
     finally:
         if not assoc.is_released:
             assoc.abort()
+
+
+def _tls_arguments(peer: Peer) -> TlsArguments | None:
+    """Made for each association: certificates may have been renewed since the last."""
+    if peer.client_tls is None:
+        return None
+    try:
+        return tls.client_context(peer.client_tls), peer.client_tls.name
+    except ConfigError as error:  # transient: a file may be about to be replaced
+        raise TransientError(f"{describe(peer)} cannot be called with TLS: {error}.") from error
 
 
 @contextmanager
@@ -164,9 +179,9 @@ class _Entity(ApplicationEntity):
 
     def _create_socket(
         self, assoc: Association, address: AddressInformation, tls_args: TlsArguments | None
-    ) -> _BoundedSocket:
+    ) -> BoundedSocket:
         assoc.dimse = _Answers(assoc) if self._memory is None else _Instances(assoc, self._memory)
-        sock = _BoundedSocket(assoc, address=address)
+        sock = BoundedSocket(assoc, address=address)
         sock.tls_args = tls_args
         return sock
 
@@ -198,47 +213,6 @@ class _Instances(MessageProvider):
         super().receive_primitive(primitive)
 
 
-class _BoundedSocket(AssociationSocket):
-    """A socket whose connection, reads and writes all end within the time limit, and which knows what failed."""
-
-    failure: OSError | None = None
-
-    def connect(self, primitive: T_CONNECT) -> None:
-        """Connect, with TLS where asked for; what comes of it goes to the state machine as in the base class."""
-        limit_s = self.assoc.connection_timeout
-        sock = cast(socket.socket, self.socket)
-        try:
-            sock.settimeout(limit_s)
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            sock.connect(primitive.address_info.as_tuple)
-            if self.tls_args is not None:
-                context, host_name = self.tls_args
-                self.socket = context.wrap_socket(sock, server_hostname=host_name)
-            self._is_connected = True
-            primitive.result = "Evt2"
-        except OSError as error:
-            self.failure = error
-            self._shutdown_socket()
-            self.socket = None
-            primitive.result = "Evt17"
-        self.provider_queue.put(primitive)
-        self._ready.set()
-
-    def recv(self, nr_bytes: int) -> bytearray:
-        """Exactly `nr_bytes`, or less where the peer closes; a peer that trickles is cut off like a silent one."""
-        sock = cast(socket.socket, self.socket)
-        end = time.monotonic() + (self.assoc.connection_timeout or 0.0)
-        received = bytearray()
-        while len(received) < nr_bytes:
-            if time.monotonic() > end:
-                raise TimeoutError("the rest of a PDU did not come in time")
-            part = sock.recv(min(nr_bytes - len(received), 64 * 1024))
-            if not part:
-                break
-            received += part
-        return received
-
-
 def _why_not(assoc: Association, peer: Peer, calling_ae: str, waited_s: float) -> NodeError:
     """Why there is no association, as the error to raise."""
     failure = getattr(assoc.dul.socket, "failure", None)
@@ -262,7 +236,7 @@ def _why_not(assoc: Association, peer: Peer, calling_ae: str, waited_s: float) -
 def _connection_error(failure: OSError, peer: Peer) -> TransientError:
     """What a failed TCP connection or TLS handshake means; all of it may pass by itself."""
     if isinstance(failure, SSLError):
-        text = f"No TLS connection to {describe(peer)}: {failure}. Check the certificates on both sides."
+        text = f"No TLS connection to {describe(peer)}: {tls.reason(failure)}. {_tls_advice(failure)}"
     elif isinstance(failure, TimeoutError):
         text = (
             f"{describe(peer)} did not answer within {peer.timeout_s:g} s: check that it is switched on and that "
@@ -270,11 +244,21 @@ def _connection_error(failure: OSError, peer: Peer) -> TransientError:
         )
     elif failure.errno == errno.ECONNREFUSED:
         text = f"{describe(peer)} refuses the connection: nothing listens there. Check host, port and the service."
+    elif failure.errno == errno.ECONNRESET and peer.client_tls is not None:
+        text = f"No TLS connection to {describe(peer)}: it breaks the handshake off. Is that its port for TLS?"
     else:
         text = f"No connection to {describe(peer)}: {failure.strerror or failure}."
     error = TransientError(text)
     error.__cause__ = failure  # it happened in another thread
     return error
+
+
+def _tls_advice(failure: SSLError) -> str:
+    if isinstance(failure, SSLCertVerificationError):
+        return "Check tls_ca and tls_name; the PACS administrator knows what its certificate says."
+    if "ALERT" in (failure.reason or ""):
+        return "The peer refuses: have the node's certificate (tls.certificate) made known to it."
+    return "Check port and tls here, and the peer's TLS settings."
 
 
 def rejection(peer: Peer, calling_ae: str, result: int, source: int, reason: int) -> NodeError:

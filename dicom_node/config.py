@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import ipaddress
-import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import (
-    AfterValidator,
-    BaseModel,
-    ConfigDict,
     Field,
     IPvAnyNetwork,
     ValidationError,
@@ -20,39 +16,26 @@ from pydantic import (
     field_validator,
     model_validator,
 )
-from pydantic_core import ErrorDetails
+from pydantic_core import ErrorDetails, PydanticCustomError
+from sqlalchemy import make_url
+from sqlalchemy.exc import ArgumentError
 
+from dicom_node.config_base import (
+    AbsolutePath,
+    AeTitle,
+    Port,
+    PositiveSeconds,
+    Seconds,
+    SecretFile,
+    Section,
+    ShortName,
+    read_secret,
+)
+from dicom_node.config_security import PeerTable, TlsSection, inherit_tls
 from dicom_node.errors import ConfigError
 from pipeline.types import PipelineSettings, Profile
 
 DEFAULT_PROFILE = "default"
-
-
-def _ae_title(value: str) -> str:
-    """PS3.5 6.2, VR AE: 1-16 printable ASCII characters without backslash, not only spaces."""
-    title = value.strip(" ")
-    if not re.fullmatch(r"[\x20-\x5b\x5d-\x7e]{1,16}", title):
-        raise ValueError("an AE title has 1 to 16 printable ASCII characters and no backslash")
-    return title
-
-
-def _short_name(value: str) -> str:
-    if not re.fullmatch(r"[a-z0-9][a-z0-9_-]{0,31}", value):
-        raise ValueError("a name has 1 to 32 characters of a-z, 0-9, - and _")
-    return value
-
-
-AeTitle = Annotated[str, AfterValidator(_ae_title)]
-ShortName = Annotated[str, AfterValidator(_short_name)]
-Port = Annotated[int, Field(ge=0, le=65535)]
-Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-PositiveSeconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-
-
-class Section(BaseModel):
-    """Base of every table: frozen, unknown keys are errors, strings are not taken for numbers."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=False)
 
 
 class NodeSection(Section):
@@ -61,8 +44,9 @@ class NodeSection(Section):
     ae_title: AeTitle = "DICOMNODE"
     bind: str = "127.0.0.1"
     port: Port = 11112
-    state_dir: Path = Path("/var/lib/dicomnode")
+    state_dir: AbsolutePath = Path("/var/lib/dicomnode")
     database: str | None = None
+    database_password_file: SecretFile | None = None
 
     @field_validator("bind")
     @classmethod
@@ -70,11 +54,17 @@ class NodeSection(Section):
         ipaddress.ip_address(value)
         return value
 
-    @field_validator("state_dir")
+    @field_validator("database")
     @classmethod
-    def _absolute(cls, value: Path) -> Path:
-        if not value.is_absolute():
-            raise ValueError("an absolute path is needed")
+    def _without_password(cls, value: str | None) -> str | None:
+        try:
+            url = make_url(value or "sqlite://")
+        except ArgumentError:
+            raise PydanticCustomError("database_url", "not a database URL of SQLAlchemy") from None
+        if url.password is not None or "password" in url.query:
+            raise PydanticCustomError(
+                "database_password", "the password does not belong here: set node.database_password_file"
+            )
         return value
 
 
@@ -147,28 +137,18 @@ class ProfileSection(Section):
     picture: bool = True
 
 
-class Destination(Section):
+class Destination(PeerTable):
     """[[destinations]]"""
 
-    name: ShortName
-    ae_title: AeTitle
-    host: Annotated[str, Field(min_length=1)]
-    port: Annotated[int, Field(ge=1, le=65535)]
     profile: str = DEFAULT_PROFILE
     verify: Literal["commitment", "find", "none"] = "commitment"
-    timeout_s: PositiveSeconds = 30.0
 
 
-class Source(Section):
+class Source(PeerTable):
     """[[sources]]"""
 
-    name: ShortName
-    ae_title: AeTitle
-    host: Annotated[str, Field(min_length=1)]
-    port: Annotated[int, Field(ge=1, le=65535)]
     calling_ae_titles: tuple[AeTitle, ...] = ()
     retrieve: Literal["move", "get"] = "move"
-    timeout_s: PositiveSeconds = 30.0
     retrieve_timeout_s: PositiveSeconds = 300.0
     max_instances: Annotated[int, Field(ge=1)] = 5000
     max_series: Annotated[int, Field(ge=1)] = 200
@@ -193,6 +173,7 @@ class Config(Section):
 
     node: NodeSection = NodeSection()
     reception: ReceptionSection = ReceptionSection()
+    tls: TlsSection = TlsSection()
     completion: CompletionSection = CompletionSection()
     analysis: AnalysisSection = AnalysisSection()
     lungs: LungsSection = LungsSection()
@@ -201,6 +182,11 @@ class Config(Section):
     destinations: tuple[Destination, ...] = ()
     sources: tuple[Source, ...] = ()
     log: LogSection = LogSection()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _peers_inherit_tls(cls, content: Any) -> Any:
+        return inherit_tls(content) if isinstance(content, Mapping) else content
 
     @model_validator(mode="after")
     def _names_agree(self) -> Config:
@@ -220,8 +206,29 @@ class Config(Section):
 
     @property
     def database_url(self) -> str:
-        """SQLAlchemy URL of the ledger."""
-        return self.node.database or f"sqlite:///{self.node.state_dir / 'ledger.sqlite'}"
+        """SQLAlchemy URL of the ledger, with the password: never to be shown.
+
+        Raises:
+            ConfigError: `node.database_password_file` cannot be read.
+        """
+        if self.node.database is None:
+            return f"sqlite:///{self.node.state_dir / 'ledger.sqlite'}"
+        if self.node.database_password_file is None:
+            return self.node.database
+        try:
+            password = read_secret(self.node.database_password_file)
+        except ConfigError as error:
+            raise ConfigError(f"node.database_password_file: {error}") from error
+        return make_url(self.node.database).set(password=password).render_as_string(hide_password=False)
+
+    @property
+    def peers(self) -> list[tuple[str, PeerTable]]:
+        """Everybody whom the node calls, with the TOML path."""
+        tables: tuple[tuple[str, Sequence[PeerTable]], ...] = (
+            ("destinations", self.destinations),
+            ("sources", self.sources),
+        )
+        return [(f"{name}[{number}]", peer) for name, peers in tables for number, peer in enumerate(peers)]
 
     def profile(self, name: str) -> Profile:
         """The named profile as the pipeline knows it."""
@@ -308,5 +315,7 @@ def _complaints(detail: ErrorDetails) -> list[str]:
         message = "unknown key"
     if not path:  # raised by the whole model: the lines carry their own path
         return [f"  {line}" for line in message.splitlines()]
-    given = "" if detail["type"] in {"missing", "extra_forbidden"} else f" (given: {detail['input']!r})"
+    silent = {"missing", "extra_forbidden", "database_url", "database_password"}  # the last two may hold a secret
+    unsaid = detail["type"] in silent or isinstance(detail["input"], Mapping)
+    given = "" if unsaid else f" (given: {detail['input']!r})"
     return [f"  {path}: {message}{given}"]

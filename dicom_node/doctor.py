@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import closing
+from datetime import UTC, datetime
 from pathlib import Path
 
 from sqlalchemy.exc import SQLAlchemyError
 
+from dicom_node import certificates
 from dicom_node.config import Config
-from dicom_node.errors import NodeError
+from dicom_node.errors import ConfigError, NodeError
 from dicom_node.ledger_database import open_engine
 from pipeline import lungs, package
 from pipeline.errors import PipelineError
@@ -22,8 +24,13 @@ def faults(config: Config) -> list[str]:
 
 
 def file_faults(config: Config) -> list[str]:
-    """Those that do not pass by themselves: folders, model, weights."""
-    return [*_state_folder(config.node.state_dir), *_model(config), *_weights(config)]
+    """Those that do not pass by themselves: folders, certificates, model, weights."""
+    return [
+        *_state_folder(config.node.state_dir),
+        *certificates.faults(config, datetime.now(UTC)),
+        *_model(config),
+        *_weights(config),
+    ]
 
 
 def _state_folder(state_dir: Path) -> Iterator[str]:
@@ -38,9 +45,11 @@ def _database(config: Config) -> Iterator[str]:
     if config.node.database is None:
         return  # made in the state folder when the node starts
     try:
-        engine = open_engine(config.node.database)
+        engine = open_engine(config.database_url)
         with closing(engine.connect()):  # its tables are made or brought up to date when the node starts
             pass
+    except ConfigError as error:
+        yield str(error)
     except (NodeError, SQLAlchemyError) as error:
         yield f"node.database: {str(error).splitlines()[0]}"
 

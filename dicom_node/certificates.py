@@ -1,0 +1,127 @@
+"""The certificates that config.toml names: what is wrong with them, and which of them end soon."""
+
+from __future__ import annotations
+
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+
+from cryptography import x509
+
+from dicom_node import tls
+from dicom_node.config import Config
+from dicom_node.config_base import locate
+from dicom_node.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Expiry:
+    """When what a file holds stops to be valid.
+
+    Attributes:
+        where: TOML path.
+        subject: of the certificate.
+        at: UTC.
+    """
+
+    where: str
+    path: Path
+    subject: str
+    at: datetime
+
+    def text(self, now: datetime) -> str:
+        """For log and status."""
+        left = "has expired" if self.at <= now else f"expires in {(self.at - now).days} days"
+        return f"{self.where}: the certificate {self.subject} in {self.path} {left}, on {self.at:%Y-%m-%d}"
+
+
+def faults(config: Config, now: datetime) -> list[str]:
+    """What keeps TLS from working: "TOML path: what is wrong, what to do"."""
+    return [*_listener(config), *_peers(config), *_validity(config, now)]
+
+
+def expiring(config: Config, now: datetime) -> list[str]:
+    """Which certificates end within `tls.warn_days`, or have ended; files that cannot be read are `faults`."""
+    limit = now + timedelta(days=config.tls.warn_days)
+    ends = [_end(where, found) for where, path in _files(config) if (found := _readable(path))]
+    return [end.text(now) for end in ends if end.at <= limit]
+
+
+def _listener(config: Config) -> Iterator[str]:
+    section = config.tls
+    if section.identity is None:
+        return
+    try:
+        tls.server_context(section.identity, section.ca, section.crl, section.require_client_certificate)
+    except ConfigError as error:
+        yield f"tls: {error}"
+    yield from _open_key("tls.key", section.identity.key)
+
+
+def _peers(config: Config) -> Iterator[str]:
+    for where, peer in config.peers:
+        if (client := peer.client_tls) is None:
+            continue
+        try:
+            tls.client_context(client)
+        except ConfigError as error:
+            yield f"{where}.tls: {error}"
+        if client.identity is not None and client.identity.key != config.tls.key:
+            yield from _open_key(f"{where}.tls_key", client.identity.key)
+
+
+def _open_key(where: str, key: Path) -> Iterator[str]:
+    """A private key that everybody on the machine may read is not private."""
+    try:
+        path = locate(key)
+        mode = path.stat().st_mode
+    except (ConfigError, OSError):
+        return  # said by the context
+    if mode & (stat.S_IROTH | stat.S_IWOTH):
+        yield f"{where}: everybody can read {path}: chmod 0640, owner root, group of the service's user"
+
+
+def _validity(config: Config, now: datetime) -> Iterator[str]:
+    for where, path in _files(config):
+        if not (found := _readable(path)):
+            continue
+        end = _end(where, found)
+        if end.at <= now:
+            yield f"{end.text(now)}: renew it"
+        begin = (min if _is_ca(where) else max)(one.not_valid_before_utc for one in found[1])
+        if begin > now:
+            yield f"{where}: {path} is not valid before {begin:%Y-%m-%d %H:%M} UTC: is this machine's clock right?"
+
+
+def _files(config: Config) -> Iterator[tuple[str, Path]]:
+    """Every file with certificates, once, with the TOML path that names it first."""
+    named = [("tls.certificate", config.tls.certificate), ("tls.ca", config.tls.ca)]
+    for where, peer in config.peers:
+        if peer.tls:
+            named += [(f"{where}.tls_certificate", peer.tls_certificate), (f"{where}.tls_ca", peer.tls_ca)]
+    seen: set[Path] = set()
+    for where, path in named:
+        if path is not None and path not in seen:
+            seen.add(path)
+            yield where, path
+
+
+def _readable(path: Path) -> tuple[Path, list[x509.Certificate]] | None:
+    try:
+        return path, x509.load_pem_x509_certificates(path.read_bytes())
+    except (OSError, ValueError):
+        return None
+
+
+def _end(where: str, found: tuple[Path, list[x509.Certificate]]) -> Expiry:
+    """Of a chain the certificate that ends first; of several CAs the one that ends last: one valid one will do."""
+    path, certificates = found
+    choose = max if _is_ca(where) else min
+    certificate = choose(certificates, key=lambda one: one.not_valid_after_utc)
+    return Expiry(where, path, certificate.subject.rfc4514_string(), certificate.not_valid_after_utc)
+
+
+def _is_ca(where: str) -> bool:
+    return where.endswith("ca")

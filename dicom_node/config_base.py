@@ -1,0 +1,88 @@
+"""What the tables of config.toml are made of: field types, and files that hold secrets."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+from dicom_node.errors import ConfigError
+
+CREDENTIAL = "credential:"  # in place of a folder: a file that systemd hands to the service (LoadCredential=)
+CREDENTIALS_FOLDER = "CREDENTIALS_DIRECTORY"
+
+
+def _ae_title(value: str) -> str:
+    """PS3.5 6.2, VR AE: 1-16 printable ASCII characters without backslash, not only spaces."""
+    title = value.strip(" ")
+    if not re.fullmatch(r"[\x20-\x5b\x5d-\x7e]{1,16}", title):
+        raise ValueError("an AE title has 1 to 16 printable ASCII characters and no backslash")
+    return title
+
+
+def _short_name(value: str) -> str:
+    if not re.fullmatch(r"[a-z0-9][a-z0-9_-]{0,31}", value):
+        raise ValueError("a name has 1 to 32 characters of a-z, 0-9, - and _")
+    return value
+
+
+def _absolute(value: Path) -> Path:
+    if not value.is_absolute():
+        raise ValueError("an absolute path is needed")
+    return value
+
+
+def _secret_file(value: Path) -> Path:
+    if not (value.is_absolute() or re.fullmatch(rf"{CREDENTIAL}[\w.-]+", str(value))):
+        raise ValueError(f'an absolute path is needed, or "{CREDENTIAL}NAME" for a credential of systemd')
+    return value
+
+
+AeTitle = Annotated[str, AfterValidator(_ae_title)]
+ShortName = Annotated[str, AfterValidator(_short_name)]
+Port = Annotated[int, Field(ge=0, le=65535)]
+Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+PositiveSeconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+AbsolutePath = Annotated[Path, AfterValidator(_absolute)]
+SecretFile = Annotated[Path, AfterValidator(_secret_file)]
+
+
+class Section(BaseModel):
+    """Base of every table: frozen, unknown keys are errors, strings are not taken for numbers."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=False)
+
+
+def locate(path: Path) -> Path:
+    """Where a `SecretFile` lies.
+
+    Raises:
+        ConfigError: it is a credential, and systemd has handed over none.
+    """
+    name = str(path)
+    if not name.startswith(CREDENTIAL):
+        return path
+    folder = os.environ.get(CREDENTIALS_FOLDER)
+    if not folder:
+        name = name.removeprefix(CREDENTIAL)
+        raise ConfigError(f"there are no credentials here: set LoadCredential={name}:FILE in the unit")
+    return Path(folder) / name.removeprefix(CREDENTIAL)
+
+
+def read_secret(path: Path) -> str:
+    """The one line that a `SecretFile` holds. It must never get into a log, a message or a dump.
+
+    Raises:
+        ConfigError: it cannot be read, or is empty; says why, and nothing of what it holds.
+    """
+    try:
+        secret = locate(path).read_text(encoding="utf-8").strip("\r\n")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
+        raise ConfigError(f"{path} cannot be read: {reason}") from None
+    if not secret:
+        raise ConfigError(f"{path} is empty")
+    return secret
