@@ -23,7 +23,8 @@ from dicom_node.config import Config, Destination
 from dicom_node.errors import ConfigError, NodeError, NotFound
 from dicom_node.ledger import Ledger
 from dicom_node.result_file import damaged
-from dicom_node.spool import REASON_SUFFIX
+from dicom_node.retention import Disk, Retention
+from dicom_node.spool import REASON_SUFFIX, Spool
 from dicom_node.states import SeriesState
 from pipeline import RESEARCH_USE_ONLY, __version__
 from pipeline.errors import PipelineError
@@ -133,12 +134,17 @@ def status(
     with _open_ledger(config) as ledger:
         counts = ledger.counts()
         series = ledger.list_series(states=state or (), text=text, limit=limit)
-    quarantine = configuration.load(config).node.state_dir / "quarantine"
+    settings = configuration.load(config)
+    quarantine = settings.node.state_dir / "quarantine"
     set_aside = len(list(quarantine.glob(f"*{REASON_SUFFIX}")))
+    disk = Disk.of(settings)
     if json:
-        typer.echo(show.as_json({"counts": counts, "series": series, "set_aside": set_aside}))
+        told = {"free_bytes": disk.free_bytes, "reserve_bytes": disk.reserve_bytes, "low": disk.low}
+        typer.echo(show.as_json({"counts": counts, "series": series, "set_aside": set_aside, "disk": told}))
         return
     show.show_status(Console(), counts, series)
+    if disk.low:
+        typer.echo(f"THE DISK IS LOW ({disk}): nothing is received until there is room; see `dicomnode purge`")
     if set_aside:
         typer.echo(f"{set_aside} received file(s) could not be read; each lies with its reason in {quarantine}")
 
@@ -170,6 +176,24 @@ def cancel(uid: SeriesArgument, config: ConfigOption = DEFAULT_CONFIG) -> None:
     with _open_ledger(config) as ledger:
         record = ledger.cancel(uid, datetime.now(UTC))
     typer.echo(f"{uid}: {record.state} {record.reason}".rstrip())
+
+
+@app.command()
+def purge(
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="say what would go, and leave it")] = False,
+    config: ConfigOption = DEFAULT_CONFIG,
+    json: JsonOption = False,
+) -> None:
+    """Remove files whose time by [retention] is over; never of what is not delivered and committed."""
+    settings = configuration.load(config)
+    with _open_ledger(config) as ledger:
+        retention = Retention(settings, ledger, Spool(settings.node.state_dir))
+        now = datetime.now(UTC)
+        purged = retention.due(now) if dry_run else retention.purge(now)
+    if json:
+        typer.echo(show.as_json({"dry_run": dry_run, "series": purged}))
+    else:
+        show.show_purged(Console(), purged, dry_run)
 
 
 @app.command()

@@ -9,7 +9,8 @@ No timer alone shows that a series is whole. In this order:
 4. One patient: a correction in the PACS that has reached a part of the instances is waited for.
 5. Body part: rejected where BodyPartExamined (PS3.16 annex L) is one far from the lungs and no description names
    the chest. Anything else is left to the lungs that are found, or not, in the pixels.
-6. Geometry: faults that no further slice can heal end the series; gaps are waited for, and so are holes in
+6. Retention: what was purged before a late slice or a person reopened the series is asked for again.
+7. Geometry: faults that no further slice can heal end the series; gaps are waited for, and so are holes in
    InstanceNumber where it tells the position.
 
 A series that a later instance reaches is judged again, whatever was decided.
@@ -119,7 +120,7 @@ def judge(
     incurable = [fault.text for fault in assessment.faults if fault.kind not in CURABLE]
     if incurable:
         return Ending(SeriesState.NOT_ANALYSED, "; ".join(incurable))
-    missing = [*_mixed_patients(chosen), *(fault.text for fault in assessment.faults)]
+    missing = [*_purged(chosen), *_mixed_patients(chosen), *(fault.text for fault in assessment.faults)]
     missing += [] if assessment.faults else _holes([chosen[index] for index in assessment.order])
     if missing:
         return _wait_or_give_up(series, "; ".join(missing), now, rules)
@@ -195,6 +196,12 @@ def _without_place(chosen: Sequence[InstanceRecord]) -> str:
     """Which attributes of the Image Plane Module (PS3.3 C.7.6.2) are absent, and in how many slices."""
     absent = Counter(keyword for record in chosen for keyword in PLACE if not record.header.get(keyword))
     return "; ".join(f"{keyword} is absent in {count} of {len(chosen)} slices" for keyword, count in absent.items())
+
+
+def _purged(chosen: Sequence[InstanceRecord]) -> list[str]:
+    """What retention has removed since, and a new analysis would need."""
+    gone = sum(record.purged for record in chosen)
+    return [f"{gone} of {len(chosen)} instances were purged from this node: send the series again"] if gone else []
 
 
 def _mixed_patients(chosen: Sequence[InstanceRecord]) -> list[str]:

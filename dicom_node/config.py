@@ -127,6 +127,22 @@ class DeliverySection(Section):
     commitment_timeout_s: PositiveSeconds = 600.0
 
 
+class RetentionSection(Section):
+    """[retention]"""
+
+    source_days: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 14.0
+    result_days: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 365.0
+    automatic: bool = True
+    early_when_low: bool = True
+
+    @field_validator("result_days")
+    @classmethod
+    def _outlive_their_sources(cls, value: float, info: ValidationInfo) -> float:
+        if value < info.data.get("source_days", 0):
+            raise ValueError("less than source_days: results are kept at least as long as what they were made of")
+        return value
+
+
 class ProfileSection(Section):
     """[profiles.NAME]"""
 
@@ -178,6 +194,7 @@ class Config(Section):
     analysis: AnalysisSection = AnalysisSection()
     lungs: LungsSection = LungsSection()
     delivery: DeliverySection = DeliverySection()
+    retention: RetentionSection = RetentionSection()
     profiles: dict[ShortName, ProfileSection] = Field(default_factory=dict)
     destinations: tuple[Destination, ...] = ()
     sources: tuple[Source, ...] = ()

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from dicom_node.ledger_records import Delivery, Event, JobRecord, SeriesDetails, SeriesRecord
+from dicom_node.ledger_records import Delivery, Event, JobRecord, Purgeable, SeriesDetails, SeriesRecord
 from dicom_node.states import DeliveryState, SeriesState
 from pipeline.notation import NOT_MEASURED, millilitres, percent
 
@@ -76,6 +76,20 @@ def show_status(console: Console, counts: Mapping[SeriesState, int], series: Seq
     console.print(table)
 
 
+def show_purged(console: Console, purged: Sequence[Purgeable], dry_run: bool) -> None:
+    """What was removed, or would be."""
+    would = "would be " if dry_run else ""
+    for item in purged:
+        what = f"{item.sources} received files ({item.source_bytes >> 20} MB), {item.results} result objects"
+        console.print(
+            f"{escape(item.series_uid)}  {item.state} since {time(item.changed_at)}: {what}",
+            highlight=False,
+            soft_wrap=True,
+        )
+    size_mb = sum(item.source_bytes for item in purged) >> 20
+    console.print(f"{len(purged)} series: {size_mb} MB of received files {would}removed", highlight=False)
+
+
 def show_series(console: Console, details: SeriesDetails) -> None:
     """One series: where it stands, its figures, where each result is, and its story."""
     record = details.series
@@ -90,6 +104,7 @@ def show_series(console: Console, details: SeriesDetails) -> None:
         ("reason", record.reason),
         ("completeness", record.completeness),
         ("instances", ", ".join(f"{n} {state}" for state, n in details.instances.items() if n)),
+        ("purged", _purged(record)),
     ):
         if text.strip():
             console.print(f"  {name:<13}{escape(text)}")
@@ -98,6 +113,12 @@ def show_series(console: Console, details: SeriesDetails) -> None:
     if details.deliveries:
         console.print(_delivery_table(details.deliveries))
     console.print(_event_table(details.events))
+
+
+def _purged(record: SeriesRecord) -> str:
+    """Which files are not here any more."""
+    parts = (("received files", record.sources_purged_at), ("result files", record.results_purged_at))
+    return ", ".join(f"{name} {time(at)}" for name, at in parts if at is not None)
 
 
 def _show_job(console: Console, job: JobRecord) -> None:

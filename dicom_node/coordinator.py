@@ -16,7 +16,7 @@ from dicom_node.completion import Wait
 from dicom_node.config import Config
 from dicom_node.dispatch import Dispatcher
 from dicom_node.errors import NodeError
-from dicom_node.ledger import Ledger, SeriesRecord
+from dicom_node.ledger import InstanceRecord, Ledger, SeriesRecord
 from dicom_node.states import SeriesState
 
 LOGGER = logging.getLogger(__name__)
@@ -152,6 +152,7 @@ class Coordinator:
             for series in seen
             if series.candidate and series.state in selection.LOSING
         ]
+        kept = [(series, instances) for series, instances in kept if not _is_lost(series, instances)]
         if not all(completion.slices(instances) for _, instances in kept):
             return False  # all of them were corrected into another series since
         choice = selection.choose([selection.candidate(*pair) for pair in kept], seen)
@@ -160,3 +161,8 @@ class Coordinator:
         if choice.chosen is not None:
             LOGGER.info("study %s: series %s, %s", choice.chosen.study_uid, choice.chosen.series_uid, choice.why)
         return True
+
+
+def _is_lost(series: SeriesRecord, instances: Collection[InstanceRecord]) -> bool:
+    """Whether it could not be analysed if it were chosen: files were purged while another one of its study was."""
+    return series.state is SeriesState.NOT_ANALYSED and any(instance.purged for instance in instances)

@@ -6,6 +6,7 @@ version of it that counts:
 
 - the same data set: nothing changes
 - equal header and pixels in another transfer syntax: nothing changes, the file is kept
+- a data set that was purged: it is kept again, and nothing is analysed for it
 - another header, equal pixels: the new one counts, the series is judged again under the new identity; also where
   it is an earlier version that comes again: who corrects wrongly and takes it back sends that
 - other pixels, or compressed ones that cannot be compared: both are kept, the series is not analysed until a person
@@ -236,6 +237,9 @@ class Ingest:
         """Against the instance that counts; only where digests differ are files looked into."""
         syntaxes = (item.transfer_syntax_uid, current.transfer_syntax_uid)
         equal = item.pixel_sha256 == current.pixel_sha256
+        if current.purged and equal and syntaxes[0] != syntaxes[1] and _read_alike(*syntaxes):
+            # The file that it could be compared with is gone: the tags in the ledger have to do.
+            return Verdict.RESTORED if item.header == current.header else Verdict.CORRECTED
         if equal and syntaxes[0] == syntaxes[1]:
             return Verdict.CORRECTED
         before = self._spool.archive / current.path

@@ -6,7 +6,8 @@ be called from any thread. Frozen records go in and out (`ledger_records`); no O
 Every change takes `now`, time zone aware: the ledger has no clock.
 
 The rooms: `ledger_reception` (instances make series), `ledger_decisions` (completion, selection), `ledger_jobs`
-(analyses), `ledger_deliveries` (the outbox), `ledger_status` (people). They share `ledger_writer`.
+(analyses), `ledger_deliveries` (the outbox), `ledger_retention` (files that may go), `ledger_status` (people).
+They share `ledger_writer`.
 """
 
 from __future__ import annotations
@@ -17,21 +18,25 @@ from dicom_node.ledger_deliveries import DeliveryRoom
 from dicom_node.ledger_jobs import JobRoom
 from dicom_node.ledger_reception import ReceptionRoom
 from dicom_node.ledger_records import (
+    Ages,
     Choice,
     Delivery,
     Event,
     Filing,
     InstanceRecord,
     JobRecord,
+    Purgeable,
     ResultRecord,
     SeriesDetails,
     SeriesIdentity,
     SeriesRecord,
     Verdict,
 )
+from dicom_node.ledger_retention import RetentionRoom
 from dicom_node.ledger_status import StatusRoom
 
 __all__ = [
+    "Ages",
     "Choice",
     "Delivery",
     "Event",
@@ -39,6 +44,7 @@ __all__ = [
     "InstanceRecord",
     "JobRecord",
     "Ledger",
+    "Purgeable",
     "ResultRecord",
     "SeriesDetails",
     "SeriesIdentity",
@@ -47,7 +53,7 @@ __all__ = [
 ]
 
 
-class Ledger(ReceptionRoom, DecisionRoom, JobRoom, DeliveryRoom, StatusRoom):
+class Ledger(ReceptionRoom, DecisionRoom, JobRoom, DeliveryRoom, RetentionRoom, StatusRoom):
     """The only truth about what was received, what is to be done and what came of it."""
 
     def __init__(self, url: str, *, migrate: bool = True) -> None:

@@ -82,10 +82,7 @@ class DecisionRoom(LedgerRoom):
 def _turn_down(writer: Writer, row: SeriesRow, reason: str) -> None:
     """Another series of the study is analysed; what this one gave so far does not count."""
     if row.state == SeriesState.NOT_ANALYSED:
-        if row.reason != reason:
-            row.reason = reason
-            writer.touch(row)
-            writer.event("series", reason, series_id=row.id, subject_id=row.id, old=row.state, new=row.state)
+        writer.restate(row, reason)
         return
     writer.withdraw(row, reason)
     writer.move_series(row, SeriesState.NOT_ANALYSED, reason)

@@ -104,6 +104,7 @@ class JobRoom(LedgerRoom):
             writer.move_job(row, JobState.DONE, "")
             for item in outcome.objects:
                 _add_result(writer, row, item, results_dir, profiles)
+            series.results_purged_at = None  # those of earlier revisions may be
             reason = "" if profiles else "no destination is configured: the results are kept in the state folder"
             told = f"{len(outcome.objects)} result object(s), revision {row.revision}"
             writer.move_series(series, SeriesState.ANALYSED, reason, told=told)

@@ -16,6 +16,7 @@ from dicom_node.tables import InstanceRow, SeriesRow
 
 STATE_OF = {
     Verdict.NEW: InstanceState.CURRENT,
+    Verdict.RESTORED: InstanceState.CURRENT,
     Verdict.CORRECTED: InstanceState.CURRENT,
     Verdict.RECODED: InstanceState.SUPERSEDED,
     Verdict.CONFLICTING: InstanceState.CONFLICTING,
@@ -49,6 +50,7 @@ class ReceptionRoom(LedgerRoom):
 
         KNOWN and RECODED ones change no series; RECODED ones are kept as SUPERSEDED. A data set is kept once: one
         that comes again gets the state that its verdict gives it. Each of them counts as received last from now on.
+        What was purged is kept again when it comes again; only an INCOMPLETE series, which asked for it, reopens.
 
         Raises:
             TransientError: a verdict was reached against an instance that is not CURRENT any more; judge again.
@@ -88,10 +90,14 @@ class _Clerk:
         self.writer = writer
         self.rows: dict[str, SeriesRow] = {}
         self.changes: dict[str, list[Verdict]] = {}
+        self.restored: dict[str, SeriesRow] = {}
 
     def know(self, filing: Filing) -> None:
         """What counts came again: of conflicting versions it is the one received last now."""
         versions = self._versions(filing)
+        for version in versions:
+            if version.dataset_sha256 == filing.dataset_sha256 and version.purged_at is not None:
+                self._restore(version)
         if any(version.state == InstanceState.CONFLICTING for version in versions):
             for version in versions:
                 if version.state == InstanceState.CURRENT:
@@ -109,7 +115,11 @@ class _Clerk:
         if kept is None:
             self._keep(row, filing, received_at)
         else:
-            kept.state, kept.received_at = STATE_OF[filing.verdict], received_at
+            kept.state, kept.received_at, kept.purged_at = STATE_OF[filing.verdict], received_at, None
+        row.sources_purged_at = None  # files of it are here again
+        if filing.verdict is Verdict.RESTORED:
+            self.restored[row.series_uid] = row
+            return
         if filing.verdict is not Verdict.NEW:
             told = f"{filing.sop_instance_uid} came again: {filing.verdict}"
             self.writer.event("instance", told, series_id=row.id)
@@ -117,6 +127,13 @@ class _Clerk:
             self._changed(row, filing)
         if filing.verdict in (Verdict.NEW, Verdict.CORRECTED):
             self.writer.follow(row, filing.identity)
+
+    def _restore(self, version: InstanceRow) -> None:
+        """What was purged is here again, byte for byte."""
+        version.purged_at = None
+        row = self.writer.session.get_one(SeriesRow, version.series_id)
+        row.sources_purged_at = None
+        self.restored[row.series_uid] = row
 
     def _keep(self, row: SeriesRow, filing: Filing, received_at: datetime) -> None:
         """The row of a data set that was never received before."""
@@ -160,6 +177,13 @@ class _Clerk:
                 self.writer.touch(row)
             else:
                 self.writer.reopen(row, _told(verdicts), changed=True)
+        for series_uid in self.restored.keys() - self.changes.keys():
+            row = self.restored[series_uid]
+            row.last_instance_at = self.writer.now
+            if row.state == SeriesState.INCOMPLETE:
+                self.writer.reopen(row, "instances that were purged came again", changed=True)
+            else:
+                self.writer.touch(row)
 
     def _series(self, filing: Filing) -> SeriesRow:
         """The row of the filing's series, made where there is none."""
@@ -196,7 +220,7 @@ class _Clerk:
         old = self.writer.session.get_one(InstanceRow, filing.replaces)
         if old.state != InstanceState.CURRENT:
             raise TransientError(f"instance {old.sop_instance_uid} is not current any more")
-        if filing.verdict is Verdict.CORRECTED:
+        if filing.verdict in (Verdict.CORRECTED, Verdict.RESTORED):
             old.state = InstanceState.SUPERSEDED
             self.writer.session.flush()  # before the new one becomes current: only one may be
         elif filing.verdict is Verdict.RECODED:

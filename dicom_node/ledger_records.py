@@ -64,6 +64,8 @@ class SeriesRecord:
         candidate: whole and fit for analysis by the rules, not turned down by the pipeline.
         preferred: a person asked for this one among the series of its study.
         instances: number of CURRENT instances.
+        sources_purged_at: since when its received files are removed; None while they are here, or some came after.
+        results_purged_at: since when its result files are removed.
     """
 
     id: int
@@ -79,6 +81,8 @@ class SeriesRecord:
     created_at: datetime
     last_instance_at: datetime
     changed_at: datetime
+    sources_purged_at: datetime | None = None
+    results_purged_at: datetime | None = None
 
     @property
     def series_uid(self) -> str:
@@ -93,7 +97,13 @@ class SeriesRecord:
 
 @dataclass(frozen=True)
 class InstanceRecord:
-    """One received file. `path` is relative to the archive folder; `header` holds the tags that rules read."""
+    """One received file.
+
+    Attributes:
+        path: relative to the archive folder.
+        header: the tags that rules read.
+        purged: the file is removed, or will be at any moment.
+    """
 
     id: int
     series_uid: str
@@ -107,6 +117,7 @@ class InstanceRecord:
     pixel_sha256: str
     header: Mapping[str, Any] = field(repr=False)
     received_at: datetime
+    purged: bool = False
 
 
 class Verdict(StrEnum):
@@ -115,6 +126,7 @@ class Verdict(StrEnum):
     NEW = "new"
     KNOWN = "known"  # the data set that counts, or kept in another transfer syntax already: nothing changes
     RECODED = "recoded"  # equal header and pixels in another transfer syntax: nothing changes
+    RESTORED = "restored"  # a copy in another transfer syntax of one that was purged: takes its place
     CORRECTED = "corrected"  # other header, equal pixels: takes the place of the one kept
     CONFLICTING = "conflicting"  # other pixels: kept beside it, the series is not analysed
 
@@ -172,6 +184,7 @@ class ResultRecord:
     path: str
     sha256: str
     current: bool
+    purged: bool = False
 
 
 @dataclass(frozen=True)
@@ -247,3 +260,23 @@ class Choice:
     why: str
     others: Mapping[str, str]  # SeriesInstanceUID → reason
     seen: tuple[SeriesRecord, ...]  # every series that the choice was made from, as it was seen
+
+
+@dataclass(frozen=True)
+class Ages:
+    """What may be purged: sources and results of series that have not changed since."""
+
+    sources_before: datetime
+    results_before: datetime
+
+
+@dataclass(frozen=True)
+class Purgeable:
+    """What of one series is or was purged."""
+
+    series_uid: str
+    state: SeriesState
+    changed_at: datetime
+    sources: int
+    source_bytes: int
+    results: int

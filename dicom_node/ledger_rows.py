@@ -48,6 +48,8 @@ def series_record(row: SeriesRow, instances: int) -> SeriesRecord:
         created_at=row.created_at,
         last_instance_at=row.last_instance_at,
         changed_at=row.changed_at,
+        sources_purged_at=row.sources_purged_at,
+        results_purged_at=row.results_purged_at,
     )
 
 
@@ -66,6 +68,7 @@ def instance_record(row: InstanceRow, series_uid: str) -> InstanceRecord:
         pixel_sha256=row.pixel_sha256,
         header=row.header,
         received_at=row.received_at,
+        purged=row.purged_at is not None,
     )
 
 
@@ -100,6 +103,7 @@ def result_record(row: ResultRow, revision: int) -> ResultRecord:
         path=row.path,
         sha256=row.sha256,
         current=row.current,
+        purged=row.purged_at is not None,
     )
 
 

@@ -25,6 +25,7 @@ from dicom_node.states import (
 )
 from dicom_node.tables import DeliveryRow, EventRow, InstanceRow, JobRow, ResultRow, SeriesRow
 
+PURGED_REMEDY = "the files of this one were purged: send it again, then `dicomnode retry`"
 IDENTITY_FIELDS = tuple(SeriesIdentity.__dataclass_fields__)
 CHOSEN = (SeriesState.QUEUED, SeriesState.ANALYSED, SeriesState.DELIVERED)
 
@@ -69,6 +70,13 @@ class Writer:
         self.touch(row)
         text = reason if told is None else told
         self.event("series", text, series_id=row.id, subject_id=row.id, old=old, new=state)
+
+    def restate(self, row: SeriesRow, reason: str) -> None:
+        """Another reason for the same state."""
+        if row.reason != reason:
+            row.reason = reason
+            self.touch(row)
+            self.event("series", reason, series_id=row.id, subject_id=row.id, old=row.state, new=row.state)
 
     def touch(self, row: SeriesRow) -> None:
         """Make decisions stale that were taken before this change."""
@@ -117,6 +125,15 @@ class Writer:
     def study(self, study_uid: str) -> Sequence[SeriesRow]:
         """Every series of a study."""
         return self.session.scalars(select(SeriesRow).where(SeriesRow.study_uid == study_uid)).all()
+
+    def lacks_files(self, row: SeriesRow) -> bool:
+        """Whether instances that count were purged."""
+        purged = select(InstanceRow.id).where(
+            InstanceRow.series_id == row.id,
+            InstanceRow.state == InstanceState.CURRENT,
+            InstanceRow.purged_at.is_not(None),
+        )
+        return self.session.scalar(purged.limit(1)) is not None
 
     def job_of(self, row: SeriesRow) -> JobRow | None:
         """The job of the present revision."""
@@ -173,7 +190,12 @@ class Writer:
         if any(self.is_chosen(row) for row in rows):
             return
         for row in rows:
-            if row.candidate and row.state == SeriesState.NOT_ANALYSED:
+            if not row.candidate or row.state != SeriesState.NOT_ANALYSED:
+                continue
+            if self.lacks_files(row):
+                row.candidate = False
+                self.restate(row, f"{why}; {PURGED_REMEDY}")
+            else:
                 self.move_series(row, SeriesState.COMPLETE, "", told=why)
 
     def follow(self, row: SeriesRow, identity: SeriesIdentity) -> None:

@@ -17,6 +17,7 @@ from dicom_node.errors import NodeError, NotFound
 from dicom_node.ingest import Ingest
 from dicom_node.ledger import Ledger, SeriesDetails
 from dicom_node.receiver import Receiver
+from dicom_node.retention import RetentionService
 from dicom_node.spool import Spool
 
 log = logging.getLogger(__name__)
@@ -59,6 +60,7 @@ class Node:
         self._coordinator = Coordinator(
             config, self._ledger, self._dispatcher, self._busy_series, clock, on_results=self._delivery.wake
         )
+        self._retention = RetentionService(config, self._ledger, self._spool, clock)
         self._nudger = threading.Thread(target=self._nudge, name="nudge", daemon=True)
         self._stopping = threading.Event()
 
@@ -74,6 +76,7 @@ class Node:
             self._ingest.start()
             self._coordinator.start()
             self._delivery.start()
+            self._retention.start()
             self._nudger.start()
             self._ledger.note(f"the node starts, port {port}", self._clock())
         except BaseException:
@@ -87,6 +90,7 @@ class Node:
         self._receiver.stop()
         self._ingest.stop()
         self._coordinator.stop()
+        self._retention.stop()
         try:
             self._dispatcher.stop()
             self._ledger.note("the node was stopped", self._clock())
@@ -104,7 +108,8 @@ class Node:
 
     def dead_threads(self) -> list[str]:
         """Names of threads that ended although nobody stopped them."""
-        threads = [self._ingest.thread, self._coordinator.thread, self._nudger, *self._dispatcher.threads]
+        threads = [self._ingest.thread, self._coordinator.thread, self._retention.thread, self._nudger]
+        threads += self._dispatcher.threads
         return [thread.name for thread in threads if not thread.is_alive()] + self._delivery.dead_threads()
 
     def _busy_series(self) -> frozenset[str]:

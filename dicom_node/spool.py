@@ -20,7 +20,8 @@ import logging
 import os
 import re
 import secrets
-from collections.abc import Iterator
+import shutil
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from hashlib import sha256
 from itertools import count
@@ -134,10 +135,31 @@ class Spool:
             leftover.unlink(missing_ok=True)
         return len(leftovers)
 
+    def remove(self, archived: Iterable[str], results: Iterable[str]) -> None:
+        """Remove files of the archive and, of each result, the folder of its revision; may be repeated.
+
+        Durable when this returns. What is not there is no error.
+
+        Raises:
+            ValueError: a path leads out of its folder.
+            OSError: something could not be removed.
+        """
+        paths = [_inside(self.archive, relative) for relative in archived]
+        for path in paths:
+            path.unlink(missing_ok=True)
+        for folder in {path.parent for path in paths}:
+            _sync_removal(folder, self.archive)
+        revisions = {_inside(self.results, PurePosixPath(*PurePosixPath(name).parts[:2])) for name in results}
+        for revision in revisions:
+            if revision.is_dir():
+                shutil.rmtree(revision)
+            else:
+                revision.unlink(missing_ok=True)
+            _sync_removal(revision.parent, self.results)
+
     def free_bytes(self) -> int:
         """Free space of the state folder's disk that the service's user may write."""
-        disk = os.statvfs(self.state_dir)
-        return disk.f_bavail * disk.f_frsize
+        return free_bytes(self.state_dir)
 
     def require_room(self, needed_bytes: int = 0) -> None:
         """Raise `LowDisk` if writing so much would leave less than the reserve."""
@@ -154,6 +176,12 @@ class Spool:
             undo.callback(path.unlink, missing_ok=True)
             _sync_folder(path.parent)
             undo.pop_all()
+
+
+def free_bytes(folder: Path) -> int:
+    """Free space of a folder's disk that a user other than root may write."""
+    disk = os.statvfs(folder)
+    return disk.f_bavail * disk.f_frsize
 
 
 def _write_synced(path: Path, *chunks: Encoded) -> None:
@@ -175,6 +203,20 @@ def _sync_folder(folder: Path) -> None:
         os.fsync(fd)
     finally:
         os.close(fd)
+
+
+def _sync_removal(folder: Path, stays: Path) -> None:
+    """Make what is gone from a folder durable; the folder goes too where nothing is left in it."""
+    if folder != stays:
+        try:
+            folder.rmdir()
+            folder = folder.parent
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+    _sync_folder(folder)
 
 
 def _make_folder(folder: Path) -> None:

@@ -52,6 +52,10 @@ class InstanceState(StrEnum):
     CONFLICTING = "conflicting"  # the same SOP instance came again with other pixels
 
 
+# Nothing more is to come of these by itself, and nothing of them is on its way. FAILED is not among them: a person
+# has still to decide, and the files are needed for that.
+ENDED = frozenset({SeriesState.DELIVERED, SeriesState.NOT_ANALYSED, SeriesState.INCOMPLETE, SeriesState.CANCELLED})
+
 T = TypeVar("T", bound=StrEnum)
 S, J, D = SeriesState, JobState, DeliveryState
 

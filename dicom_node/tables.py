@@ -114,9 +114,20 @@ class SeriesRow(Base):
     created_at: Mapped[datetime] = mapped_column(Utc)
     last_instance_at: Mapped[datetime] = mapped_column(Utc)
     changed_at: Mapped[datetime] = mapped_column(Utc)
+    sources_purged_at: Mapped[datetime | None] = mapped_column(Utc)  # None again when instances come after it
+    results_purged_at: Mapped[datetime | None] = mapped_column(Utc)
+    purging: Mapped[bool] = mapped_column(Boolean, default=False)  # files that are marked may still be there
     __table_args__ = (
         Index("ix_series_newest", "last_instance_at", "id"),
         Index("ix_series_newest_of_state", "state", "last_instance_at", "id"),
+        *(
+            Index(f"ix_series_{name}", column, sqlite_where=text(where), postgresql_where=text(where))
+            for name, column, where in (
+                ("sources_kept", "changed_at", "sources_purged_at IS NULL"),
+                ("results_kept", "changed_at", "results_purged_at IS NULL"),
+                ("purging", "id", "purging"),
+            )
+        ),
         CheckConstraint("revision >= 1", name="revision"),
     )
 
@@ -137,6 +148,7 @@ class InstanceRow(Base):
     pixel_sha256: Mapped[str] = mapped_column(String(64))
     header: Mapped[dict[str, object]] = mapped_column(JSON)  # the tags that completion and selection read
     received_at: Mapped[datetime] = mapped_column(Utc)
+    purged_at: Mapped[datetime | None] = mapped_column(Utc)  # since then nothing relies on the file
     __table_args__ = (
         UniqueConstraint("sop_instance_uid", "dataset_sha256"),
         Index("ix_instance_of_series", "series_id", "state"),
@@ -196,6 +208,7 @@ class ResultRow(Base):
     path: Mapped[str] = mapped_column(Text)  # relative to the results folder
     sha256: Mapped[str] = mapped_column(String(64))
     current: Mapped[bool] = mapped_column(Boolean, default=True)
+    purged_at: Mapped[datetime | None] = mapped_column(Utc)  # since then nothing relies on the file
     __table_args__ = (
         UniqueConstraint("job_id", "profile", "kind"),
         Index(
