@@ -13,10 +13,10 @@ import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from enum import Enum, auto
 from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address
 from itertools import count
 from socketserver import BaseServer
+from ssl import SSLContext
 from typing import Any, Protocol, cast
 
 from pynetdicom import evt
@@ -27,24 +27,16 @@ from pynetdicom.pdu_primitives import A_ASSOCIATE
 from pynetdicom.presentation import PresentationContext
 from pynetdicom.transport import AddressInformation, AssociationServer
 
+from dicom_node import tls
+from dicom_node.admission import Admission, Rejection
 from dicom_node.malformed import MALFORMED, brief
-from dicom_node.upper_layer import InlineUpperLayer, InstanceMemory, MessageProvider
+from dicom_node.tls import PeerCertificate
+from dicom_node.upper_layer import InlineUpperLayer, InstanceMemory, MessageProvider, Patience
 
 LOGGER = logging.getLogger(__name__)
-MAX_IDLE_CONNECTIONS = 64  # without an association, before it or after; the oldest is dropped for the next
 STOP_TIMEOUT_S = 10.0
 _OUT_OF_DESCRIPTORS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 Network = IPv4Network | IPv6Network
-
-
-@dataclass(frozen=True)
-class Rejection:
-    """An A-ASSOCIATE-RJ (PS3.8 table 9-21), and the reason in words for our log."""
-
-    result: int
-    source: int
-    diagnostic: int
-    reason: str
 
 
 @dataclass(frozen=True)
@@ -55,19 +47,14 @@ class Answer:
     comment: str = ""
 
 
-class Phase(Enum):
-    """How far a connection is."""
-
-    SILENT = auto()  # connected, no association asked for yet
-    ADMITTED = auto()
-    OVER = auto()  # released, rejected or aborted; the connection is left to the peer to close
-
-
 class Service(Protocol):
     """What the associations of a server are for. Called on the thread of the association."""
 
-    def admit(self, called_ae: str, calling_ae: str) -> Rejection | None:
-        """None where an association may be opened."""
+    def admit(self, called_ae: str, calling_ae: str, certificate: PeerCertificate | None) -> Rejection | None:
+        """None where an association may be opened by who has proved to be this."""
+
+    def turned_away(self, host: str, calling_ae: str, reason: str) -> None:
+        """Somebody was not let in because of who he is or is not; the AE title may not be known."""
 
     def store(self, assoc: InboundAssociation, request: C_STORE, context: PresentationContext) -> Answer:
         """Serve a C-STORE; raises nothing."""
@@ -87,9 +74,7 @@ class InboundAssociation(Association):
         self._storage_server = server
         self.host = str(_plain(address[0]))
         self.name = f"{name} from {self.host}"
-        self._upper = InlineUpperLayer(
-            self, connection, server.ae.maximum_pdu_size, server.idle_timeout_s, server.artim_s
-        )
+        self._upper = InlineUpperLayer(self, connection, server.ae.maximum_pdu_size, server.patience)
         self._messages = self.dimse = MessageProvider(self, server.memory)
         self.requestor.address_info = AddressInformation.from_tuple(address)
         self.acceptor.address_info = AddressInformation.from_tuple(server.server_address)
@@ -101,6 +86,11 @@ class InboundAssociation(Association):
         self.bind(evt.EVT_N_EVENT_REPORT, server.service.report)
 
     @property
+    def certificate(self) -> PeerCertificate | None:
+        """Who the peer has proved to be; None without TLS, or where it showed no certificate."""
+        return self._upper.certificate
+
+    @property
     def calling_ae(self) -> str:
         """AE title of the peer."""
         return str(self.requestor.ae_title).strip()
@@ -108,14 +98,8 @@ class InboundAssociation(Association):
     def run_reactor(self) -> None:
         """From the connection to its end; the body of the thread."""
         try:
-            self._upper.start()
-            request = self._upper.receive_pdu(wait=True)
-            if isinstance(request, A_ASSOCIATE):
-                self._negotiate(request)
-            while self.is_established:
-                self._serve_next()
-            self._storage_server.over(self)
-            self._upper.linger()
+            if self._shake_hands():
+                self._converse()
         finally:
             self._messages.release_memory()
             self._upper.close()
@@ -134,12 +118,36 @@ class InboundAssociation(Association):
         for event in evt._INTERVENTION_EVENTS:
             self.bind(event, evt.get_default_handler(event))
 
+    def _shake_hands(self) -> bool:
+        """TLS where this listener wants it; False where it came to nothing."""
+        try:
+            self._upper.secure()
+        except OSError as error:
+            if not self._upper.is_interrupted:
+                reason = f"no TLS connection: {tls.reason(error)}"
+                LOGGER.warning("%s: %s", self.name, reason)
+                self._storage_server.service.turned_away(self.host, "", reason)
+            return False
+        return True
+
+    def _converse(self) -> None:
+        self._upper.start()
+        request = self._upper.receive_pdu(wait=True)
+        if isinstance(request, A_ASSOCIATE):
+            self._negotiate(request)
+        while self.is_established:
+            self._serve_next()
+        self._storage_server.over(self)
+        self._upper.linger()
+
     def _negotiate(self, request: A_ASSOCIATE) -> None:
         self.requestor.primitive = request
         self.requestor.ae_title = request.calling_ae_title
         rejection = self._storage_server.admit(self, str(request.called_ae_title).strip())
         if rejection is not None:
             LOGGER.warning("%s (%s) rejected: %s", self.name, self.calling_ae, rejection.reason)
+            if rejection.alarming:
+                self._storage_server.service.turned_away(self.host, self.calling_ae, rejection.reason)
             self.acse.send_reject(rejection.result, rejection.source, rejection.diagnostic)
             return
         try:
@@ -152,8 +160,7 @@ class InboundAssociation(Association):
     def _serve_next(self) -> None:
         """Read one PDU and do what it asks for."""
         if not self._upper.pump():
-            reason = "this node stops" if self._upper.is_interrupted else "silent for too long"
-            LOGGER.warning("%s aborted: %s", self.name, reason)
+            LOGGER.warning("%s aborted: %s", self.name, self._upper.impatience)
             self.abort()
             return
         context_id, request = self.dimse.get_msg()
@@ -192,7 +199,7 @@ class InboundAssociation(Association):
 
 
 class StorageServer(AssociationServer):
-    """Accepts connections from `networks`, at most `max_associations` of them as associations at a time."""
+    """Accepts connections from `networks`, as many as `admission` allows; with TLS where there is a `context`."""
 
     request_queue_size = 128
 
@@ -203,25 +210,29 @@ class StorageServer(AssociationServer):
         contexts: list[PresentationContext],
         service: Service,
         networks: Sequence[Network],
-        max_associations: int,
+        admission: Admission[InboundAssociation],
         memory: InstanceMemory,
-        idle_timeout_s: float,
-        artim_s: float,
+        patience: Patience,
+        context: SSLContext | None = None,
     ) -> None:
         self.service = service
         self.memory = memory
-        self.idle_timeout_s = idle_timeout_s
-        self.artim_s = artim_s
+        self.patience = patience
         self._networks = networks
-        self._max_associations = max_associations
-        self._lock = threading.Lock()
-        self._phases: dict[InboundAssociation, Phase] = {}  # in the order in which they connected
+        self._admission = admission
+        self._context = context
         self._numbers = count(1)
         super().__init__(ae, address, ae.ae_title, contexts)
         self._listening = cast(socket.socket, self.socket)
+        name = "DICOM listener" if context is None else "DICOM TLS listener"
         self._listener = threading.Thread(
-            target=self.serve_forever, kwargs={"poll_interval": None}, name="DICOM listener", daemon=True
+            target=self.serve_forever, kwargs={"poll_interval": None}, name=name, daemon=True
         )
+
+    @property
+    def is_secure(self) -> bool:
+        """Whether it speaks TLS."""
+        return self._context is not None
 
     def start(self) -> int:
         """Begin to accept; returns the port."""
@@ -234,37 +245,26 @@ class StorageServer(AssociationServer):
         BaseServer.shutdown(self)
         self._listening.close()
         deadline = time.monotonic() + STOP_TIMEOUT_S
-        with self._lock:
-            associations = list(self._phases)
+        associations = self._admission.all()
         for assoc in associations:
             assoc.interrupt()
         for assoc in associations:
             assoc.join(max(0.0, deadline - time.monotonic()))
 
     def admit(self, assoc: InboundAssociation, called_ae: str) -> Rejection | None:
-        """Ask the service, and count: two that come at once cannot both take the last place."""
-        rejection = self.service.admit(called_ae, assoc.calling_ae)
-        if rejection is not None:
-            return rejection
-        with self._lock:
-            if list(self._phases.values()).count(Phase.ADMITTED) >= self._max_associations:
-                return Rejection(2, 3, 2, f"{self._max_associations} associations are open already")
-            self._phases[assoc] = Phase.ADMITTED
-        return None
+        """Ask the service, then whether there is a place."""
+        rejection = self.service.admit(called_ae, assoc.calling_ae, assoc.certificate)
+        return rejection or self._admission.admit(assoc)
 
     def over(self, assoc: InboundAssociation) -> None:
         """An association has ended: it counts no longer, and the service is told once."""
-        with self._lock:
-            was_admitted = self._phases.get(assoc) is Phase.ADMITTED
-            self._phases[assoc] = Phase.OVER
-        if was_admitted:
+        if self._admission.over(assoc):
             self.service.ended(assoc)
 
     def forget(self, assoc: InboundAssociation) -> None:
         """A connection is closed."""
         self.over(assoc)
-        with self._lock:
-            del self._phases[assoc]
+        self._admission.forget(assoc)
 
     def get_request(self) -> tuple[socket.socket, Any]:
         """Accept a connection; nothing here waits for the peer."""
@@ -284,17 +284,18 @@ class StorageServer(AssociationServer):
         allowed = not self._networks or any(host in network for network in self._networks)
         if not allowed:
             LOGGER.warning("connection from %s refused: not in reception.networks", host)
+            self.service.turned_away(str(host), "", "the address is not in reception.networks")
         return allowed
 
     def process_request(self, request: Any, client_address: Any) -> None:
         """Give the connection a thread of its own."""
-        assoc = InboundAssociation(self, request, client_address, f"association {next(self._numbers)}")
-        with self._lock:
-            idle = [other for other, phase in self._phases.items() if phase is not Phase.ADMITTED]
-            for oldest in idle[: max(0, len(idle) + 1 - MAX_IDLE_CONNECTIONS)]:
-                LOGGER.warning("%s dropped: too many connections without an association", oldest.name)
-                oldest.interrupt()
-            self._phases[assoc] = Phase.SILENT
+        if self._context is not None:  # the handshake is for the connection's own thread
+            request = self._context.wrap_socket(request, server_side=True, do_handshake_on_connect=False)
+        kind = "association" if self._context is None else "TLS association"
+        assoc = InboundAssociation(self, request, client_address, f"{kind} {next(self._numbers)}")
+        for oldest in self._admission.connected(assoc):
+            LOGGER.warning("%s dropped: too many connections without an association", oldest.name)
+            oldest.interrupt()
         try:
             assoc.start()
         except RuntimeError:  # no thread to be had

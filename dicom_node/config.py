@@ -74,8 +74,11 @@ class ReceptionSection(Section):
     calling_ae_titles: tuple[AeTitle, ...] = ()
     networks: tuple[IPvAnyNetwork, ...] = ()
     max_associations: Annotated[int, Field(ge=1, le=1000)] = 20
+    max_associations_per_peer: Annotated[int, Field(ge=1, le=1000)] = 16
     max_pdu_bytes: Annotated[int, Field(ge=4096, le=16 * 1024 * 1024)] = 1024 * 1024
     idle_timeout_s: PositiveSeconds = 60.0
+    max_association_s: PositiveSeconds = 86400.0
+    min_bytes_per_s: Annotated[int, Field(ge=0)] = 1000
     max_instance_mb: Annotated[int, Field(ge=1, le=2048)] = 512
     max_buffer_mb: Annotated[int, Field(ge=1)] = 2048
     other_modalities: Literal["refuse", "ignore"] = "refuse"

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from ssl import SSLContext
 from typing import cast
 
 from pynetdicom import evt
@@ -19,7 +20,8 @@ from pynetdicom.dimse_primitives import C_STORE, N_EVENT_REPORT
 from pynetdicom.presentation import PresentationContext
 
 from dicom_node import commitment
-from dicom_node.association_server import Answer, InboundAssociation, Rejection, StorageServer
+from dicom_node.admission import Admission, Rejection
+from dicom_node.association_server import Answer, InboundAssociation, StorageServer
 from dicom_node.commitment import CommitmentReport
 from dicom_node.config import Config
 from dicom_node.errors import LowDisk, NodeError, NotParsable
@@ -28,7 +30,8 @@ from dicom_node.malformed import MALFORMED, brief
 from dicom_node.part10 import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME, FileMeta
 from dicom_node.spool import Spool
 from dicom_node.supported import KEPT_SOP_CLASSES, supported_contexts
-from dicom_node.upper_layer import Discarded, InstanceMemory
+from dicom_node.tls import PeerCertificate, server_context
+from dicom_node.upper_layer import Discarded, InstanceMemory, Patience
 
 LOGGER = logging.getLogger(__name__)
 ARTIM_S = 30.0  # PS3.8 9.1.5: how long a connection may stay without an association
@@ -82,45 +85,66 @@ class Receiver:
         self._lock = threading.Lock()
         self._seconds = seconds
         self._series: dict[InboundAssociation, dict[str, float]] = {}  # and when its last instance came
-        self._server: StorageServer | None = None
+        self._servers: list[StorageServer] = []
 
     def start(self) -> int:
-        """Listen; returns the port.
+        """Listen; returns the port: of the plain listener, or of that with TLS where there is no other.
 
         Raises:
             NodeError: the address or port cannot be had.
+            ConfigError: [tls] names a file that cannot be used.
         """
-        node, reception = self._config.node, self._config.reception
+        self._servers = self._listeners()
+        self._spool.remove_leftovers()
+        ports = [server.start() for server in self._servers]
+        node = self._config.node
+        for server, port in zip(self._servers, ports, strict=True):
+            LOGGER.info("%s listens on %s port %d%s", node.ae_title, node.bind, port, ", TLS" * server.is_secure)
+        return ports[0]
+
+    def _listeners(self) -> list[StorageServer]:
+        """One per port, which count and measure together."""
+        node, reception, security = self._config.node, self._config.reception, self._config.tls
+        ports: list[tuple[int, SSLContext | None]] = [] if security.only else [(node.port, None)]
+        if security.port is not None and security.identity is not None:
+            client = security.require_client_certificate
+            ports.append((security.port, server_context(security.identity, security.ca, security.crl, client)))
         ae = ApplicationEntity(node.ae_title)
         ae.implementation_class_uid = IMPLEMENTATION_CLASS_UID
         ae.implementation_version_name = IMPLEMENTATION_VERSION_NAME
         ae.maximum_pdu_size = reception.max_pdu_bytes
         ae.maximum_associations = 2**31  # the server counts those that are established, and no others
         contexts = supported_contexts(reception.other_modalities == "ignore", self._on_event_report is not None)
-        try:
-            self._server = StorageServer(
-                ae,
-                (node.bind, node.port),
-                contexts,
-                service=self,
-                networks=reception.networks,
-                max_associations=reception.max_associations,
-                memory=InstanceMemory(reception.max_instance_mb << 20, reception.max_buffer_mb << 20),
-                idle_timeout_s=reception.idle_timeout_s,
-                artim_s=min(ARTIM_S, reception.idle_timeout_s),
-            )
-        except OSError as error:
-            raise NodeError(f"cannot listen on {node.bind} port {node.port}: {error.strerror}") from error
-        self._spool.remove_leftovers()
-        port = self._server.start()
-        LOGGER.info("%s listens on %s port %d", node.ae_title, node.bind, port)
-        return port
+        admission: Admission[InboundAssociation] = Admission(
+            reception.max_associations, reception.max_associations_per_peer
+        )
+        memory = InstanceMemory(reception.max_instance_mb << 20, reception.max_buffer_mb << 20)
+        servers: list[StorageServer] = []
+        for port, context in ports:
+            try:
+                server = StorageServer(
+                    ae,
+                    (node.bind, port),
+                    contexts,
+                    service=self,
+                    networks=reception.networks,
+                    admission=admission,
+                    memory=memory,
+                    patience=_patience(self._config),
+                    context=context,
+                )
+            except OSError as error:
+                for earlier in servers:
+                    earlier.server_close()
+                raise NodeError(f"cannot listen on {node.bind} port {port}: {error.strerror}") from error
+            servers.append(server)
+        return servers
 
     def stop(self) -> None:
         """Accept nothing more; end every association after the instance that it is storing."""
-        if self._server is not None:
-            self._server.stop()
-            self._server = None
+        for server in self._servers:
+            server.stop()
+        self._servers = []
 
     def active_series(self) -> frozenset[str]:
         """SeriesInstanceUIDs of which an association that is still open has sent an instance a short time ago.
@@ -132,18 +156,24 @@ class Receiver:
         with self._lock:
             return frozenset(uid for sent in self._series.values() for uid, at in sent.items() if at > since)
 
-    def admit(self, called_ae: str, calling_ae: str) -> Rejection | None:
+    def admit(self, called_ae: str, calling_ae: str, certificate: PeerCertificate | None) -> Rejection | None:
         """Whether an association may be opened (PS3.8 table 9-21)."""
         allowed = self._config.reception.calling_ae_titles
+        bound = self._config.tls.peers.get(calling_ae)
         if called_ae != self._config.node.ae_title:
-            return Rejection(1, 1, 7, "called AE title not recognised")
+            return Rejection(1, 1, 7, "called AE title not recognised", alarming=True)
         if allowed and calling_ae not in allowed:
-            return Rejection(1, 1, 3, "calling AE title not in reception.calling_ae_titles")
+            return Rejection(1, 1, 3, "calling AE title not in reception.calling_ae_titles", alarming=True)
+        if bound is not None and (certificate is None or certificate.names.isdisjoint(bound)):
+            return Rejection(1, 1, 3, "not with a certificate that tls.peers has for this AE title", alarming=True)
         try:
             self._spool.require_room()
         except (LowDisk, OSError) as error:
             return Rejection(2, 3, 2, str(error))
         return None
+
+    def turned_away(self, host: str, calling_ae: str, reason: str) -> None:
+        """Somebody is not who he should be."""
 
     def store(self, assoc: InboundAssociation, request: C_STORE, context: PresentationContext) -> Answer:
         """Keep an instance; success means that it is durable."""
@@ -205,3 +235,14 @@ class Receiver:
 
 def _failure(status: int, comment: str) -> Answer:
     return Answer(status, comment[:COMMENT_LENGTH])
+
+
+def _patience(config: Config) -> Patience:
+    reception = config.reception
+    return Patience(
+        idle_s=reception.idle_timeout_s,
+        artim_s=min(ARTIM_S, reception.idle_timeout_s),
+        handshake_s=config.tls.handshake_timeout_s,
+        association_s=reception.max_association_s,
+        bytes_per_s=reception.min_bytes_per_s,
+    )

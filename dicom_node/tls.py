@@ -105,10 +105,14 @@ def peer_certificate(connection: socket.socket) -> PeerCertificate | None:
     return PeerCertificate(frozenset({*map(str.lower, names), f"sha256:{sha256(encoded).hexdigest()}"}))
 
 
-def reason(error: ssl.SSLError) -> str:
+def reason(error: OSError) -> str:
     """Why there is no TLS connection, in words."""
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"the certificate is not believed: {error.verify_message}"
+    if isinstance(error, TimeoutError):
+        return "the handshake took too long"
+    if not isinstance(error, ssl.SSLError):
+        return error.strerror or "the connection was closed"
     words = (error.reason or "").lower().replace("_", " ")
     if error.reason in {"WRONG_VERSION_NUMBER", "HTTP_REQUEST", "PACKET_LENGTH_TOO_LONG", "RECORD_LAYER_FAILURE"}:
         return "the other side does not speak TLS"
@@ -130,6 +134,9 @@ def _harden(context: ssl.SSLContext) -> None:
     context.set_ciphers(CIPHERS_TLS12)
     context.options |= ssl.OP_NO_COMPRESSION | ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_TICKET
     context.options |= ssl.OP_CIPHER_SERVER_PREFERENCE
+    # Many peers close without close_notify. What was cut off shows in DICOM itself: PDUs have a length, and
+    # associations are released.
+    context.options |= ssl.OP_IGNORE_UNEXPECTED_EOF
     # A certificate that is itself named as trusted needs no issuer: many devices have none.
     context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
 

@@ -14,7 +14,7 @@ import socket
 import struct
 import threading
 import time
-from contextlib import suppress
+from dataclasses import dataclass
 from io import BytesIO
 from typing import Any, cast
 
@@ -24,9 +24,10 @@ from pynetdicom.dimse_messages import DIMSEMessage
 from pynetdicom.dul import DULServiceProvider
 from pynetdicom.pdu import P_DATA_TF
 from pynetdicom.pdu_primitives import P_DATA
-from pynetdicom.transport import AssociationSocket
 
+from dicom_node.connection import Connection
 from dicom_node.malformed import MALFORMED, brief
+from dicom_node.tls import PeerCertificate
 
 LOGGER = logging.getLogger(__name__)
 PDU_HEADER = struct.Struct(">BxL")  # type, length of what follows (PS3.8 9.3.1)
@@ -35,7 +36,6 @@ P_DATA_TF_TYPE = 0x04
 MIN_PDU_LIMIT = 1 << 20  # an A-ASSOCIATE-RQ may be longer than the data PDUs that we ask for
 MAX_COMMAND_BYTES = 1 << 20
 RESERVED_BYTES = 4 << 20  # so much of the shared memory is taken at a time: most instances need no more
-DISCARD_BYTES = 1 << 16
 TOO_LONG = "longer than reception.max_instance_mb"
 NO_MEMORY = "reception.max_buffer_mb is in use: send again later"
 IDLE, AWAITING_REQUEST, AWAITING_CLOSE = "Sta1", "Sta2", "Sta13"  # of PS3.8 table 9-10
@@ -43,59 +43,23 @@ CONNECTION_CLOSED, ARTIM_EXPIRED, INVALID_PDU = "Evt17", "Evt18", "Evt19"
 P_DATA_RECEIVED = "Evt10"
 
 
-class Connection(AssociationSocket):
-    """The socket of an association, whose reads and writes end at a deadline (seconds of `time.monotonic`)."""
+@dataclass(frozen=True)
+class Patience:
+    """How long a peer is waited for, in seconds.
 
-    def fill(self, view: memoryview, deadline: float) -> None:
-        """Read until `view` is full.
+    Attributes:
+        idle_s: for a PDU.
+        artim_s: until it requests an association, and until it closes the connection (PS3.8 9.1.5).
+        handshake_s: for the TLS handshake, where there is one.
+        association_s: for the end of an association.
+        bytes_per_s: what a message must come with, on average and after `idle_s`; 0: it may be slow.
+    """
 
-        Raises:
-            TimeoutError: it was not by the deadline.
-            OSError: the connection is closed.
-        """
-        while view:
-            received = self._wait(deadline).recv_into(view)
-            if not received:
-                raise ConnectionResetError("closed by the peer")
-            view = view[received:]
-
-    def discard(self, deadline: float) -> None:
-        """Throw away what comes until the peer closes. Raises as `fill`."""
-        while self._wait(deadline).recv(DISCARD_BYTES):
-            pass
-
-    def send(self, bytestream: bytes) -> None:
-        """Send a PDU; a peer that does not take it in time is treated as gone."""
-        if self.socket is not None:
-            self.socket.settimeout(self.assoc.network_timeout)
-            super().send(bytestream)
-
-    def interrupt(self) -> None:
-        """Wake a thread that waits in `fill` or `discard`, from any other; it finds the connection closed."""
-        connection = self.socket  # its own thread may set it to None
-        if connection is not None:
-            with suppress(OSError):
-                connection.shutdown(socket.SHUT_RD)
-
-    def _shutdown_socket(self) -> None:
-        """Close the connection for certain, also where the peer was first."""
-        if self.socket is not None:
-            with suppress(OSError):
-                self.socket.shutdown(socket.SHUT_RDWR)
-            self.socket.close()
-
-    def _wait(self, deadline: float) -> socket.socket:
-        """The socket, with what is left until the deadline as its time limit."""
-        remaining = deadline - time.monotonic()
-        if remaining <= 0:
-            raise TimeoutError
-        if self.socket is None:
-            raise ConnectionResetError("closed")
-        self.socket.settimeout(remaining)
-        # Many senders leave Nagle's algorithm on: the end of each message waits for our acknowledgement, which
-        # Linux delays by up to 40 ms. The option does not last, so it is set before each wait.
-        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
-        return self.socket
+    idle_s: float
+    artim_s: float
+    handshake_s: float = 10.0
+    association_s: float = 86400.0
+    bytes_per_s: float = 0.0
 
 
 class DataPdu(P_DATA_TF):
@@ -124,8 +88,11 @@ class InlineUpperLayer(DULServiceProvider):
         assoc: the association, whose `dul` this becomes.
         connection: the accepted socket.
         max_pdu_bytes: longer PDUs are invalid.
-        idle_timeout_s: how long the peer may take for a PDU.
-        artim_s: how long it may take to request an association, and to close the connection (PS3.8 9.1.5).
+        patience: how long the peer may take.
+
+    Attributes:
+        certificate: what the peer has proved to be in the TLS handshake.
+        impatience: why `pump` has ended.
     """
 
     def __init__(
@@ -133,15 +100,17 @@ class InlineUpperLayer(DULServiceProvider):
         assoc: Association,
         connection: socket.socket,
         max_pdu_bytes: int,
-        idle_timeout_s: float,
-        artim_s: float,
+        patience: Patience,
     ) -> None:
         super().__init__(assoc)
         assoc.dul = self  # before the socket, which puts the first event into our queue
-        assoc.network_timeout, assoc.acse_timeout = idle_timeout_s, artim_s  # before that, they were another's
+        assoc.network_timeout, assoc.acse_timeout = patience.idle_s, patience.artim_s  # they were another's
         self.socket = self._connection = Connection(assoc, client_socket=connection)
-        self._idle_timeout_s, self._artim_s = idle_timeout_s, artim_s
-        self._request_deadline = 0.0
+        self._patience = patience
+        self._request_deadline = self._end_deadline = 0.0
+        self._message_began, self._message_bytes = 0.0, 0
+        self.certificate: PeerCertificate | None = None
+        self.impatience = ""
         self._max_pdu_bytes = max(max_pdu_bytes, MIN_PDU_LIMIT)
         self._header = bytearray(PDU_HEADER.size)
         self._buffer = bytearray()
@@ -152,11 +121,20 @@ class InlineUpperLayer(DULServiceProvider):
         """Whether the peer may still say something that counts."""
         return self.state_machine.current_state not in (IDLE, AWAITING_CLOSE)
 
+    def secure(self) -> None:
+        """The TLS handshake, where the connection is made for it.
+
+        Raises:
+            OSError: it came to nothing, in time or at all.
+        """
+        self.certificate = self._connection.shake_hands(self._patience.handshake_s)
+
     def start(self) -> None:
         """Take the connection indication (Evt5): ARTIM runs from here until the association is requested."""
         self.assoc._dul_ready.set()
         # pynetdicom's own timer goes by the wall clock, which may be set while it runs
-        self._request_deadline = time.monotonic() + self._artim_s
+        self._request_deadline = time.monotonic() + self._patience.artim_s
+        self._end_deadline = time.monotonic() + self._patience.association_s
         self.state_machine.do_action(self.event_queue.get())
 
     def interrupt(self) -> None:
@@ -175,12 +153,12 @@ class InlineUpperLayer(DULServiceProvider):
 
     def pump(self) -> bool:
         """Read one PDU and act on it. False: none was read within the peer's time, or before an `interrupt`."""
+        self.impatience = "this node stops"
         if self._interrupted.is_set():
             return False
         awaits_request = self.state_machine.current_state == AWAITING_REQUEST
-        deadline = self._request_deadline if awaits_request else time.monotonic() + self._idle_timeout_s
         try:
-            event = self._read_pdu(deadline)
+            event = self._read_pdu()
         except TimeoutError:
             if not awaits_request:
                 return False
@@ -199,7 +177,7 @@ class InlineUpperLayer(DULServiceProvider):
         """Leave the connection to the peer to close (Sta13), until ARTIM expires; then close it."""
         if self.state_machine.current_state == AWAITING_CLOSE:
             try:
-                self._connection.discard(time.monotonic() + self._artim_s)
+                self._connection.discard(time.monotonic() + self._patience.artim_s)
                 event = CONNECTION_CLOSED
             except TimeoutError:
                 event = ARTIM_EXPIRED
@@ -231,14 +209,15 @@ class InlineUpperLayer(DULServiceProvider):
             if self.state_machine.current_state != IDLE:
                 self.state_machine.do_action(follow_up)
 
-    def _read_pdu(self, deadline: float) -> str:
+    def _read_pdu(self) -> str:
         """Read one PDU, keep it for the state machine, return its event.
 
         Raises:
             OSError: as `Connection.fill`.
             MALFORMED: it is no PDU, or longer than we accept.
         """
-        self._connection.fill(memoryview(self._header), deadline)
+        idle_deadline = time.monotonic() + self._patience.idle_s
+        self._connection.fill(memoryview(self._header), self._deadline(idle_deadline))
         pdu_type, length = PDU_HEADER.unpack(self._header)
         if not 1 <= pdu_type <= 7:
             raise ValueError(f"type {pdu_type:#04x} is not in the standard")
@@ -246,8 +225,11 @@ class InlineUpperLayer(DULServiceProvider):
             raise ValueError(f"{length} bytes are more than the {self._max_pdu_bytes} that we accept")
         if length > len(self._buffer):
             self._buffer = bytearray(length)
+        if self.assoc.dimse.message is None:
+            self._message_began, self._message_bytes = time.monotonic(), 0
+        self._message_bytes += length
         body = memoryview(self._buffer)[:length]
-        self._connection.fill(body, deadline)
+        self._connection.fill(body, self._deadline(idle_deadline))
         if pdu_type == P_DATA_TF_TYPE:
             self._recv_pdu.put(DataPdu(body))
             return P_DATA_RECEIVED
@@ -255,6 +237,20 @@ class InlineUpperLayer(DULServiceProvider):
         pdu.to_primitive()  # the state machine does it again, where a malformed one would end the thread
         self._recv_pdu.put(pdu)
         return event
+
+    def _deadline(self, idle_deadline: float) -> float:
+        """Until when to wait for what comes next; `impatience` says why no longer."""
+        if self.state_machine.current_state == AWAITING_REQUEST:
+            return self._request_deadline
+        deadlines = [
+            (idle_deadline, "silent for too long"),
+            (self._end_deadline, "open for longer than reception.max_association_s"),
+        ]
+        if self._patience.bytes_per_s and self.assoc.dimse.message is not None:
+            allowed_s = self._patience.idle_s + self._message_bytes / self._patience.bytes_per_s
+            deadlines.append((self._message_began + allowed_s, "slower than reception.min_bytes_per_s"))
+        deadline, self.impatience = min(deadlines)
+        return deadline
 
 
 class InstanceMemory:

@@ -6,18 +6,29 @@ import socket
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import rsa
 from pydicom import dcmread
+from pydicom.uid import CTImageStorage
 
+from dicom_node import config as configuration
 from dicom_node import scu
+from dicom_node.commitment import CommitmentReport
 from dicom_node.config import Destination
+from dicom_node.courier import Pace, utc_now
+from dicom_node.delivery import DeliveryService
 from dicom_node.errors import TransientError
+from dicom_node.receiver import Receiver
+from dicom_node.spool import Spool
 from tests.fixtures.certificates import Authority, Owner
-from tests.fixtures.orthanc import free_port
+from tests.fixtures.dcmtk import Dcmtk
+from tests.fixtures.orthanc import Orthanc, free_port
+from tests.fixtures.outbox import Outbox
 from tests.fixtures.part10 import reference, write_object
+from tests.fixtures.reception import receiving
 
 pytestmark = pytest.mark.pacs
 Tool = Callable[[str], str]
@@ -104,3 +115,85 @@ def test_a_peer_without_tls_is_named_as_such(tmp_path: Path, tool: Tool, ca: Aut
         pytest.raises(TransientError, match="No TLS connection to PACS .*(handshake|speak TLS|closed)"),
     ):
         scu.echo(destination(port, ca, ca.issue("node")), "NODE")
+
+
+@pytest.mark.parametrize("profile", ["+py", "+px", "+pz"], ids=["non-downgrading", "BCP 195", "extended"])
+def test_dcmtk_sends_over_tls(tmp_path: Path, tool: Tool, ca: Authority, profile: str) -> None:
+    ct = write_object(tmp_path / "ct", CTImageStorage)
+    # the extended profile asks for RSA
+    node = ca.issue("node", key=rsa.generate_private_key(65537, 3072))
+    scu_owner = ca.issue("ct1", key=rsa.generate_private_key(65537, 3072))
+    files = {"certificate": str(node.certificate), "key": str(node.key), "ca": str(ca.certificate)}
+    dcmtk = Dcmtk(tool)
+    with receiving(tmp_path / "state", {**files, "port": 0}) as receiver:
+        options = [str(part) for part in secured(scu_owner, ca)]
+        done = dcmtk.storescu(receiver.tls_port, [ct], "DICOMNODE", *options, profile)
+        assert done.returncode == 0, done.stdout
+        anonymous = dcmtk.storescu(receiver.tls_port, [ct], "DICOMNODE", "+tla", "-ic", "+py")
+        assert anonymous.returncode != 0
+        retired = dcmtk.storescu(receiver.tls_port, [ct], "DICOMNODE", *options, "+pa")
+        assert retired.returncode != 0
+        plain = dcmtk.storescu(receiver.port, [ct], "DICOMNODE")
+        assert plain.returncode == 0, plain.stdout
+    over_tls, in_the_clear = receiver.received()
+    assert over_tls == in_the_clear
+
+
+@pytest.fixture
+def orthanc(tool: Tool, tmp_path: Path, ca: Authority) -> Iterator[Orthanc]:
+    """A PACS that lets nobody in without TLS and a certificate."""
+    tool("/usr/sbin/Orthanc")
+    owner = ca.issue("orthanc")
+    pacs = Orthanc(
+        tmp_path / "orthanc",
+        DicomTlsEnabled=True,
+        DicomTlsCertificate=str(owner.certificate),
+        DicomTlsPrivateKey=str(owner.key),
+        DicomTlsTrustedCertificates=str(ca.certificate),
+        DicomTlsRemoteCertificateRequired=True,
+    )
+    pacs.start()
+    yield pacs
+    pacs.kill()
+
+
+def test_results_are_committed_by_orthanc_over_tls_both_ways(
+    tmp_path: Path, ca: Authority, orthanc: Orthanc
+) -> None:
+    node = ca.issue("node")
+    with ExitStack() as stack:
+        outbox = Outbox(tmp_path, stack)
+        outbox.clock.now = utc_now()
+        config = configuration.parse(
+            {
+                "node": {"ae_title": "NODE", "state_dir": str(tmp_path / "state")},
+                "tls": {
+                    "port": 0,
+                    "only": True,
+                    "certificate": str(node.certificate),
+                    "key": str(node.key),
+                    "ca": str(ca.certificate),
+                    "peers": {"ORTHANC": ["orthanc"]},
+                },
+                "delivery": {"backoff_s": 0.2, "backoff_cap_s": 0.5, "commitment_timeout_s": 20.0},
+                "destinations": [orthanc.destination(tls=True, timeout_s=5.0)],
+            }
+        )
+        service = DeliveryService(config, outbox.ledger, outbox.results, Pace.of(config, stay_s=0.5))
+        reports: list[CommitmentReport] = []
+
+        def hand_on(report: CommitmentReport) -> None:
+            reports.append(report)
+            service.on_event_report(report)
+
+        receiver = Receiver(config, Spool(config.node.state_dir, 0), lambda path: None, hand_on)
+        port = receiver.start()
+        stack.callback(receiver.stop)
+        orthanc.know("NODE", port, UseDicomTls=True)
+        paths = outbox.fill()
+        service.start()
+        stack.callback(service.stop)
+        assert wait_for(lambda: outbox.states() == {"committed"})
+    uids = {reference(path).sop_instance_uid for path in paths.values()}
+    assert [set(report.committed) for report in reports] == [uids]
+    assert uids == orthanc.kept().keys()

@@ -19,7 +19,7 @@ from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, ImplicitVRLittle
 from pynetdicom import AE, build_context, evt
 from pynetdicom.sop_class import Verification
 
-from dicom_node import association_server
+from dicom_node import admission
 from dicom_node.association_server import _plain
 from dicom_node.upper_layer import DataPdu
 from tests.fixtures.reception import AE_TITLE, SECONDS, Node, calling, ct, receiving, status, store_dataset
@@ -112,7 +112,7 @@ class TestSilence:
             assert peer.recv(1) == b""
 
     def test_the_oldest_silent_connection_makes_room(self, node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(association_server, "MAX_IDLE_CONNECTIONS", 2)
+        monkeypatch.setattr(admission, "MAX_IDLE_CONNECTIONS", 2)
         with calling(node) as assoc, connected(node) as first, connected(node) as second:
             with connected(node):
                 assert first.recv(1) == b""
@@ -123,7 +123,7 @@ class TestSilence:
 
     def test_and_no_other_is_dropped(self, node: Node) -> None:
         with ExitStack() as stack:
-            peers = [stack.enter_context(connected(node)) for _ in range(association_server.MAX_IDLE_CONNECTIONS)]
+            peers = [stack.enter_context(connected(node)) for _ in range(admission.MAX_IDLE_CONNECTIONS)]
             assert_serves(node)  # one more: the first is dropped for it
             assert peers[0].recv(1) == b""
             for peer in peers[2:]:  # the connection of assert_serves may linger, and cost the second its place
@@ -134,7 +134,7 @@ class TestSilence:
     def test_so_does_one_that_is_over_and_not_closed(
         self, node: Node, conversation: list[bytes], monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(association_server, "MAX_IDLE_CONNECTIONS", 1)
+        monkeypatch.setattr(admission, "MAX_IDLE_CONNECTIONS", 1)
         with connected(node) as peer:
             peer.sendall(conversation[0] + conversation[-1])
             assert [read_pdu(peer)[0] for _ in range(2)] == [A_ASSOCIATE_AC, A_RELEASE_RP]
@@ -165,6 +165,54 @@ class TestSilence:
             assert read_pdu(peer)[0] == A_ASSOCIATE_AC
             peer.sendall(conversation[-1])
             assert read_all(peer) == [A_RELEASE_RP]
+
+    def test_a_sender_that_is_never_silent_and_never_done_is_aborted(
+        self, tmp_path: Path, conversation: list[bytes], caplog: pytest.LogCaptureFixture
+    ) -> None:
+        context_id = conversation[3][10]
+        drop = struct.pack(">BxLLBBB", P_DATA_TF, 7, 3, context_id, 0, 0)  # one byte of a data set, not the last
+        with receiving(tmp_path / "state", idle_timeout_s=0.2, min_bytes_per_s=10**9) as node:
+            with connected(node) as peer:
+                peer.sendall(b"".join(conversation[:3]))
+                assert read_pdu(peer)[0] == A_ASSOCIATE_AC
+                with pytest.raises(OSError):
+                    while True:
+                        peer.sendall(drop)
+            assert node.ended.get(timeout=SECONDS) == frozenset()
+            assert node.received() == []
+        assert "aborted: slower than reception.min_bytes_per_s" in caplog.text
+
+    def test_one_that_is_fast_enough_may_take_longer_than_the_idle_time(
+        self, tmp_path: Path, conversation: list[bytes], caplog: pytest.LogCaptureFixture
+    ) -> None:
+        context_id = conversation[3][10]
+        drop = struct.pack(">BxLLBBB", P_DATA_TF, 7, 3, context_id, 0, 0)
+        with (
+            receiving(tmp_path / "state", idle_timeout_s=0.5, min_bytes_per_s=1, max_association_s=1.5) as node,
+            connected(node) as peer,
+        ):
+            peer.sendall(b"".join(conversation[:3]))
+            assert read_pdu(peer)[0] == A_ASSOCIATE_AC
+            with pytest.raises(OSError):
+                while True:
+                    peer.sendall(drop)
+            assert node.ended.get(timeout=SECONDS) == frozenset()
+        assert "aborted: open for longer than reception.max_association_s" in caplog.text
+
+    def test_an_association_that_never_ends_is_ended(
+        self, tmp_path: Path, conversation: list[bytes], caplog: pytest.LogCaptureFixture
+    ) -> None:
+        with receiving(tmp_path / "state", max_association_s=0.3) as node:
+            with connected(node) as peer:
+                peer.sendall(conversation[0])
+                assert read_pdu(peer)[0] == A_ASSOCIATE_AC
+                answer = P_DATA_TF
+                while answer == P_DATA_TF:
+                    peer.sendall(conversation[1])  # C-ECHO
+                    answer = read_pdu(peer)[0]
+                assert answer == A_ABORT
+            assert node.ended.get(timeout=SECONDS) == frozenset()
+        assert "aborted: open for longer than reception.max_association_s" in caplog.text
 
 
 def abort_in(pdus: list[bytes], number: int, cut: int | None = None) -> bytes:
@@ -328,7 +376,7 @@ class TestListening:
 
     def test_accepted_connections_send_at_once(self, node: Node) -> None:
         with calling(node):
-            (assoc,) = node.receiver._server._phases  # type: ignore[union-attr]
+            (assoc,) = node.receiver._servers[0]._admission.all()
             accepted = assoc._upper._connection.socket
             assert accepted is not None
             assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) == 1
@@ -366,7 +414,7 @@ class TestListening:
                 socket.create_connection(("127.0.0.1", node.port), SECONDS)
 
     def test_out_of_descriptors_it_waits_and_recovers(self, node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
-        listening: Any = node.receiver._server._listening  # type: ignore[union-attr]
+        listening: Any = node.receiver._servers[0]._listening
         failed = threading.Event()
 
         class Exhausted:
@@ -381,7 +429,7 @@ class TestListening:
             def __getattr__(self, name: str) -> Any:
                 return getattr(listening, name)
 
-        monkeypatch.setattr(node.receiver._server, "_listening", Exhausted())
+        monkeypatch.setattr(node.receiver._servers[0], "_listening", Exhausted())
         assert_serves(node)
         assert failed.is_set()
 

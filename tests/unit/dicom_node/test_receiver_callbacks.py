@@ -137,7 +137,7 @@ class TestCommitmentReports:
         assoc = self.call(node, role)
         assert assoc.is_established
         (context,) = assoc.accepted_contexts
-        (ours,) = next(iter(node.receiver._server._phases)).accepted_contexts  # type: ignore[union-attr]
+        (ours,) = node.receiver._servers[0]._admission.all()[0].accepted_contexts
         assert context.as_scp is role
         assert ours.as_scu is role  # the PACS provides the service, this node uses it
         assert context.as_scu is not role

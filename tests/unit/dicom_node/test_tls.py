@@ -44,6 +44,7 @@ def meet(
     """
     seen: list[PeerCertificate | None] = []
     failures: list[OSError] = []
+    refusals: list[OSError] = []
     here, there = socket.socketpair()
     here.settimeout(10)
     there.settimeout(10)
@@ -64,12 +65,12 @@ def meet(
         connection.sendall(b"!")
         assert connection.recv(2) == b"!"
     except OSError as error:
-        failures.append(error)
+        refusals.append(error)
         here.close()
     finally:
         thread.join()
-    if failures:
-        raise failures[0]
+    for error in (*failures, *refusals):
+        raise error
     connection.close()
     return connection, seen[0]
 
