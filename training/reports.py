@@ -31,6 +31,7 @@ SHIPPED = Path(__file__).resolve().parent / "terms"
 LANGUAGES = ("en", "de")
 REACH = 14  # tokens between a trigger and a finding; beyond it they do not belong together
 NEAR = 5  # the same for triggers that stand close to what they are about
+HEADING_WORDS = 5
 MAX_SENTENCE = 400  # characters of it in the table
 TOKEN = re.compile(r"[^\W_]+(?:[./][^\W_]+)*|[;,:?]")
 BREAK = re.compile(r"(?<=[.!?])\s+|\n\s*\n|\n\s*(?=[-•*–]\s|\d+[.)]\s)")
@@ -161,14 +162,18 @@ def sentences(text: str, terms: Terms) -> Iterator[str]:
 
 
 def _told_parts(text: str, sections: Sections) -> list[str]:
-    """The text of each section without those to be skipped; a heading ends the section before it."""
+    """The text of each section without those to be skipped.
+
+    A known heading ends the section before it, and so does any line of few words that ends in a colon.
+    """
     parts: list[list[str]] = [[]]
     skipping = False
     for line in text.replace("\r", "").split("\n"):
         name, _, rest = line.partition(":")
         heading = " ".join(name.lower().replace("-", " ").split())
         alone = not line.count(":") and heading == " ".join(line.lower().replace("-", " ").split()).rstrip(".")
-        if (line.count(":") or alone) and heading in (*sections.read, *sections.skip):
+        unknown = line.rstrip().endswith(":") and 0 < len(heading.split()) <= HEADING_WORDS
+        if unknown or ((line.count(":") or alone) and heading in (*sections.read, *sections.skip)):
             skipping = heading in sections.skip
             parts.append([])
             line = rest

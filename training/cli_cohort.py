@@ -1,0 +1,133 @@
+"""`dicomnode-train cohort`: a cohort folder from folders of DICOM files or from the node's archive."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.progress import Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
+
+from dicom_node import config as configuration
+from dicom_node.config import CompletionSection, Config
+from dicom_node.ledger import Ledger
+from training import build, report_documents, structures, studies
+from training import reports as report_terms
+from training.build import FINDINGS, Built, Plan
+from training.cli_options import console
+from training.errors import CohortError
+from training.studies import Study, Wanted
+
+DATE = re.compile(r"(\d{8})?")
+
+
+def cohort(
+    out: Annotated[Path, typer.Argument(help="Folder of the cohort; cases are added to one that is there.")],
+    folder: Annotated[list[Path] | None, typer.Option("--from", help="Folder of DICOM files; may repeat.")] = None,
+    archive: Annotated[bool, typer.Option("--archive", help="Take what the node has received.")] = False,
+    config: Annotated[
+        Path | None, typer.Option("--config", "-c", envvar="DICOMNODE_CONFIG", help="config.toml of the node.")
+    ] = None,
+    since: Annotated[str, typer.Option(metavar="YYYYMMDD", help="Studies of this day or later.")] = "",
+    until: Annotated[str, typer.Option(metavar="YYYYMMDD", help="Studies of this day or earlier.")] = "",
+    limit: Annotated[int | None, typer.Option(min=1, help="Add so many cases at most.")] = None,
+    labels: Annotated[
+        Path | None,
+        typer.Option(help="CSV: ggo and consolidation by case, study_uid, accession or patient_id."),
+    ] = None,
+    reports: Annotated[
+        Path | None,
+        typer.Option(help="Folder of <accession or study UID>.txt, or a CSV with a column report."),
+    ] = None,
+    language: Annotated[list[str] | None, typer.Option(help="Of the reports; may repeat. Default: en, de.")] = None,
+    terms: Annotated[list[Path] | None, typer.Option(help="Files of report terms, in place of --language.")] = None,
+    unmentioned_absent: Annotated[
+        bool, typer.Option("--unmentioned-absent", help="What a report does not mention is absent, not unknown.")
+    ] = False,
+    table: Annotated[
+        Path | None, typer.Option("--structures", help="TOML: which drawn structure is which label.")
+    ] = None,
+    validation: Annotated[float, typer.Option(min=0, max=0.9, help="Share of the patients.")] = 0.15,
+    test: Annotated[float, typer.Option(min=0, max=0.9, help="Share of the patients.")] = 0.15,
+    site: Annotated[str, typer.Option(help="Site of all cases; default: InstitutionName.")] = "",
+) -> None:
+    """Build a cohort or add to one: images, labels from drawings, tables and reports, splits by patient."""
+    settings = configuration.load(config) if config is not None else Config()
+    plan = Plan(
+        validation=validation,
+        test=test,
+        site=site,
+        structures=structures.read(table or structures.SHIPPED),
+        languages=_languages(language, terms),
+        reports=report_documents.read(reports) if reports is not None else {},
+        labels=report_documents.from_table(labels, FINDINGS) if labels is not None else {},
+        unmentioned_absent=unmentioned_absent,
+        limit=limit,
+        rules=settings.completion if config is not None else CompletionSection(),
+    )
+    if not DATE.fullmatch(since) or not DATE.fullmatch(until):
+        raise CohortError("--since and --until are days as YYYYMMDD")
+    known = frozenset(row["study_uid"] for row in build.existing(out))
+    wanted = Wanted(since, until, but_not=known)
+    columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True) as progress:
+        task = progress.add_task("looking for studies", total=None)
+
+        def looked_at(files: int) -> None:
+            progress.update(task, description=f"looking for studies: {files} files")
+
+        with _studies(folder or [], archive, settings, config, wanted, looked_at) as found:
+            counted = _counted(found, progress, task)
+            built = build.build(counted, out, plan)
+    _tell(built, out)
+
+
+def _languages(names: list[str] | None, files: list[Path] | None) -> list[report_terms.Terms]:
+    paths = files or [report_terms.shipped(name) for name in names or report_terms.LANGUAGES]
+    return [report_terms.read_terms(path) for path in paths]
+
+
+@contextmanager
+def _studies(
+    folders: list[Path],
+    archive: bool,
+    settings: Config,
+    config: Path | None,
+    wanted: Wanted,
+    looked_at: studies.LookedAt,
+) -> Iterator[Iterator[Study]]:
+    """The studies of the one place that was asked for."""
+    if bool(folders) == archive:
+        raise CohortError("say where the studies are: --from FOLDER, or --archive")
+    absent = [str(folder) for folder in folders if not folder.is_dir()]
+    if absent:
+        raise CohortError(f"no such folder: {', '.join(absent)}")
+    if folders:
+        yield studies.in_folders(folders, wanted, looked_at)
+        return
+    if config is None:
+        raise CohortError("--archive needs the node's --config")
+    with closing(Ledger(settings.database_url, migrate=False)) as ledger:
+        yield studies.in_archive(ledger, settings.node.state_dir / "archive", wanted)
+
+
+def _counted(found: Iterator[Study], progress: Progress, task: TaskID) -> Iterator[Study]:
+    for number, study in enumerate(found, start=1):
+        progress.update(task, description=f"study {number}: {study.uid}")
+        yield study
+
+
+def _tell(built: Built, out: Path) -> None:
+    rows = build.existing(out)
+    console.print(f"{len(built.added)} cases added, {len(rows)} in {out / build.CASES}", soft_wrap=True)
+    for finding in FINDINGS:
+        known = [row[finding] for row in rows]
+        counts = f"{known.count('1')} with, {known.count('0')} without, {known.count('')} unknown"
+        console.print(f"{finding}: {counts}", highlight=False)
+    if built.rejected:
+        console.print(f"{len(built.rejected)} studies rejected: see {out / build.REJECTED}", soft_wrap=True)
+    if rows and (lacking := build.one_kind_only(out)):
+        console.print(f"note: {lacking}; UNet-2 needs both", highlight=False)
