@@ -79,12 +79,16 @@ class Licence(_Strict):
 
 
 class Training(_Strict):
-    """What the weights were trained on and how; `recipes` and `seeds` as the training program wrote them."""
+    """What the weights were trained on and how; `recipes` and `seeds` as the training program wrote them.
+
+    `stories`: for each network its runs, first to last, with recipe, setting, hash of the data and of the code.
+    """
 
     data: tuple[str, ...]
     data_sha256: Digest
     recipes: dict[str, JsonValue]
     seeds: dict[str, int]
+    stories: dict[str, list[JsonValue]] = {}
 
 
 class Manifest(_Strict):

@@ -23,6 +23,7 @@ from training.errors import RunError
 
 CHECKPOINT = "checkpoint.pt"
 RUN = "run.json"
+BESIDE = frozenset({"software", "before"})  # in run.json, but not what makes it this run
 
 
 def code_version() -> dict[str, str]:
@@ -42,23 +43,36 @@ def code_version() -> dict[str, str]:
     }
 
 
-def claim(folder: Path, identity: dict[str, Any]) -> None:
+def claim(folder: Path, identity: dict[str, Any], before: list[Any]) -> None:
     """Make the folder this run's, or raise RunError where it is another's.
 
-    The code that began the run is kept beside its identity.
+    Beside its identity stand the code that began the run, and the stories of the runs it goes on from.
     """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / RUN
     if not path.is_file():
-        write(path, json.dumps({**identity, "software": code_version()}, indent=1).encode())
+        write(path, json.dumps({**identity, "software": code_version(), "before": before}, indent=1).encode())
         return
-    try:
-        kept = json.loads(path.read_text())
-    except ValueError as error:
-        raise RunError(f"{path} is damaged ({error}): remove the folder and train again") from error
-    kept.pop("software", None)
-    if kept != json.loads(json.dumps(identity)):
+    kept = read(folder)
+    if {key: kept[key] for key in kept if key not in BESIDE} != json.loads(json.dumps(identity)):
         raise RunError(f"{folder} holds another run (see {RUN} there): give another folder, or remove it")
+
+
+def read(folder: Path) -> dict[str, Any]:
+    """The run's identity and what stands beside it. Raises RunError where run.json is damaged."""
+    try:
+        return dict(json.loads((folder / RUN).read_text()))
+    except (OSError, ValueError) as error:
+        raise RunError(f"{folder / RUN} cannot be read ({error}): remove the folder and train again") from error
+
+
+def story(folder: Path) -> list[Any]:
+    """What was done to get the weights of a run folder, stage by stage, as a package may tell it.
+
+    Recipe, seed, setting with the hash of the data, code; not the names of cases, which may be those of patients.
+    """
+    run = read(folder)
+    return [*run.pop("before", []), {key: value for key, value in run.items() if key != "train"}]
 
 
 def load(folder: Path) -> dict[str, Any] | None:

@@ -4,20 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-import platform
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 
-import torch
 from safetensors.torch import load_file, save
 
-from pipeline import __version__, package
+from pipeline import package
 from pipeline.errors import ModelError
 from pipeline.package import Licence, Manifest, ModelPackage, Network, Prior, Thresholds, Training
 from pipeline.unet import UNet
 from training import checkpoint, distributed
-from training.checkpoint import RUN
 from training.data import Setting
 from training.errors import RunError
 from training.recipes import EmRecipe, Recipe
@@ -52,7 +48,7 @@ def finished(folder: Path, kind: type[Recipe]) -> Finished:
     """Read a run folder. Raises RunError where the run is not finished or of another kind."""
     if not (folder / NETWORK).is_file():
         raise RunError(f"{folder} holds no finished run: run its training command again, it resumes")
-    run = json.loads((folder / RUN).read_text())
+    run = checkpoint.read(folder)
     recipe = (EmRecipe if "prior" in run["recipe"] else Recipe).model_validate(run["recipe"])
     if type(recipe) is not kind:
         raise RunError(f"{folder} is a run of the other network; give the run of UNet-1 first, UNet-2 second")
@@ -124,14 +120,10 @@ def export(first: Path, second: Path, label: Label, out: Path) -> ModelPackage:
                 "phantoms": one.setting.phantoms,
             },
             seeds={"unet1": one.seed, "unet2": two.seed},
+            stories={"unet1": checkpoint.story(first), "unet2": checkpoint.story(second)},
         ),
         licence=label.licence,
         metrics=label.metrics,
-        software={
-            "dicomnode": __version__,
-            "torch": torch.__version__,
-            "numpy": metadata.version("numpy"),
-            "python": platform.python_version(),
-        },
+        software=checkpoint.code_version(),
     )
     return package.write(out, manifest, weights, label.papers)

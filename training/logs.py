@@ -68,8 +68,11 @@ class Journal:
             disable=silent,
         )
         self._bar = self._progress.add_task(name, total=epochs, completed=len(done), epoch=len(done), said="")
-        self._events = SummaryWriter(
-            str(folder / EVENTS), purge_step=len(done), write_to_disk=not silent, max_queue=1
+        self._events = SummaryWriter(  # a name of its own: two starts within a second would share a file
+            str(folder / EVENTS),
+            purge_step=len(done),
+            write_to_disk=not silent,
+            filename_suffix=f".after{len(done)}",
         )
         if done:
             self.epoch(done)

@@ -12,7 +12,7 @@ import torch
 
 from pipeline.segment import Room
 from pipeline.unet import UNet
-from training import cohort, crossval, data, dataset, distributed, export, unet1, unet2
+from training import checkpoint, cohort, crossval, data, dataset, distributed, export, unet1, unet2
 from training.batches import Pool
 from training.crossval import Held
 from training.data import Folders, Setting
@@ -53,7 +53,8 @@ class Where:
         note = {"setting": setting.model_dump(mode="json"), "train": sorted(example.name for example in train)}
         if start is not None:
             note["start"] = export.weights_digest(start)
-        return Run(self.out / name, recipe, seed, distributed.choose(self.device), note)
+        before = checkpoint.story(start) if start is not None else []
+        return Run(self.out / name, recipe, seed, distributed.choose(self.device), note, before)
 
 
 def all_data_unet1(

@@ -16,7 +16,7 @@ from pipeline import package
 from pipeline.package import Licence
 from pipeline.preprocess import Preprocessing
 from pipeline.unet import Architecture
-from training import cli, cli_options, cohort, crossval, dataset, export, runs
+from training import checkpoint, cli, cli_options, cohort, crossval, dataset, export, runs
 from training.batches import Pool
 from training.crossval import Held
 from training.data import Folders, Setting
@@ -82,6 +82,14 @@ def test_two_runs_make_a_package(folder: Path, tmp_path: Path) -> None:
     assert (loaded.manifest.prior.b2, loaded.manifest.prior.k2) == (9.0, 0.75)
     assert loaded.manifest.preprocessing == SETTING.preprocessing
     assert loaded.manifest.training.seeds == {"unet1": 1, "unet2": 1}
+    stories = loaded.manifest.training.stories
+    assert [run["recipe"]["name"] for run in stories["unet2"]] == ["one", "two"]  # type: ignore[index, call-overload]
+    assert stories["unet1"] == stories["unet2"][:1]
+    for run in stories["unet2"]:
+        assert isinstance(run, dict)
+        assert run["setting"]["data_sha256"] == loaded.manifest.training.data_sha256  # type: ignore[index, call-overload]
+        assert run["software"] == loaded.manifest.software == checkpoint.code_version()
+        assert "train" not in run  # names of cases may be those of patients
     kept = export.finished(two, EmRecipe)
     x = torch.rand(1, 7, 64, 64)
     torch.testing.assert_close(loaded.unet2.probability(x), kept.net.probability(x), atol=0.01, rtol=0)
