@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -18,23 +19,28 @@ from pipeline.lung_air import (
     find_middle,
     find_seam,
 )
-from pipeline.lung_fill import Chest, fill_lung, grow
+from pipeline.lung_fill import Chest, close_in_plane, fill_lung, grow
 from pipeline.lung_ribs import find_wall
 from pipeline.types import HuArray, LabelArray, Lung, MaskArray
 
 METHOD = "built-in 2"  # raised whenever another mask comes out
+NETWORK_METHOD = "built-in 2 with lung network"
 COARSE_MM = 2.0  # in plane
 COARSE_SLICE_MM = 3.0
 MARGIN_MM = 40.0
 RIM_SHARE = 0.2  # of a voxel near the border that must be covered, if it is air, to belong to the lung
 
 
-def builtin(hu: HuArray, spacing_mm: Spacing) -> LabelArray:
-    """`Lung` labels by air threshold, airway removal, left/right split and filling from the pleural side.
+Finds = Callable[[Floats], MaskArray]
+
+
+def builtin(hu: HuArray, spacing_mm: Spacing, network: Finds | None = None) -> LabelArray:
+    """`Lung` labels by air threshold, airway removal and left/right split, joined with dense lung.
 
     Args:
         hu: (slice, row, column) in canonical order; a single slice will do.
         spacing_mm: (slice, row, column).
+        network: finds lung, however dense, on a coarse grid; None fills from the pleural side by shape instead.
 
     Returns:
         Labels of the same shape; all background where no lung is found.
@@ -45,13 +51,29 @@ def builtin(hu: HuArray, spacing_mm: Spacing) -> LabelArray:
     body = find_body(coarse, spacing)
     body_middle = find_body_middle(body)
     air, airways = find_lung_air(coarse, body, body_middle, spacing)
-    if not air.any():
+    found = None if network is None else network(coarse) & body
+    known = air if found is None else air | found
+    if not known.any():
         return np.zeros(hu.shape, np.uint8)
-    box = _around(air, spacing)
+    box = _around(known, spacing)
     lungs, is_right = np.zeros_like(air), np.zeros_like(air)
-    middle = body_middle - box[2].start
-    lungs[box], is_right[box] = _find(coarse[box], air[box], body[box], airways[box], middle, spacing)
+    place = Place(coarse[box], body[box], airways[box], body_middle - box[2].start, spacing)
+    if found is None:
+        lungs[box], is_right[box] = _filled(air[box], place)
+    else:
+        lungs[box], is_right[box] = _joined(air[box], found[box], place)
     return _refine(hu, lungs, is_right, factors)
+
+
+@dataclass(frozen=True)
+class Place:
+    """The coarse grid around the lungs: HU, body, air of the airways, and the column that parts the body in two."""
+
+    hu: Floats
+    body: MaskArray
+    airways: MaskArray
+    body_middle: float
+    spacing_mm: Spacing
 
 
 def _around(air: MaskArray, spacing_mm: Spacing) -> tuple[slice, slice, slice]:
@@ -62,17 +84,29 @@ def _around(air: MaskArray, spacing_mm: Spacing) -> tuple[slice, slice, slice]:
     return slices, rows, columns
 
 
-def _find(
-    hu: Floats, air: MaskArray, body: MaskArray, airways: MaskArray, body_middle: float, spacing_mm: Spacing
-) -> tuple[MaskArray, MaskArray]:
-    """Both lungs, and which voxels lie on the patient's right, on the coarse grid."""
-    air = grow(hu, air, body, airways, spacing_mm)
-    middle = find_middle(air, body_middle)
-    is_right = np.arange(hu.shape[2]) < find_seam(air, hu, middle)[:, :, None]
-    chest = Chest(hu, body, airways, spacing_mm, middle, find_wall(hu, air, middle, spacing_mm))
+def _filled(air: MaskArray, place: Place) -> tuple[MaskArray, MaskArray]:
+    """Both lungs, dense parts by their shape, and which voxels lie on the patient's right."""
+    air = grow(place.hu, air, place.body, place.airways, place.spacing_mm)
+    is_right, middle = _sides(air, place)
+    wall = find_wall(place.hu, air, middle, place.spacing_mm)
+    chest = Chest(place.hu, place.body, place.airways, place.spacing_mm, middle, wall)
     right = fill_lung(air & is_right, is_right, True, chest)
     left = fill_lung(air & ~is_right, ~is_right, False, chest)
-    return (right | left) & ~airways, is_right
+    return (right | left) & ~place.airways, is_right
+
+
+def _joined(air: MaskArray, found: MaskArray, place: Place) -> tuple[MaskArray, MaskArray]:
+    """Both lungs, dense parts where the network found them; as `_filled`."""
+    lungs = grow(place.hu, air, place.body, place.airways, place.spacing_mm) | found
+    is_right, _ = _sides(lungs, place)
+    closed = [close_in_plane(lungs & side, place.spacing_mm) & side for side in (is_right, ~is_right)]
+    return (closed[0] | closed[1]) & ~place.airways, is_right
+
+
+def _sides(lungs: MaskArray, place: Place) -> tuple[MaskArray, float]:
+    """Which voxels lie on the patient's right, and the column between the lungs."""
+    middle = find_middle(lungs, place.body_middle)
+    return np.arange(lungs.shape[2]) < find_seam(lungs, place.hu, middle)[:, :, None], middle
 
 
 def _factors(shape: tuple[int, ...], spacing_mm: Spacing) -> tuple[int, int, int]:

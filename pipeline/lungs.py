@@ -13,7 +13,8 @@ from lungmask import LMInferer
 
 from pipeline import device as devices
 from pipeline.errors import ModelError, SeriesRejected
-from pipeline.lung_builtin import METHOD, builtin
+from pipeline.lung_builtin import METHOD, NETWORK_METHOD, builtin
+from pipeline.lung_network import LungNetwork
 from pipeline.types import CtVolume, LabelArray, Lung, LungMask
 
 __all__ = ["builtin", "check_weights", "segment"]
@@ -38,20 +39,22 @@ NOT_A_STATE_DICT = (
 log = logging.getLogger(__name__)
 
 
-def segment(volume: CtVolume, weights: Path | None, device: str) -> LungMask:
+def segment(volume: CtVolume, weights: Path | None, device: str, network: LungNetwork | None = None) -> LungMask:
     """Right and left lung, without trachea and main bronchi.
 
     Args:
         volume: in canonical order.
         weights: state dict of lungmask's R231; None is the built-in method. Never a download, never a fallback.
-        device: "auto", "cpu" or "cuda:N"; the built-in method needs none.
+        device: "auto", "cpu" or "cuda:N"; for `weights`.
+        network: the model package's, which the built-in method asks where dense lung is; None: it goes by shape.
 
     Raises:
         SeriesRejected: no lungs, or so little that the volume cannot show a chest.
         ModelError: the weights file is missing, damaged or of another network.
     """
     if weights is None:
-        mask = LungMask(builtin(volume.hu, volume.spacing_mm), METHOD)
+        finds = network.finds if network is not None else None
+        mask = LungMask(builtin(volume.hu, volume.spacing_mm, finds), METHOD if finds is None else NETWORK_METHOD)
     else:
         mask = LungMask(
             _by_network(volume, weights, devices.choose(device)), f"lungmask R231 {_short_hash(weights)}"

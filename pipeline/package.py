@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, StringConstraints, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, StringConstraints, ValidationError, field_validator
 from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
@@ -49,9 +49,22 @@ class Network(_Strict):
     """One network: its layout, its weights file in the package folder, that file's SHA-256 and precision."""
 
     architecture: Architecture
-    file: Literal["unet1.safetensors", "unet2.safetensors"]
+    file: Literal["unet1.safetensors", "unet2.safetensors", "lungs.safetensors"]
     sha256: Digest
     precision: Precision = "float16"
+
+
+class LungFinder(Network):
+    """A lung network: it sees one slice at a time, on a grid of its own."""
+
+    preprocessing: Preprocessing
+
+    @field_validator("architecture")
+    @classmethod
+    def _one_slice(cls, value: Architecture) -> Architecture:
+        if value.slices != 1:
+            raise ValueError("a lung network sees one slice at a time")
+        return value
 
 
 class Thresholds(_Strict):
@@ -59,6 +72,7 @@ class Thresholds(_Strict):
 
     infection: Probability = 0.5
     consolidation: Probability = 0.5
+    lungs: Probability = 0.5
 
 
 class Prior(_Strict):
@@ -92,7 +106,7 @@ class Training(_Strict):
 
 
 class Manifest(_Strict):
-    """`manifest.json`. `metrics` holds measured figures only, by name."""
+    """`manifest.json`. `metrics` holds measured figures only, by name; `lungs` is None where none was trained."""
 
     format: Literal["dicomnode-model-1"] = "dicomnode-model-1"
     name: Slug
@@ -100,6 +114,7 @@ class Manifest(_Strict):
     intended_use: str
     unet1: Network
     unet2: Network
+    lungs: LungFinder | None = None
     preprocessing: Preprocessing
     thresholds: Thresholds = Thresholds()
     prior: Prior = Prior()
@@ -107,6 +122,12 @@ class Manifest(_Strict):
     licence: Licence
     metrics: dict[str, float]
     software: dict[str, str]
+
+    @property
+    def networks(self) -> dict[str, Network]:
+        """The networks by their names, as in `ModelPackage`."""
+        named = {"unet1": self.unet1, "unet2": self.unet2, "lungs": self.lungs}
+        return {name: entry for name, entry in named.items() if entry is not None}
 
 
 @dataclass(frozen=True)
@@ -118,6 +139,7 @@ class ModelPackage:
     identity: ModelIdentity
     unet1: UNet
     unet2: UNet
+    lungs: UNet | None = None
 
 
 def demo_folder() -> Path:
@@ -134,12 +156,12 @@ def load(folder: Path | None) -> ModelPackage:
     except ValidationError as error:
         faults = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'file'}: {e['msg']}" for e in error.errors())
         raise ModelError(f"{folder / MANIFEST} is not a valid manifest: {faults}") from error
-    if (manifest.unet1.file, manifest.unet2.file) != ("unet1.safetensors", "unet2.safetensors"):
-        raise ModelError(f"{folder / MANIFEST} names the weights of one network twice")
+    if any(entry.file != f"{name}.safetensors" for name, entry in manifest.networks.items()):
+        raise ModelError(f"{folder / MANIFEST} names the weights of one network twice, or for another")
     digest = hashlib.sha256(text)
-    nets = [_network(folder, entry, digest) for entry in (manifest.unet1, manifest.unet2)]
+    nets = {name: _network(folder, entry, digest) for name, entry in manifest.networks.items()}
     identity = ModelIdentity(manifest.name, manifest.version, digest.hexdigest())
-    return ModelPackage(folder, manifest, identity, *nets)
+    return ModelPackage(folder, manifest, identity, **nets)
 
 
 def _read(path: Path) -> bytes:

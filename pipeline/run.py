@@ -19,10 +19,25 @@ from pathlib import Path
 from typing import Any
 
 import pydicom
+import torch
 from pydicom.dataset import Dataset
 from pydicom.uid import CTImageStorage
 
-from pipeline import __version__, checks, lungs, package, picture, pixels, quality, scores, seg, segment, sr, volume
+from pipeline import (
+    __version__,
+    checks,
+    lung_network,
+    lungs,
+    package,
+    picture,
+    pixels,
+    quality,
+    scores,
+    seg,
+    segment,
+    sr,
+    volume,
+)
 from pipeline.errors import PipelineError, SeriesRejected
 from pipeline.package import ModelPackage
 from pipeline.segment import Probabilities
@@ -72,8 +87,11 @@ def examine(
         SeriesRejected: no lungs were found.
         ModelError: the networks or the lung weights are unusable.
     """
+    if settings.threads:
+        torch.set_num_threads(settings.threads)
     if lung_mask is None:
-        lung_mask = lungs.segment(ct, settings.lung_weights, settings.device)
+        network = lung_network.of(model, settings)
+        lung_mask = lungs.segment(ct, settings.lung_weights, settings.device, network)
     found = segment.probabilities(ct, lung_mask, model, settings)
     lesions = segment.masks(found, lung_mask, model)
     return Findings(lung_mask, found, lesions, scores.measure(ct, lung_mask, lesions))

@@ -60,8 +60,6 @@ def probabilities(
     Raises ModelError when a network gives values that are not numbers or the device is absent, PipelineError when
     there is no memory for a single slice.
     """
-    if settings.threads:
-        torch.set_num_threads(settings.threads)
     room = Room(devices.choose(settings.device), settings.batch_slices)
     manifest = package.manifest
     wanted = manifest.preprocessing

@@ -51,6 +51,18 @@ class Recipe(BaseModel):
         return self.rate * _FACTOR[self.schedule](epoch / self.epochs)
 
 
+class LungRecipe(Recipe):
+    """Recipe of the lung network.
+
+    Attributes:
+        slices: drawn per epoch, from each kind of data equally often.
+        opacities: chance that opacities are pasted into a slice.
+    """
+
+    slices: int = Field(default=400, ge=1)
+    opacities: float = Field(default=0.75, ge=0, le=1)
+
+
 class EmRecipe(Recipe):
     """Recipe of UNet-2.
 
@@ -137,6 +149,29 @@ UNET1: Mapping[str, Recipe] = {
                 "volume_slices": 60,
                 "phantom_slices": 70,
             },
+        ),
+    )
+}
+
+LUNGS: Mapping[str, LungRecipe] = {
+    recipe.name: recipe
+    for recipe in (
+        LungRecipe(
+            name="lungs",
+            epochs=40,
+            batch=8,
+            rate=2e-3,
+            loss="bce_dice",
+            augmentation=Augmentation(
+                rotation_deg=15,
+                shift=0.06,
+                zoom=0.25,
+                flip_rows=0.0,
+                flip_columns=0.5,
+                shift_hu=60.0,
+                noise_hu=40.0,
+            ),
+            average_last=6,
         ),
     )
 }

@@ -1,0 +1,49 @@
+"""A package's lung network: a small 2D UNet that finds lung however dense, slice by slice.
+
+A threshold loses consolidated lung, which is what the scores measure. The network has learnt where a lung ends from
+slices with opacities drawn into them (`training/lungs.py`). It sees one slice at a time, normalised as for the
+package's other networks, without a mask; what it finds is joined with the aerated lung (`lung_builtin`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from pipeline import device as devices
+from pipeline import preprocess, segment
+from pipeline.lung_air import Floats
+from pipeline.package import ModelPackage
+from pipeline.preprocess import Preprocessing
+from pipeline.segment import Room
+from pipeline.types import MaskArray, PipelineSettings
+from pipeline.unet import UNet
+
+
+def of(package: ModelPackage, settings: PipelineSettings) -> LungNetwork | None:
+    """A package's lung network, ready to run; None where it has none. Raises ModelError for an absent device."""
+    entry = package.manifest.lungs
+    if package.lungs is None or entry is None:
+        return None
+    room = Room(devices.choose(settings.device), settings.batch_slices)
+    return LungNetwork(package.lungs, entry.preprocessing, package.manifest.thresholds.lungs, room)
+
+
+@dataclass(frozen=True)
+class LungNetwork:
+    """The network and where it runs."""
+
+    net: UNet
+    settings: Preprocessing
+    threshold: float
+    room: Room
+
+    def finds(self, hu: Floats) -> MaskArray:
+        """Where lung is more likely than the threshold, on the grid of `hu` (slice, row, column), HU."""
+        settings = self.settings
+        seen = settings.normalise(preprocess.resize(torch.from_numpy(hu), settings.rows, settings.columns))
+        each = torch.arange(len(seen))[:, None]
+        found = segment.predict(self.net, seen, each, settings.slice_order, self.room)
+        return np.asarray(preprocess.resize(found, *hu.shape[1:]).numpy() > self.threshold)

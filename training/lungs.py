@@ -1,0 +1,95 @@
+"""The lung network: from slices whose lungs a threshold finds, with synthetic opacities pasted into them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+from numpy.random import Generator
+from scipy import ndimage
+from torch import Tensor
+
+from pipeline import preprocess
+from pipeline.device import autocast
+from pipeline.preprocess import Preprocessing
+from pipeline.types import MaskArray
+from pipeline.unet import Architecture, UNet
+from training import augment, losses, opacities
+from training.dataset import Example, Source
+from training.errors import CohortError, RunError
+from training.loop import Batch, Run, train
+from training.recipes import LungRecipe
+
+MOST_INFECTED = 0.35  # of the lungs of a slice, beyond which its border is not believed
+MOST_LOST = 0.06  # of the lungs: labelled infection that the lung method has left out
+CLOSE = 1 / 64  # of the width
+
+
+def example(source: Source, settings: Preprocessing) -> Example | None:
+    """The slices of a case whose lungs can be believed, every source slice by itself; None: there are none.
+
+    The border is that of the case's lung mask, joined with what is labelled as infected and closed. Slices with
+    much infection, or with infection that the mask lost, are left out. Raises CohortError without a lung mask.
+    """
+    if source.lung is None:
+        raise CohortError(f"{source.case.name} has no lungs to learn from")
+    each = preprocess.plan(len(source.hu), settings.resample_below_mm, settings)  # no resampling along z
+    lungs = preprocess.labels(source.lung, each, settings).numpy()
+    infected = np.zeros_like(lungs)
+    if source.label is not None:
+        infected = preprocess.labels(source.label, each, settings).numpy() > 0
+    borders = {index: _border(*pair) for index, pair in enumerate(zip(lungs, infected, strict=True))}
+    believed = {index: border for index, border in borders.items() if border is not None}
+    if not believed:
+        return None
+    values = preprocess.values(source.hu, each, settings)[list(believed)]
+    label = torch.from_numpy(np.stack(list(believed.values())).astype(np.uint8))
+    return Example(source.case.name, values, label, torch.ones(label.shape, dtype=torch.bool))
+
+
+def _border(lungs: MaskArray, infected: MaskArray) -> MaskArray | None:
+    pixels = round(CLOSE * lungs.shape[1])
+    whole = np.pad(lungs | infected, pixels + 1)
+    closed = ndimage.binary_fill_holes(ndimage.binary_closing(whole, iterations=pixels))
+    inner = slice(pixels + 1, -pixels - 1)
+    border: MaskArray = np.asarray(closed)[inner, inner]
+    area, ill, lost = (int(np.count_nonzero(mask)) for mask in (border, infected, infected & ~lungs))
+    return None if ill > MOST_INFECTED * area or lost > MOST_LOST * area else border
+
+
+def fit(kinds: Sequence[Sequence[Example]], arch: Architecture, settings: Preprocessing, run: Run) -> UNet:
+    """Train on examples of several kinds (volumes, healthy cases, phantoms), each drawn equally often."""
+    recipe = run.recipe
+    if not isinstance(recipe, LungRecipe):
+        raise RunError(f"recipe {recipe.name!r} is not one of the lung network")
+    torch.manual_seed(run.seed)
+
+    def loss(model: UNet, batch: Batch) -> Tensor:
+        with autocast(run.device):
+            logits = model(batch.stacks)
+        return losses.bce_dice_loss(logits[:, 0], batch.target)
+
+    return train(UNet(arch), run, lambda rng: _epoch(kinds, recipe, settings, rng), loss)
+
+
+def _epoch(
+    kinds: Sequence[Sequence[Example]], recipe: LungRecipe, settings: Preprocessing, rng: Generator
+) -> Iterator[Batch]:
+    for _ in range(recipe.slices // recipe.batch):
+        drawn = [_draw(kinds[int(rng.integers(len(kinds)))], recipe, settings, rng) for _ in range(recipe.batch)]
+        changes = [augment.draw(rng, recipe.augmentation) for _ in drawn]
+        moved = augment.apply(torch.stack(drawn), changes, recipe.crop or (settings.rows, settings.columns))
+        target = moved[:, 1] > 0.5
+        stacks = augment.intensity(moved[:, :1], changes, settings.hu_per_unit)
+        yield Batch(stacks, target, torch.ones_like(target), torch.ones(len(drawn), dtype=torch.bool))
+
+
+def _draw(examples: Sequence[Example], recipe: LungRecipe, settings: Preprocessing, rng: Generator) -> Tensor:
+    """[2, row, column]: a slice, with opacities by chance, and its lungs."""
+    chosen = examples[int(rng.integers(len(examples)))]
+    index = int(rng.integers(len(chosen)))
+    plane, lungs = chosen.values[index].numpy(), chosen.label[index].numpy() > 0
+    if rng.random() < recipe.opacities:
+        plane = opacities.apply(plane, lungs, opacities.draw(rng), settings)
+    return torch.from_numpy(np.stack((plane, lungs.astype(np.float32))))
