@@ -92,4 +92,6 @@ def _draw(examples: Sequence[Example], recipe: LungRecipe, settings: Preprocessi
     plane, lungs = chosen.values[index].numpy(), chosen.label[index].numpy() > 0
     if rng.random() < recipe.opacities:
         plane = opacities.apply(plane, lungs, opacities.draw(rng), settings)
+    if rng.random() < recipe.saturated:
+        plane = plane.clip(max=(rng.uniform(*recipe.ceiling_hu) - settings.hu_min) / settings.hu_per_unit)
     return torch.from_numpy(np.stack((plane, lungs.astype(np.float32))))

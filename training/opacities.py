@@ -24,7 +24,9 @@ from pipeline.types import MaskArray
 Plane = npt.NDArray[np.float32]
 Kind = Literal["lobe", "pleural", "whole", "mottled"]
 
-KINDS: Mapping[Kind, float] = {"lobe": 0.25, "pleural": 0.45, "whole": 0.1, "mottled": 0.2}  # chances
+KINDS: Mapping[Kind, float] = {"lobe": 0.4, "pleural": 0.35, "whole": 0.05, "mottled": 0.2}  # chances
+BACK = 0.7  # chance that a lobe is the one at the back, where dense lung is found most
+BOTH = 0.3  # chance that it is in both lungs
 DENSE = 0.7  # chance of consolidation, else ground glass
 DENSE_HU, GLASS_HU = (-60.0, 60.0), (-750.0, -150.0)
 BRONCHI_HU = (-950.0, -500.0)
@@ -37,6 +39,7 @@ class Opacity:
     """One opacity. Lengths are fractions of the field of view's width, angles in radians.
 
     Attributes:
+        both: it lies in all of the slice's lungs, else in one connected part of them.
         place: fraction 0 … 1 along the lung's pixels (its edge's, where pleural): where it sits.
         angle: of a lobe's border or an ellipse's axis.
         radius, elongation: of an ellipse.
@@ -49,6 +52,7 @@ class Opacity:
     """
 
     kind: Kind
+    both: bool
     place: float
     angle: float
     radius: float
@@ -75,8 +79,9 @@ def _one(rng: Generator) -> Opacity:
     bronchi = dense and rng.random() < BRONCHOGRAM
     return Opacity(
         kind=list(KINDS)[int(rng.choice(len(KINDS), p=list(KINDS.values())))],
+        both=rng.random() < BOTH,
         place=rng.random(),
-        angle=rng.uniform(0, 2 * np.pi) if rng.random() < 0.5 else np.pi / 2 + rng.uniform(-0.5, 0.5),
+        angle=np.pi / 2 + rng.uniform(-0.5, 0.5) if rng.random() < BACK else rng.uniform(0, 2 * np.pi),
         radius=rng.uniform(0.023, 0.18),
         elongation=rng.uniform(0.5, 2),
         wobble=rng.uniform(0.004, 0.027),
@@ -93,7 +98,7 @@ def _one(rng: Generator) -> Opacity:
 
 
 def apply(plane: Plane, lungs: MaskArray, opacities: tuple[Opacity, ...], settings: Preprocessing) -> Plane:
-    """The slice with opacities inside its lungs; each lies in one connected part of them."""
+    """The slice with opacities inside its lungs."""
     parts, count = ndimage.label(lungs)
     if count == 0:
         return plane
@@ -101,7 +106,7 @@ def apply(plane: Plane, lungs: MaskArray, opacities: tuple[Opacity, ...], settin
     width = plane.shape[1]
     for opacity in opacities:
         noise = np.random.default_rng(opacity.seed)
-        lung = parts == 1 + noise.choice(count, p=areas / areas.sum())
+        lung = lungs if opacity.both else parts == 1 + noise.choice(count, p=areas / areas.sum())
         shape = _shape(opacity, lung, noise)
         texture = _texture(opacity, plane.shape, noise, settings)
         weight = ndimage.gaussian_filter(shape.astype(np.float32), opacity.soft * width) * lung

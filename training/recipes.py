@@ -57,10 +57,14 @@ class LungRecipe(Recipe):
     Attributes:
         slices: drawn per epoch, from each kind of data equally often.
         opacities: chance that opacities are pasted into a slice.
+        saturated: chance that it is cut off at a HU within `ceiling_hu`, as pictures of a lung window are, so that
+            bones are not seen.
     """
 
     slices: int = Field(default=400, ge=1)
-    opacities: float = Field(default=0.75, ge=0, le=1)
+    opacities: float = Field(default=0.8, ge=0, le=1)
+    saturated: float = Field(default=0.5, ge=0, le=1)
+    ceiling_hu: tuple[float, float] = (10.0, 160.0)
 
 
 class EmRecipe(Recipe):
