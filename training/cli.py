@@ -13,7 +13,7 @@ from training.cli_cohort import cohort
 from training.cli_evaluate import evaluate
 from training.cli_options import console
 from training.cli_published import import_published
-from training.cli_train import crossval, export, unet1, unet2
+from training.cli_train import crossval, export, lungs, unet1, unet2
 from training.errors import TrainingError
 
 app = typer.Typer(
@@ -22,7 +22,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Train, cross-validate, export and evaluate model packages. Research use only.",
 )
-for command in (cohort, unet1, unet2, crossval, export, evaluate, import_published):
+for command in (cohort, lungs, unet1, unet2, crossval, export, evaluate, import_published):
     app.command()(command)
 
 

@@ -17,12 +17,20 @@ from training.recipes import Recipe
 console = Console()
 Named = TypeVar("Named", bound=Recipe)
 
-LungChoice = StrEnum("LungChoice", {"NONE": "none", "BUILTIN": "builtin", "COHORT": "cohort"})
+LungChoice = StrEnum(
+    "LungChoice", {"NONE": "none", "BUILTIN": "builtin", "NETWORK": "network", "COHORT": "cohort"}
+)
 
 CohortDir = Annotated[Path, typer.Option("--cohort", help="Folder with cases.csv, ct/ and label/.")]
 Volumes = Annotated[Path | None, typer.Option(help="Folder with ct/ of volumes, for real stacks of slices.")]
 VolumeLabels = Annotated[str, typer.Option(help="Folder of their labels beside ct/.")]
-Lungs = Annotated[LungChoice, typer.Option(help="Lung masks: none, the built-in method, or lung/ of the cohort.")]
+Lungs = Annotated[
+    LungChoice,
+    typer.Option(
+        help="Lung masks: none, the built-in method, that with the network of --lung-run, or lung/ of the cohort."
+    ),
+]
+LungRun = Annotated[Path | None, typer.Option(help="Finished run of the lung network.")]
 Phantoms = Annotated[int, typer.Option(min=0, help="Synthetic studies to add.")]
 Features = Annotated[int, typer.Option(help="Channels of the first level; 32 is the paper's.")]
 Seed = Annotated[int, typer.Option(help="Everything random follows from it.")]

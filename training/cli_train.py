@@ -7,6 +7,9 @@ from typing import Annotated
 
 import typer
 
+from pipeline.lung_builtin import Finds
+from pipeline.package import Thresholds
+from pipeline.preprocess import Preprocessing
 from pipeline.unet import Architecture
 from training import export as exporting
 from training import runs
@@ -15,6 +18,7 @@ from training.cli_options import (
     Device,
     Features,
     LungChoice,
+    LungRun,
     Lungs,
     Out,
     Phantoms,
@@ -27,8 +31,37 @@ from training.cli_options import (
     show,
 )
 from training.data import Folders, Setting
-from training.recipes import UNET1, UNET2
-from training.runs import CrossValidation, Where
+from training.errors import RunError
+from training.recipes import LUNGS, UNET1, UNET2
+from training.runs import CrossValidation, LungData, Where
+
+
+def lungs(
+    out: Out,
+    cohort: Annotated[
+        list[Path] | None, typer.Option(help="Folder with ct/ of mostly aerated lungs; repeatable.")
+    ] = None,
+    volumes: Volumes = None,
+    volume_labels: VolumeLabels = "pseudo-label",
+    phantoms: Phantoms = 0,
+    recipe: Annotated[str, typer.Option(help=f"One of {', '.join(LUNGS)}.")] = "lungs",
+    features: Features = 16,
+    grid: Annotated[int, typer.Option(help="Rows and columns of its network grid, a multiple of 16.")] = 128,
+    seed: Seed = 1,
+    device: Device = "auto",
+    threads: Threads = 0,
+) -> None:
+    """Train the lung network on aerated lungs with synthetic opacities."""
+    runs.set_threads(threads)
+    setting = Setting(
+        architecture=Architecture(features=features, slices=1),
+        preprocessing=Preprocessing(rows=grid, columns=grid),
+        lungs="builtin",
+        phantoms=phantoms,
+    )
+    of = LungData(cohort or (), volumes, volume_labels)
+    runs.all_data_lungs(of, setting, named(LUNGS, recipe), seed, Where(out, device))
+    console.print(f"the lung network is in {out}")
 
 
 def unet1(
@@ -38,6 +71,7 @@ def unet1(
     volumes: Volumes = None,
     volume_labels: VolumeLabels = "pseudo-label",
     lungs: Lungs = LungChoice.BUILTIN,
+    lung_run: LungRun = None,
     phantoms: Phantoms = 0,
     features: Features = 32,
     start: Annotated[Path | None, typer.Option(help="Finished run of UNet-1 to go on from.")] = None,
@@ -47,9 +81,10 @@ def unet1(
 ) -> None:
     """Train UNet-1 (infection) on pixel labels."""
     runs.set_threads(threads)
-    setting = _setting(lungs, phantoms, features)
+    where = Where(out, device)
+    setting, network = _setting(lungs, lung_run, phantoms, features, where)
     folders = Folders(cohort, volumes, volume_labels)
-    runs.all_data_unet1(folders, setting, named(UNET1, recipe), seed, Where(out, device), start)
+    runs.all_data_unet1(folders, setting, named(UNET1, recipe), seed, where, start, network)
     console.print(f"UNet-1 is in {out}")
 
 
@@ -59,6 +94,7 @@ def unet2(
     out: Out,
     recipe: Annotated[str, typer.Option(help=f"One of {', '.join(UNET2)}.")] = "phi2-averaged",
     lungs: Lungs = LungChoice.BUILTIN,
+    lung_run: LungRun = None,
     phantoms: Phantoms = 0,
     seed: Seed = 1,
     device: Device = "auto",
@@ -66,8 +102,9 @@ def unet2(
 ) -> None:
     """Train UNet-2 (consolidation) by EM from image-level labels."""
     runs.set_threads(threads)
-    setting = _setting(lungs, phantoms, Architecture().features)
-    runs.all_data_unet2(Folders(cohort), setting, named(UNET2, recipe), start, seed, Where(out, device))
+    where = Where(out, device)
+    setting, network = _setting(lungs, lung_run, phantoms, Architecture().features, where)
+    runs.all_data_unet2(Folders(cohort), setting, named(UNET2, recipe), start, seed, where, network)
     console.print(f"UNet-2 is in {out}")
 
 
@@ -81,6 +118,7 @@ def crossval(
     volumes: Volumes = None,
     volume_labels: VolumeLabels = "pseudo-label",
     lungs: Lungs = LungChoice.BUILTIN,
+    lung_run: LungRun = None,
     phantoms: Phantoms = 0,
     features: Features = 32,
     folds: Annotated[int, typer.Option(min=2)] = 5,
@@ -90,15 +128,18 @@ def crossval(
 ) -> None:
     """Cross-validate both networks, patients kept together; scored with labels that no lung mask has clipped."""
     runs.set_threads(threads)
+    where = Where(out, device)
+    setting, network = _setting(lungs, lung_run, phantoms, features, where)
     what = CrossValidation(
         Folders(cohort, volumes, volume_labels),
-        _setting(lungs, phantoms, features),
+        setting,
         [named(UNET1, name) for name in recipe or ["plain"]],
         [named(UNET2, name) for name in em or ()],
         folds,
         seed,
+        network,
     )
-    show(runs.cross_validate(what, Where(out, device)), out)
+    show(runs.cross_validate(what, where), out)
 
 
 def export(
@@ -106,16 +147,25 @@ def export(
     unet2: Annotated[Path, typer.Option(help="Folder of the finished run of UNet-2.")],
     label: Annotated[Path, typer.Option(help="JSON file: name, version, data, licence, metrics.")],
     out: Annotated[Path, typer.Option(help="Folder of the new package.")],
+    lungs: Annotated[Path | None, typer.Option(help="Folder of the finished run of the lung network.")] = None,
     paper: Annotated[list[Path] | None, typer.Option(help="Texts to put beside the weights.")] = None,
 ) -> None:
-    """Write a model package from two finished runs."""
+    """Write a model package from finished runs."""
     papers = {path.name: path.read_text(encoding="utf-8") for path in paper or ()}
     wanted = exporting.read_label(label, papers)
-    made = exporting.export(unet1, unet2, wanted, out)
+    made = exporting.export(unet1, unet2, wanted, out, lungs)
     console.print(f"{made.identity.name} {made.identity.version} is in {out}, SHA-256 {made.identity.digest}")
 
 
-def _setting(lungs: LungChoice, phantoms: int, features: int) -> Setting:
-    return Setting.model_validate(
-        {"architecture": {"features": features}, "lungs": lungs.value, "phantoms": phantoms}
-    )
+def _setting(
+    lungs: LungChoice, lung_run: Path | None, phantoms: int, features: int, where: Where
+) -> tuple[Setting, Finds | None]:
+    """The setting of a run, and what finds its lungs beside the built-in method."""
+    if (lungs is LungChoice.NETWORK) != (lung_run is not None):
+        raise RunError("--lungs network and --lung-run go together")
+    values = {"architecture": {"features": features}, "lungs": lungs.value, "phantoms": phantoms}
+    if lung_run is None:
+        return Setting.model_validate(values), None
+    values["lung_network"] = exporting.weights_digest(lung_run)
+    network = exporting.lung_network(lung_run, Thresholds().lungs, where.room)
+    return Setting.model_validate(values), network.finds

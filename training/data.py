@@ -5,12 +5,14 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
+from pipeline.lung_builtin import Finds
 from pipeline.lungs import builtin
 from pipeline.preprocess import Preprocessing
 from pipeline.types import HuArray, LabelArray
@@ -21,7 +23,7 @@ from training.cohort import Case
 from training.dataset import Example, Lungs, Source
 from training.errors import CohortError
 
-LungSource = Literal["none", "builtin", "cohort"]
+LungSource = Literal["none", "builtin", "network", "cohort"]
 PHANTOM_SEED = 7
 
 
@@ -29,7 +31,9 @@ class Setting(BaseModel):
     """Everything about a run that is not its recipe; kept in the run folder and copied to the package.
 
     Attributes:
-        lungs: "none" trains on whole images, "builtin" with the pipeline's own method, "cohort" with `lung/`.
+        lungs: "none" trains on whole images, "builtin" with the pipeline's own method, "network" with that and a
+            lung network, "cohort" with `lung/`.
+        lung_network: SHA-256 of the weights of the lung network.
         phantoms: synthetic studies beside the real ones.
         data_sha256: over names and contents of the images and labels used.
     """
@@ -39,6 +43,7 @@ class Setting(BaseModel):
     architecture: Architecture = Architecture()
     preprocessing: Preprocessing = Preprocessing()
     lungs: LungSource = "none"
+    lung_network: str = ""
     phantoms: int = Field(default=0, ge=0)
     data_sha256: str = ""
 
@@ -52,11 +57,12 @@ class Folders:
     volume_labels: str = "pseudo-label"
 
 
-def sources(cases: Sequence[Case], lungs: LungSource) -> list[Source]:
-    """Cases with their HU, labels and lungs."""
+def sources(cases: Sequence[Case], lungs: LungSource, network: Finds | None = None) -> list[Source]:
+    """Cases with their HU, labels and lungs; `network` where the lungs are "network"."""
     if lungs == "cohort":
         return [dataset.load(case, _drawn(case)) for case in cases]
-    return [dataset.load(case, builtin if lungs == "builtin" else None) for case in cases]
+    found = None if lungs == "none" else partial(builtin, network=network)
+    return [dataset.load(case, found) for case in cases]
 
 
 def _drawn(case: Case) -> Lungs:
@@ -81,7 +87,7 @@ def digest(cases: Sequence[Case]) -> str:
     return total.hexdigest()
 
 
-def pool(folders: Folders, setting: Setting) -> tuple[Pool, Setting]:
+def pool(folders: Folders, setting: Setting, network: Finds | None = None) -> tuple[Pool, Setting]:
     """Read and prepare all of it; the setting comes back with the data's hash."""
     main = cohort.of_splits(cohort.read(folders.cohort), "train") if folders.cohort else []
     volumes = cohort.read(folders.volumes, folders.volume_labels) if folders.volumes else []
@@ -91,8 +97,8 @@ def pool(folders: Folders, setting: Setting) -> tuple[Pool, Setting]:
         return [dataset.prepare(source, setting.preprocessing) for source in of]
 
     made = Pool(
-        prepared(sources(main, setting.lungs)),
-        prepared(sources(volumes, setting.lungs)),
+        prepared(sources(main, setting.lungs, network)),
+        prepared(sources(volumes, setting.lungs, network)),
         prepared(synthetic),
     )
     return made, setting.model_copy(update={"data_sha256": digest([*main, *volumes])})

@@ -4,31 +4,47 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Generic, TypeVar
 
 from safetensors.torch import load_file, save
 
 from pipeline import package
 from pipeline.errors import ModelError
-from pipeline.package import Licence, Manifest, ModelPackage, Network, Prior, Thresholds, Training
+from pipeline.lung_network import LungNetwork
+from pipeline.package import (
+    Licence,
+    LungFinder,
+    Manifest,
+    ModelPackage,
+    Network,
+    Prior,
+    Thresholds,
+    Training,
+)
+from pipeline.segment import Room
 from pipeline.unet import UNet
 from training import checkpoint, distributed
 from training.data import Setting
 from training.errors import RunError
-from training.recipes import EmRecipe, Recipe
+from training.recipes import EmRecipe, LungRecipe, Recipe
 
 NETWORK = "network.safetensors"
 INTENDED_USE = "Research use only. Not a medical device, not for diagnostic use."
 
 
+Kind = TypeVar("Kind", bound=Recipe)
+
+
 @dataclass(frozen=True)
-class Finished:
+class Finished(Generic[Kind]):
     """A run folder that holds a trained network."""
 
     net: UNet
     setting: Setting
-    recipe: Recipe
+    recipe: Kind
     seed: int
 
 
@@ -44,18 +60,31 @@ def weights_digest(folder: Path) -> str:
     return hashlib.sha256((folder / NETWORK).read_bytes()).hexdigest()
 
 
-def finished(folder: Path, kind: type[Recipe]) -> Finished:
+def finished(folder: Path, kind: type[Kind]) -> Finished[Kind]:
     """Read a run folder. Raises RunError where the run is not finished or of another kind."""
     if not (folder / NETWORK).is_file():
         raise RunError(f"{folder} holds no finished run: run its training command again, it resumes")
     run = checkpoint.read(folder)
-    recipe = (EmRecipe if "prior" in run["recipe"] else Recipe).model_validate(run["recipe"])
-    if type(recipe) is not kind:
-        raise RunError(f"{folder} is a run of the other network; give the run of UNet-1 first, UNet-2 second")
+    recipe = _kind(run["recipe"]).model_validate(run["recipe"])
+    if not isinstance(recipe, kind) or type(recipe) is not kind:
+        raise RunError(f"{folder} is a run of {_NAMES[type(recipe)]}, not of {_NAMES[kind]}")
     setting = Setting.model_validate(run["setting"])
     net = UNet(setting.architecture)
     net.load_state_dict(load_file(folder / NETWORK))
     return Finished(net.eval(), setting, recipe, run["seed"])
+
+
+_NAMES: Mapping[type[Recipe], str] = {Recipe: "UNet-1", EmRecipe: "UNet-2", LungRecipe: "the lung network"}
+
+
+def _kind(recipe: Mapping[str, object]) -> type[Recipe]:
+    return EmRecipe if "prior" in recipe else LungRecipe if "opacities" in recipe else Recipe
+
+
+def lung_network(folder: Path, threshold: float, room: Room) -> LungNetwork:
+    """The lung network of a finished run, ready to run. Raises as `finished`."""
+    run = finished(folder, LungRecipe)
+    return LungNetwork(run.net, run.setting.preprocessing, threshold, room)
 
 
 @dataclass(frozen=True)
@@ -68,6 +97,7 @@ class Label:
     licence: Licence
     metrics: dict[str, float]
     papers: dict[str, str]
+    thresholds: Thresholds = Thresholds()
 
 
 def read_label(path: Path, papers: dict[str, str]) -> Label:
@@ -81,45 +111,40 @@ def read_label(path: Path, papers: dict[str, str]) -> Label:
             licence=Licence.model_validate(said["licence"]),
             metrics=said["metrics"],
             papers=papers,
+            thresholds=Thresholds.model_validate(said.get("thresholds", {})),
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise RunError(f"{path} does not name a package: {error}") from error
 
 
-def export(first: Path, second: Path, label: Label, out: Path) -> ModelPackage:
-    """Write the package of two runs to the folder `out`. Raises RunError, ModelError."""
+def export(first: Path, second: Path, label: Label, out: Path, lungs: Path | None = None) -> ModelPackage:
+    """Write the package of two runs and the lung network's to the folder `out`. Raises RunError, ModelError."""
     one, two = finished(first, Recipe), finished(second, EmRecipe)
     if one.setting.preprocessing != two.setting.preprocessing:
         raise ModelError("the two runs used different preprocessing; train UNet-2 with the setting of UNet-1")
-    assert isinstance(two.recipe, EmRecipe)  # noqa: S101 - finished() has checked it
-    weights, networks = {}, []
-    for name, run in (("unet1", one), ("unet2", two)):
-        data, sha256 = package.encode(run.net)
-        weights[f"{name}.safetensors"] = data
-        networks.append(
-            Network.model_validate(
-                {"architecture": run.setting.architecture, "file": f"{name}.safetensors", "sha256": sha256}
-            )
-        )
+    runs: dict[str, Finished[Any]] = {"unet1": one, "unet2": two}
+    if lungs is not None:
+        runs["lungs"] = finished(lungs, LungRecipe)
+    weights, networks = {}, {}
+    for name, run in runs.items():
+        weights[f"{name}.safetensors"], networks[name] = _encoded(name, run)
     manifest = Manifest(
         name=label.name,
         version=label.version,
         intended_use=INTENDED_USE,
-        unet1=networks[0],
-        unet2=networks[1],
+        **networks,
         preprocessing=one.setting.preprocessing,
-        thresholds=Thresholds(),
+        thresholds=label.thresholds,
         prior=Prior(family=two.recipe.prior, b1=two.recipe.b1, b2=two.recipe.b2, k2=two.recipe.k2),
         training=Training(
             data=label.data,
             data_sha256=one.setting.data_sha256,
             recipes={
-                "unet1": one.recipe.model_dump(mode="json"),
-                "unet2": two.recipe.model_dump(mode="json"),
-                "lungs": one.setting.lungs,
+                **{name: run.recipe.model_dump(mode="json") for name, run in runs.items()},
+                "lung_masks": one.setting.lungs,
                 "phantoms": one.setting.phantoms,
             },
-            seeds={"unet1": one.seed, "unet2": two.seed},
+            seeds={name: run.seed for name, run in runs.items()},
             stories={"unet1": checkpoint.story(first), "unet2": checkpoint.story(second)},
         ),
         licence=label.licence,
@@ -127,3 +152,12 @@ def export(first: Path, second: Path, label: Label, out: Path) -> ModelPackage:
         software=checkpoint.code_version(),
     )
     return package.write(out, manifest, weights, label.papers)
+
+
+def _encoded(name: str, run: Finished[Any]) -> tuple[bytes, Any]:
+    """Weights as the bytes of their file, and the manifest's entry."""
+    data, sha256 = package.encode(run.net)
+    entry = {"architecture": run.setting.architecture, "file": f"{name}.safetensors", "sha256": sha256}
+    if name == "lungs":
+        return data, LungFinder.model_validate({**entry, "preprocessing": run.setting.preprocessing})
+    return data, Network.model_validate(entry)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -11,15 +12,17 @@ from scipy import ndimage
 from torch import Tensor
 
 from pipeline import preprocess
-from pipeline.device import autocast
 from pipeline.preprocess import Preprocessing
 from pipeline.types import MaskArray
 from pipeline.unet import Architecture, UNet
 from training import augment, losses, opacities
-from training.dataset import Example, Source
+from training.batches import Plan
+from training.dataset import Draw, Example, Source
 from training.errors import CohortError, RunError
-from training.loop import Batch, Run, train
+from training.loop import Run, train
+from training.opacities import Opacity
 from training.recipes import LungRecipe
+from training.steps import Objective
 
 MOST_INFECTED = 0.35  # of the lungs of a slice, beyond which its border is not believed
 MOST_LOST = 0.06  # of the lungs: labelled infection that the lung method has left out
@@ -58,40 +61,53 @@ def _border(lungs: MaskArray, infected: MaskArray) -> MaskArray | None:
     return None if ill > MOST_INFECTED * area or lost > MOST_LOST * area else border
 
 
+@dataclass(frozen=True)
+class Opaque(Draw):
+    """A slice by itself, with opacities pasted into its lungs and cut off at `ceiling` (normalised; None: not)."""
+
+    settings: Preprocessing = field(default_factory=Preprocessing)
+    pasted: tuple[Opacity, ...] = ()
+    ceiling: float | None = None
+
+    def stack(self) -> Tensor:
+        """[1, row, column] values."""
+        plane, lungs = self.example.values[self.centre].numpy(), self.example.label[self.centre].numpy() > 0
+        plane = opacities.apply(plane, lungs, self.pasted, self.settings)
+        return torch.from_numpy(plane if self.ceiling is None else plane.clip(max=self.ceiling))[None]
+
+
 def fit(kinds: Sequence[Sequence[Example]], arch: Architecture, settings: Preprocessing, run: Run) -> UNet:
-    """Train on examples of several kinds (volumes, healthy cases, phantoms), each drawn equally often."""
+    """Train on examples of several kinds (volumes, healthy cases, phantoms), each drawn equally often.
+
+    Raises RunError where the recipe is of another network, CohortError where a kind has no examples.
+    """
     recipe = run.recipe
     if not isinstance(recipe, LungRecipe):
         raise RunError(f"recipe {recipe.name!r} is not one of the lung network")
-    torch.manual_seed(run.seed)
-
-    def loss(model: UNet, batch: Batch) -> Tensor:
-        with autocast(run.device):
-            logits = model(batch.stacks)
-        return losses.bce_dice_loss(logits[:, 0], batch.target)
-
-    return train(UNet(arch), run, lambda rng: _epoch(kinds, recipe, settings, rng), loss)
+    if not kinds or not all(kinds):
+        raise CohortError("the lung network needs slices whose lungs can be believed; a kind of data has none")
+    torch.manual_seed(run.seed)  # the first weights
+    return train(
+        UNet(arch),
+        run,
+        lambda rng: _epoch(kinds, recipe, settings, rng),
+        Objective(lambda logits, batch: losses.bce_dice_loss(logits[:, 0], batch.target)),
+    )
 
 
 def _epoch(
     kinds: Sequence[Sequence[Example]], recipe: LungRecipe, settings: Preprocessing, rng: Generator
-) -> Iterator[Batch]:
-    for _ in range(recipe.slices // recipe.batch):
-        drawn = [_draw(kinds[int(rng.integers(len(kinds)))], recipe, settings, rng) for _ in range(recipe.batch)]
-        changes = [augment.draw(rng, recipe.augmentation) for _ in drawn]
-        moved = augment.apply(torch.stack(drawn), changes, recipe.crop or (settings.rows, settings.columns))
-        target = moved[:, 1] > 0.5
-        stacks = augment.intensity(moved[:, :1], changes, settings.hu_per_unit)
-        yield Batch(stacks, target, torch.ones_like(target), torch.ones(len(drawn), dtype=torch.bool))
+) -> Iterator[Plan]:
+    for _ in range(max(1, recipe.slices // recipe.batch)):
+        draws = [_draw(kinds[int(rng.integers(len(kinds)))], recipe, settings, rng) for _ in range(recipe.batch)]
+        changes = [augment.draw(rng, recipe.augmentation) for _ in draws]
+        yield Plan(draws, changes, recipe.crop, settings.hu_per_unit)
 
 
-def _draw(examples: Sequence[Example], recipe: LungRecipe, settings: Preprocessing, rng: Generator) -> Tensor:
-    """[2, row, column]: a slice, with opacities by chance, and its lungs."""
+def _draw(examples: Sequence[Example], recipe: LungRecipe, settings: Preprocessing, rng: Generator) -> Opaque:
     chosen = examples[int(rng.integers(len(examples)))]
-    index = int(rng.integers(len(chosen)))
-    plane, lungs = chosen.values[index].numpy(), chosen.label[index].numpy() > 0
-    if rng.random() < recipe.opacities:
-        plane = opacities.apply(plane, lungs, opacities.draw(rng), settings)
-    if rng.random() < recipe.saturated:
-        plane = plane.clip(max=(rng.uniform(*recipe.ceiling_hu) - settings.hu_min) / settings.hu_per_unit)
-    return torch.from_numpy(np.stack((plane, lungs.astype(np.float32))))
+    centre = int(rng.integers(len(chosen)))
+    pasted = opacities.draw(rng) if rng.random() < recipe.opacities else ()
+    saturated = rng.random() < recipe.saturated
+    ceiling = float(settings.normalise(torch.tensor(rng.uniform(*recipe.ceiling_hu)))) if saturated else None
+    return Opaque(chosen, centre, torch.tensor([centre]), False, settings, pasted, ceiling)

@@ -10,16 +10,29 @@ from typing import Any
 
 import torch
 
+from pipeline.lung_builtin import Finds
 from pipeline.segment import Room
 from pipeline.unet import UNet
-from training import checkpoint, cohort, crossval, data, dataset, distributed, export, unet1, unet2
+from training import (
+    checkpoint,
+    cohort,
+    crossval,
+    data,
+    dataset,
+    distributed,
+    export,
+    lungs,
+    phantoms,
+    unet1,
+    unet2,
+)
 from training.batches import Pool
 from training.crossval import Held
 from training.data import Folders, Setting
 from training.dataset import Example
 from training.errors import CohortError, RunError
 from training.loop import Run
-from training.recipes import EmRecipe, Recipe
+from training.recipes import EmRecipe, LungRecipe, Recipe
 from training.score import Overlap, summary
 
 BATCH = 16
@@ -58,13 +71,19 @@ class Where:
 
 
 def all_data_unet1(
-    folders: Folders, setting: Setting, recipe: Recipe, seed: int, where: Where, start: Path | None = None
+    folders: Folders,
+    setting: Setting,
+    recipe: Recipe,
+    seed: int,
+    where: Where,
+    start: Path | None = None,
+    network: Finds | None = None,
 ) -> UNet:
     """UNet-1 on everything, from random weights or from the finished run in `start`."""
     first = export.finished(start, Recipe).net if start is not None else None
     if first is not None:
         setting = setting.model_copy(update={"architecture": first.arch})
-    pool, setting = data.pool(folders, setting)
+    pool, setting = data.pool(folders, setting, network)
     refuse_unused(pool, recipe)
     run = where.run("", recipe, seed, setting, [*pool.cohort, *pool.volumes, *pool.phantoms], start)
     net = unet1.fit(pool, setting.architecture, setting.preprocessing, run, first)
@@ -73,15 +92,47 @@ def all_data_unet1(
 
 
 def all_data_unet2(
-    folders: Folders, setting: Setting, recipe: EmRecipe, start: Path, seed: int, where: Where
+    folders: Folders,
+    setting: Setting,
+    recipe: EmRecipe,
+    start: Path,
+    seed: int,
+    where: Where,
+    network: Finds | None = None,
 ) -> UNet:
     """UNet-2 on the cohort and the phantoms, from the finished run of UNet-1 in `start`."""
     first = export.finished(start, Recipe)
     setting = setting.model_copy(update={"architecture": first.setting.architecture})
-    pool, setting = data.pool(folders, setting)
+    pool, setting = data.pool(folders, setting, network)
     refuse_unused(Pool(pool.cohort, (), pool.phantoms), recipe)
     run = where.run("", recipe, seed, setting, [*pool.cohort, *pool.phantoms], start)
     net = unet2.fit(first.net, pool, setting.preprocessing, run)
+    export.keep(run.folder, net)
+    return net
+
+
+@dataclass(frozen=True)
+class LungData:
+    """What the lung network learns from: folders of cases, those with (pseudo) labels, and phantoms."""
+
+    cohorts: Sequence[Path]
+    volumes: Path | None
+    volume_labels: str
+
+
+def all_data_lungs(of: LungData, setting: Setting, recipe: LungRecipe, seed: int, where: Where) -> UNet:
+    """The lung network on each kind of data, with the built-in method's masks (phantoms: their true lungs)."""
+    folders = [cohort.read(folder) for folder in of.cohorts]
+    folders += [cohort.read(of.volumes, of.volume_labels)] if of.volumes else []
+    kinds = [data.sources(cases, "builtin") for cases in folders]
+    if setting.phantoms:
+        kinds.append(phantoms.make(setting.phantoms, data.PHANTOM_SEED, masked=True))
+    made = [[lungs.example(source, setting.preprocessing) for source in sources] for sources in kinds]
+    believed = [[one for one in examples if one is not None] for examples in made]
+    digest = data.digest([case for cases in folders for case in cases])
+    setting = setting.model_copy(update={"data_sha256": digest})
+    run = where.run("", recipe, seed, setting, [one for examples in believed for one in examples])
+    net = lungs.fit(believed, setting.architecture, setting.preprocessing, run)
     export.keep(run.folder, net)
     return net
 
@@ -106,6 +157,7 @@ class CrossValidation:
     em: Sequence[EmRecipe]
     folds: int
     seed: int
+    network: Finds | None = None
 
 
 def cross_validate(what: CrossValidation, where: Where) -> dict[str, Any]:
@@ -116,9 +168,11 @@ def cross_validate(what: CrossValidation, where: Where) -> dict[str, Any]:
     if what.folders.cohort is None:
         raise CohortError("cross-validation needs a cohort")
     cases = cohort.read(what.folders.cohort)
-    sources = data.sources(cases, what.setting.lungs)
+    sources = data.sources(cases, what.setting.lungs, what.network)
     held = [Held(source, dataset.prepare(source, what.setting.preprocessing)) for source in sources]
-    extra, _ = data.pool(Folders(None, what.folders.volumes, what.folders.volume_labels), what.setting)
+    extra, _ = data.pool(
+        Folders(None, what.folders.volumes, what.folders.volume_labels), what.setting, what.network
+    )
     setting = what.setting.model_copy(update={"data_sha256": data.digest(cases)})
     numbers = cohort.folds(cases, what.folds, what.seed)
     scores: dict[str, list[tuple[int, Overlap]]] = {}
