@@ -44,10 +44,11 @@ def image_dice_loss(logits: Tensor, target: Tensor) -> Tensor:
     overlap, found, labelled = (values.sum(dim=1) for values in (probability * wanted, probability, wanted))
     lost = 1 - (2 * overlap + SMOOTH) / (found + labelled + SMOOTH)
     counts = (labelled > 0).float()
-    return (lost * counts).sum() / counts.sum().clamp(min=1)
+    sums = pooled(torch.stack(((lost * counts).sum(), counts.sum())))
+    return sums[0] / sums[1].clamp(min=1)
 
 
 def bce_both_dice_loss(logits: Tensor, target: Tensor) -> Tensor:
     """Binary cross entropy + the mean of the pooled and the per-image Dice loss: small lesions count too."""
-    bce = F.binary_cross_entropy_with_logits(logits.float(), target.float())
-    return bce + (dice_loss(logits, target) + image_dice_loss(logits, target)) / 2
+    bce = F.binary_cross_entropy_with_logits(logits.float(), target.float(), reduction="none")
+    return mean(bce) + (dice_loss(logits, target) + image_dice_loss(logits, target)) / 2

@@ -36,7 +36,7 @@ class Recipe(BaseModel):
     batch: int = Field(default=16, ge=1)
     rate: float = Field(gt=0)
     schedule: Schedule = "cosine"
-    loss: Literal["dice", "bce_dice"] = "dice"
+    loss: Literal["dice", "bce_dice", "bce_both_dice"] = "dice"
     augmentation: Augmentation = Augmentation()
     stacks: StackMix = StackMix()
     crop: tuple[int, int] | None = None

@@ -13,7 +13,11 @@ from training.batches import Pool
 from training.loop import Run, train
 from training.steps import Objective
 
-LOSSES = {"dice": losses.dice_loss, "bce_dice": losses.bce_dice_loss}
+LOSSES = {
+    "dice": losses.dice_loss,
+    "bce_dice": losses.bce_dice_loss,
+    "bce_both_dice": losses.bce_both_dice_loss,
+}
 
 
 def fit(pool: Pool, arch: Architecture, settings: Preprocessing, run: Run, start: UNet | None = None) -> UNet:
