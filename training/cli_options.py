@@ -17,9 +17,7 @@ from training.recipes import Recipe
 console = Console()
 Named = TypeVar("Named", bound=Recipe)
 
-LungChoice = StrEnum(
-    "LungChoice", {"NONE": "none", "BUILTIN": "builtin", "NETWORK": "network", "COHORT": "cohort"}
-)
+LungChoice = StrEnum("LungChoice", {"NONE": "none", "BUILTIN": "builtin", "NETWORK": "network", "COHORT": "cohort"})
 
 CohortDir = Annotated[Path, typer.Option("--cohort", help="Folder with cases.csv, ct/ and label/.")]
 Volumes = Annotated[Path | None, typer.Option(help="Folder with ct/ of volumes, for real stacks of slices.")]

@@ -123,8 +123,9 @@ def export(first: Path, second: Path, label: Label, out: Path, lungs: Path | Non
     if one.setting.preprocessing != two.setting.preprocessing:
         raise ModelError("the two runs used different preprocessing; train UNet-2 with the setting of UNet-1")
     runs: dict[str, Finished[Any]] = {"unet1": one, "unet2": two}
+    folders = {"unet1": first, "unet2": second}
     if lungs is not None:
-        runs["lungs"] = finished(lungs, LungRecipe)
+        runs["lungs"], folders["lungs"] = finished(lungs, LungRecipe), lungs
     weights, networks = {}, {}
     for name, run in runs.items():
         weights[f"{name}.safetensors"], networks[name] = _encoded(name, run)
@@ -145,7 +146,7 @@ def export(first: Path, second: Path, label: Label, out: Path, lungs: Path | Non
                 "phantoms": one.setting.phantoms,
             },
             seeds={name: run.seed for name, run in runs.items()},
-            stories={"unet1": checkpoint.story(first), "unet2": checkpoint.story(second)},
+            stories={name: checkpoint.story(folder) for name, folder in folders.items()},
         ),
         licence=label.licence,
         metrics=label.metrics,

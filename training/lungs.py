@@ -29,11 +29,12 @@ MOST_LOST = 0.06  # of the lungs: labelled infection that the lung method has le
 CLOSE = 1 / 64  # of the width
 
 
-def example(source: Source, settings: Preprocessing) -> Example | None:
+def example(source: Source, settings: Preprocessing, experts: bool = False) -> Example | None:
     """The slices of a case whose lungs can be believed, every source slice by itself; None: there are none.
 
     The border is that of the case's lung mask, joined with what is labelled as infected and closed. Slices with
-    much infection, or with infection that the mask lost, are left out. Raises CohortError without a lung mask.
+    much infection, or with infection that the mask lost, are left out unless the labels are those of experts.
+    Raises CohortError without a lung mask.
     """
     if source.lung is None:
         raise CohortError(f"{source.case.name} has no lungs to learn from")
@@ -43,7 +44,7 @@ def example(source: Source, settings: Preprocessing) -> Example | None:
     if source.label is not None:
         infected = preprocess.labels(source.label, each, settings).numpy() > 0
     borders = {index: _border(*pair) for index, pair in enumerate(zip(lungs, infected, strict=True))}
-    believed = {index: border for index, border in borders.items() if border is not None}
+    believed = {k: border for k, border in borders.items() if experts or _is_seen(border, lungs[k], infected[k])}
     if not believed:
         return None
     values = preprocess.values(source.hu, each, settings)[list(believed)]
@@ -51,14 +52,17 @@ def example(source: Source, settings: Preprocessing) -> Example | None:
     return Example(source.case.name, values, label, torch.ones(label.shape, dtype=torch.bool))
 
 
-def _border(lungs: MaskArray, infected: MaskArray) -> MaskArray | None:
+def _border(lungs: MaskArray, infected: MaskArray) -> MaskArray:
     pixels = round(CLOSE * lungs.shape[1])
     whole = np.pad(lungs | infected, pixels + 1)
     closed = ndimage.binary_fill_holes(ndimage.binary_closing(whole, iterations=pixels))
     inner = slice(pixels + 1, -pixels - 1)
-    border: MaskArray = np.asarray(closed)[inner, inner]
+    return np.asarray(closed[inner, inner], dtype=np.bool_)
+
+
+def _is_seen(border: MaskArray, lungs: MaskArray, infected: MaskArray) -> bool:
     area, ill, lost = (int(np.count_nonzero(mask)) for mask in (border, infected, infected & ~lungs))
-    return None if ill > MOST_INFECTED * area or lost > MOST_LOST * area else border
+    return ill <= MOST_INFECTED * area and lost <= MOST_LOST * area
 
 
 @dataclass(frozen=True)

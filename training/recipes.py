@@ -61,7 +61,7 @@ class LungRecipe(Recipe):
             bones are not seen.
     """
 
-    slices: int = Field(default=400, ge=1)
+    slices: int = Field(default=480, ge=1)
     opacities: float = Field(default=0.8, ge=0, le=1)
     saturated: float = Field(default=0.5, ge=0, le=1)
     ceiling_hu: tuple[float, float] = (10.0, 160.0)
@@ -162,7 +162,7 @@ LUNGS: Mapping[str, LungRecipe] = {
     for recipe in (
         LungRecipe(
             name="lungs",
-            epochs=40,
+            epochs=44,
             batch=8,
             rate=2e-3,
             loss="bce_dice",

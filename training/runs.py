@@ -113,7 +113,7 @@ def all_data_unet2(
 
 @dataclass(frozen=True)
 class LungData:
-    """What the lung network learns from: folders of cases, those with (pseudo) labels, and phantoms."""
+    """What the lung network learns from beside phantoms: cohorts, whose labels are experts', and volumes."""
 
     cohorts: Sequence[Path]
     volumes: Path | None
@@ -127,7 +127,10 @@ def all_data_lungs(of: LungData, setting: Setting, recipe: LungRecipe, seed: int
     kinds = [data.sources(cases, "builtin") for cases in folders]
     if setting.phantoms:
         kinds.append(phantoms.make(setting.phantoms, data.PHANTOM_SEED, masked=True))
-    made = [[lungs.example(source, setting.preprocessing) for source in sources] for sources in kinds]
+    made = [
+        [lungs.example(source, setting.preprocessing, experts=kind < len(of.cohorts)) for source in sources]
+        for kind, sources in enumerate(kinds)
+    ]
     believed = [[one for one in examples if one is not None] for examples in made]
     digest = data.digest([case for cases in folders for case in cases])
     setting = setting.model_copy(update={"data_sha256": digest})

@@ -98,7 +98,7 @@ def test_two_runs_make_a_package(folder: Path, tmp_path: Path) -> None:
 def test_an_unfinished_run_and_a_swapped_one_are_refused(folder: Path, tmp_path: Path) -> None:
     one, two = trained(folder, tmp_path)
     label = export.Label("tiny", "0.1", (), LICENCE, {}, {})
-    with pytest.raises(RunError, match="other network"):
+    with pytest.raises(RunError, match="a run of UNet-2, not of UNet-1"):
         export.export(two, one, label, tmp_path / "out")
     (two / export.NETWORK).unlink()
     with pytest.raises(RunError, match="no finished run"):

@@ -86,7 +86,11 @@ def test_slices_with_much_or_lost_infection_are_left_out(rows: slice) -> None:
     lung, label = discs()[None], np.zeros((1, 64, 64), np.uint8)
     label[0, rows] = discs()[rows] * 2
     mask = lung if rows.start == 12 else lung & (label == 0)
-    assert lungs.example(source(np.where(lung, -850, 40), mask, label), GRID) is None
+    shown = source(np.where(lung, -850, 40), mask, label)
+    assert lungs.example(shown, GRID) is None
+    by_experts = lungs.example(shown, GRID, experts=True)
+    assert by_experts is not None
+    assert bool(by_experts.label[0][torch.from_numpy(label[0] > 0)].all())
 
 
 def test_without_a_mask_there_is_nothing_to_learn() -> None:
