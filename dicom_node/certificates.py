@@ -13,7 +13,9 @@ from cryptography import x509
 from dicom_node import tls
 from dicom_node.config import Config
 from dicom_node.config_base import locate
+from dicom_node.config_security import AuditSection, PeerTable
 from dicom_node.errors import ConfigError
+from dicom_node.tls import ClientTls
 
 
 @dataclass(frozen=True)
@@ -61,9 +63,7 @@ def _listener(config: Config) -> Iterator[str]:
 
 
 def _peers(config: Config) -> Iterator[str]:
-    for where, peer in config.peers:
-        if (client := peer.client_tls) is None:
-            continue
+    for where, client in _called(config):
         try:
             tls.client_context(client)
         except ConfigError as error:
@@ -95,12 +95,19 @@ def _validity(config: Config, now: datetime) -> Iterator[str]:
             yield f"{where}: {path} is not valid before {begin:%Y-%m-%d %H:%M} UTC: is this machine's clock right?"
 
 
+def _called(config: Config) -> list[tuple[str, ClientTls]]:
+    """Everybody whom the node calls with TLS, with the TOML path."""
+    tables: list[tuple[str, PeerTable | AuditSection]] = [*config.peers, ("audit", config.audit)]
+    return [(where, client) for where, table in tables if (client := table.client_tls) is not None]
+
+
 def _files(config: Config) -> Iterator[tuple[str, Path]]:
     """Every file with certificates, once, with the TOML path that names it first."""
     named = [("tls.certificate", config.tls.certificate), ("tls.ca", config.tls.ca)]
-    for where, peer in config.peers:
-        if peer.tls:
-            named += [(f"{where}.tls_certificate", peer.tls_certificate), (f"{where}.tls_ca", peer.tls_ca)]
+    for where, client in _called(config):
+        if client.identity is not None:
+            named.append((f"{where}.tls_certificate", client.identity.certificate))
+        named.append((f"{where}.tls_ca", client.ca))
     seen: set[Path] = set()
     for where, path in named:
         if path is not None and path not in seen:

@@ -31,7 +31,7 @@ from dicom_node.config_base import (
     ShortName,
     read_secret,
 )
-from dicom_node.config_security import PeerTable, TlsSection, inherit_tls
+from dicom_node.config_security import AuditSection, PeerTable, TlsSection, inherit_tls
 from dicom_node.errors import ConfigError
 from pipeline.types import PipelineSettings, Profile
 
@@ -193,6 +193,7 @@ class Config(Section):
     node: NodeSection = NodeSection()
     reception: ReceptionSection = ReceptionSection()
     tls: TlsSection = TlsSection()
+    audit: AuditSection = AuditSection()
     completion: CompletionSection = CompletionSection()
     analysis: AnalysisSection = AnalysisSection()
     lungs: LungsSection = LungsSection()

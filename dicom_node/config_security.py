@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
@@ -68,6 +68,40 @@ class TlsSection(Section):
         return _identity(self.certificate, self.key, self.key_password_file)
 
 
+class AuditSection(Section):
+    """[audit]"""
+
+    file: bool = True
+    syslog: Literal["none", "udp", "tcp", "tls"] = "none"
+    host: str = ""
+    port: Annotated[int, Field(ge=1, le=65535)] = 6514
+    tls_name: str = ""
+    tls_ca: AbsolutePath | None = None
+    tls_certificate: AbsolutePath | None = None
+    tls_key: SecretFile | None = None
+    tls_key_password_file: SecretFile | None = None
+    queue: Annotated[int, Field(ge=100, le=1_000_000)] = 10_000
+    site_id: str = ""
+
+    @model_validator(mode="after")
+    def _complete(self) -> AuditSection:
+        if self.syslog != "none" and not self.host:
+            raise ValueError("syslog needs a host")
+        if self.syslog == "tls" and self.tls_ca is None:
+            raise ValueError('"tls" needs tls_ca here, or ca in [tls]: whose certificates are believed')
+        if (self.tls_certificate is None) != (self.tls_key is None):
+            raise ValueError("tls_certificate and tls_key belong together")
+        return self
+
+    @property
+    def client_tls(self) -> ClientTls | None:
+        """How the repository is called; None: without TLS."""
+        if self.syslog != "tls" or self.tls_ca is None:
+            return None
+        identity = _identity(self.tls_certificate, self.tls_key, self.tls_key_password_file)
+        return ClientTls(self.tls_name or self.host, self.tls_ca, identity)
+
+
 class PeerTable(Section):
     """What [[destinations]] and [[sources]] have in common: an application entity that the node calls."""
 
@@ -107,15 +141,19 @@ def inherit_tls(content: Mapping[str, Any]) -> dict[str, Any]:
     if not isinstance(tls, Mapping):
         return result
     inherited = {f"tls_{key}": tls[key] for key in INHERITED if key in tls}
+    if isinstance(audit := content.get("audit"), Mapping) and audit.get("syslog") == "tls":
+        result["audit"] = _with(audit, inherited)
     for name in PEER_TABLES:
         if isinstance(tables := content.get(name), list | tuple):
-            result[name] = [_with(table, inherited) for table in tables]
+            result[name] = [_with(table, inherited) if _is_secure(table) else table for table in tables]
     return result
 
 
-def _with(table: Any, inherited: Mapping[str, Any]) -> Any:
-    if not isinstance(table, Mapping) or not table.get("tls"):
-        return table
+def _is_secure(table: Any) -> bool:
+    return isinstance(table, Mapping) and bool(table.get("tls"))
+
+
+def _with(table: Mapping[str, Any], inherited: Mapping[str, Any]) -> dict[str, Any]:
     own_identity = {"tls_certificate", "tls_key"} & table.keys()
     kept = {key: value for key, value in inherited.items() if key == "tls_ca" or not own_identity}
     return {**kept, **table}

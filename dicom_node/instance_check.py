@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import re
 import zlib
+from contextlib import suppress
 from dataclasses import dataclass
 from io import BytesIO
 
+from pydicom.charset import convert_encodings, decode_bytes
 from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.filereader import data_element_generator
 from pydicom.tag import BaseTag
@@ -19,6 +21,9 @@ from pydicom.uid import UID
 from dicom_node.errors import NodeError, NotParsable
 from dicom_node.malformed import MALFORMED
 
+SPECIFIC_CHARACTER_SET = 0x00080005
+ACCESSION_NUMBER = 0x00080050
+PATIENT_ID = 0x00100020
 SOP_CLASS_UID = 0x00080016
 SOP_INSTANCE_UID = 0x00080018
 STUDY_INSTANCE_UID = 0x0020000D
@@ -38,12 +43,14 @@ class Mismatch(NodeError):
 
 @dataclass(frozen=True)
 class Instance:
-    """Which instance a data set says it is."""
+    """Which instance a data set says it is, and whose: for the audit trail, empty where that cannot be read."""
 
     sop_class_uid: str
     sop_instance_uid: str
     study_uid: str
     series_uid: str
+    patient_id: str = ""
+    accession_number: str = ""
 
 
 def is_uid(value: str) -> bool:
@@ -55,7 +62,7 @@ def is_uid(value: str) -> bool:
 
 
 def identify(data: BytesIO, transfer_syntax: UID) -> Instance:
-    """Read the four UIDs of an encoded data set; reading ends at SeriesInstanceUID (0020,000E).
+    """Read the four UIDs of an encoded data set, and whose it is; reading ends at SeriesInstanceUID (0020,000E).
 
     Raises:
         NotParsable: it does not parse in this transfer syntax, or a UID is missing or malformed; says which.
@@ -68,12 +75,15 @@ def identify(data: BytesIO, transfer_syntax: UID) -> Instance:
             transfer_syntax.is_implicit_VR,
             transfer_syntax.is_little_endian,
             stop_when=_after_series,
-            specific_tags=list(_KEYWORDS),
+            specific_tags=[*_KEYWORDS, SPECIFIC_CHARACTER_SET, ACCESSION_NUMBER, PATIENT_ID],
         )
         values = {int(element.tag): _whole_value(element) for element in elements}
     except (*MALFORMED, OSError) as error:  # OSError: pydicom's, of a sequence that breaks off; nothing is on disk
         raise NotParsable(f"does not parse as {transfer_syntax.name}") from error
-    return Instance(*(_uid(values, tag) for tag in _KEYWORDS))
+    sop_class, sop_instance, study, series = (_uid(values, tag) for tag in _KEYWORDS)
+    return Instance(
+        sop_class, sop_instance, study, series, _text(values, PATIENT_ID), _text(values, ACCESSION_NUMBER)
+    )
 
 
 def check(instance: Instance, sop_class_uid: str, sop_instance_uid: str) -> None:
@@ -106,6 +116,19 @@ def _uid(values: dict[int, object], tag: int) -> str:
     if not is_uid(text):
         raise NotParsable(f"{_KEYWORDS[tag]} is not a valid UID")
     return text
+
+
+def _text(values: dict[int, object], tag: int) -> str:
+    """A text (PS3.5 6.1.2.3) as well as it can be read: nothing is refused because of it."""
+    value = values.get(tag) or b""
+    if not isinstance(value, bytes):
+        return str(value)
+    name = values.get(SPECIFIC_CHARACTER_SET)
+    if not value.isascii() and isinstance(name, bytes):
+        with suppress(*MALFORMED):
+            encodings = convert_encodings(name.decode("ascii").split("\\"))
+            return decode_bytes(value, encodings, set()).strip("\x00 ")
+    return value.decode("latin-1").strip("\x00 ")
 
 
 def _inflate(data: BytesIO) -> bytes:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from concurrent.futures import Executor
 from datetime import UTC, datetime
 
+from dicom_node.audit import AuditTrail
 from dicom_node.commitment import CommitmentReport
 from dicom_node.config import Config
 from dicom_node.coordinator import Coordinator
@@ -47,6 +48,7 @@ class Node:
     ) -> None:
         state_dir = config.node.state_dir
         self._clock = clock
+        self._audit = AuditTrail.of(config, clock)
         self._spool = Spool(state_dir, config.reception.min_free_disk_mb * 1024 * 1024)
         self._ledger = Ledger(config.database_url)
         self._ingest = Ingest(self._spool, self._ledger, clock, on_filed=self._wake)
@@ -71,6 +73,7 @@ class Node:
             NodeError: the port cannot be had, or the database is away; nothing goes on running then.
         """
         try:
+            self._audit.start()
             port = self._receiver.start()
             self._dispatcher.start()
             self._ingest.start()
@@ -97,6 +100,7 @@ class Node:
         except NodeError as error:
             log.error("the database is away; interrupted analyses are found at the next start: %s", error)
         self._delivery.stop()
+        self._audit.stop()
         self._ledger.close()
 
     def details(self, series_uid: str) -> SeriesDetails | None:
@@ -109,7 +113,7 @@ class Node:
     def dead_threads(self) -> list[str]:
         """Names of threads that ended although nobody stopped them."""
         threads = [self._ingest.thread, self._coordinator.thread, self._retention.thread, self._nudger]
-        threads += self._dispatcher.threads
+        threads += [*self._dispatcher.threads, *self._audit.threads]
         return [thread.name for thread in threads if not thread.is_alive()] + self._delivery.dead_threads()
 
     def _busy_series(self) -> frozenset[str]:

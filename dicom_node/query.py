@@ -16,7 +16,9 @@ from pynetdicom.sop_class import (  # type: ignore[attr-defined]  # made at impo
 )
 
 from dicom_node.association import NoContexts, Peer, associate, call, describe, failure
-from dicom_node.errors import PermanentError
+from dicom_node.audit_events import Asked, report
+from dicom_node.audit_message import Node
+from dicom_node.errors import NodeError, PermanentError
 from pipeline.types import ObjectReference
 
 MAX_MATCHES = 100_000  # of one query: more is no answer but a flood
@@ -54,7 +56,7 @@ def find(peer: Peer, queries: Iterable[Dataset], calling_ae: str) -> list[list[D
     """
     try:
         with associate(peer, calling_ae, [build_context(StudyRootQueryRetrieveInformationModelFind)]) as assoc:
-            return [list(_matches(assoc, peer, query)) for query in queries]
+            return [list(_asked(assoc, peer, query)) for query in queries]
     except NoContexts as error:
         raise PermanentError(
             f"{describe(peer)} does not answer queries (C-FIND, study root): ask the PACS administrator to allow "
@@ -123,6 +125,17 @@ def number(match: Dataset, keyword: str) -> int | None:
 def is_exact(value: str) -> bool:
     """Whether a value given by a person matches itself and nothing else."""
     return bool(value.strip()) and WILDCARDS.isdisjoint(value)
+
+
+def _asked(assoc: Association, peer: Peer, query: Dataset) -> Iterator[Dataset]:
+    """The matches of a query, which goes into the audit trail whatever becomes of it."""
+    sop_class, receiver = StudyRootQueryRetrieveInformationModelFind, Node(peer.ae_title, peer.ae_title, peer.host)
+    try:
+        yield from _matches(assoc, peer, query)
+    except NodeError as error:
+        report(Asked(receiver, sop_class, query, str(error)))
+        raise
+    report(Asked(receiver, sop_class, query))
 
 
 def _matches(assoc: Association, peer: Peer, query: Dataset) -> Iterator[Dataset]:

@@ -19,13 +19,14 @@ from pynetdicom.ae import ApplicationEntity
 from pynetdicom.dimse_primitives import C_STORE, N_EVENT_REPORT
 from pynetdicom.presentation import PresentationContext
 
-from dicom_node import commitment
+from dicom_node import audit_events, commitment
 from dicom_node.admission import Admission, Rejection
 from dicom_node.association_server import Answer, InboundAssociation, StorageServer
+from dicom_node.audit_message import Node, Study
 from dicom_node.commitment import CommitmentReport
 from dicom_node.config import Config
 from dicom_node.errors import LowDisk, NodeError, NotParsable
-from dicom_node.instance_check import Mismatch, check, identify
+from dicom_node.instance_check import Instance, Mismatch, check, identify
 from dicom_node.malformed import MALFORMED, brief
 from dicom_node.part10 import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME, FileMeta
 from dicom_node.spool import Spool
@@ -84,6 +85,7 @@ class Receiver:
         self._on_association_end = on_association_end
         self._lock = threading.Lock()
         self._seconds = seconds
+        self._tallies: dict[InboundAssociation, audit_events.Tally] = {}
         self._series: dict[InboundAssociation, dict[str, float]] = {}  # and when its last instance came
         self._servers: list[StorageServer] = []
 
@@ -174,11 +176,14 @@ class Receiver:
 
     def turned_away(self, host: str, calling_ae: str, reason: str) -> None:
         """Somebody is not who he should be."""
+        who = Node(calling_ae or host, calling_ae, host)
+        audit_events.report(audit_events.TurnedAway(who, reason))
 
     def store(self, assoc: InboundAssociation, request: C_STORE, context: PresentationContext) -> Answer:
         """Keep an instance; success means that it is durable."""
+        seen: list[Instance] = []
         try:
-            answer = self._store(assoc, request, context)
+            answer = self._store(assoc, request, context, seen.append)
         except Mismatch as error:
             answer = _failure(DATA_SET_DOES_NOT_MATCH, str(error))
         except NotParsable as error:
@@ -189,7 +194,20 @@ class Receiver:
             answer = _failure(OUT_OF_RESOURCES, f"cannot be stored: {error.strerror}")
         if answer.status != SUCCESS:
             LOGGER.warning("%s: instance refused, %04X: %s", assoc.name, answer.status, answer.comment)
+        for instance in seen:
+            self._count(assoc, instance, answer)
         return answer
+
+    def _count(self, assoc: InboundAssociation, instance: Instance, answer: Answer) -> None:
+        """For the audit trail."""
+        with self._lock:
+            tally = self._tallies.get(assoc)
+            if tally is None:
+                sender = Node(assoc.calling_ae, assoc.calling_ae, assoc.host)
+                tally = self._tallies[assoc] = audit_events.Tally(sender)
+        counts = {instance.sop_class_uid: 1}
+        study = Study(instance.study_uid, instance.patient_id, instance.accession_number, counts)
+        tally.note(study, "" if answer.status == SUCCESS else answer.comment or f"status {answer.status:04X}")
 
     def report(self, event: evt.Event) -> tuple[int, None]:
         """Hand on a commitment report (PS3.4 J.3.3)."""
@@ -209,10 +227,19 @@ class Receiver:
         """Forget what an association has touched, and tell."""
         with self._lock:
             series = self._series.pop(assoc, {})
+            tally = self._tallies.pop(assoc, None)
+        if tally is not None:
+            tally.close()
         if self._on_association_end is not None:
             self._on_association_end(frozenset(series))
 
-    def _store(self, assoc: InboundAssociation, request: C_STORE, context: PresentationContext) -> Answer:
+    def _store(
+        self,
+        assoc: InboundAssociation,
+        request: C_STORE,
+        context: PresentationContext,
+        on_instance: Callable[[Instance], None],
+    ) -> Answer:
         sop_class, transfer_syntax = context.abstract_syntax, context.transfer_syntax[0]
         if request.AffectedSOPClassUID != sop_class:
             return _failure(SOP_CLASS_NOT_SUPPORTED, "SOP class is not that of the presentation context")
@@ -224,6 +251,7 @@ class Receiver:
             return _failure(OUT_OF_RESOURCES, request.DataSet.reason)
         instance = identify(request.DataSet, transfer_syntax)
         check(instance, str(sop_class), str(request.AffectedSOPInstanceUID))
+        on_instance(instance)
         with self._lock:
             self._series.setdefault(assoc, {})[instance.series_uid] = self._seconds()
         meta = FileMeta(sop_class, instance.sop_instance_uid, transfer_syntax, assoc.calling_ae, assoc.host)

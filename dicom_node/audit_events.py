@@ -1,0 +1,169 @@
+"""What the audit trail is told. Rooms report events; who records them, if anybody, is not their business.
+
+Events go through one logger of the `logging` module, whose handlers are audit trails (`audit.AuditTrail`) and which
+hands nothing on to the log of the node: they hold patient IDs. Reporting never waits and never fails.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Protocol
+
+from pydicom import dcmread
+from pydicom.dataset import Dataset
+from pydicom.filebase import DicomBytesIO
+from pydicom.filewriter import write_dataset
+from pydicom.uid import ImplicitVRLittleEndian
+
+from dicom_node.audit_message import NODE_AUTHENTICATION, Node, Reporter, Study
+from dicom_node.malformed import MALFORMED
+
+MAX_TALLIED_STUDIES = 100  # of one association; more are reported before it ends
+EVENTS = logging.getLogger("dicomnode-audit")
+EVENTS.addHandler(logging.NullHandler())
+EVENTS.propagate = False
+EVENTS.setLevel(logging.INFO)
+
+
+class Event(Protocol):
+    """Something that the trail is about."""
+
+    def messages(self, reporter: Reporter, now: datetime) -> Iterator[bytes]:
+        """In the words of PS3.15 A.5."""
+
+
+def report(event: Event) -> None:
+    """Something has happened."""
+    EVENTS.info(event)
+
+
+@dataclass(frozen=True)
+class Received:
+    """Instances came from somebody; with a `failure`, they could not be kept."""
+
+    sender: Node
+    instances: Sequence[Study]
+    failure: str = ""
+
+    def messages(self, reporter: Reporter, now: datetime) -> Iterator[bytes]:
+        """As `Event`."""
+        for study in self.instances:
+            yield reporter.transferred(now, self.sender, reporter.node, study, created=True, failure=self.failure)
+
+
+@dataclass(frozen=True)
+class Sending:
+    """The node is about to store these somewhere."""
+
+    receiver: Node
+    instances: Sequence[Study]
+
+    def messages(self, reporter: Reporter, now: datetime) -> Iterator[bytes]:
+        """As `Event`."""
+        for study in self.instances:
+            yield reporter.begin_transfer(now, reporter.node, self.receiver, study)
+
+
+@dataclass(frozen=True)
+class Sent:
+    """Somebody has taken these; with a `failure`, has not."""
+
+    receiver: Node
+    instances: Sequence[Study]
+    failure: str = ""
+
+    def messages(self, reporter: Reporter, now: datetime) -> Iterator[bytes]:
+        """As `Event`."""
+        for study in self.instances:
+            yield reporter.transferred(
+                now, reporter.node, self.receiver, study, created=False, failure=self.failure
+            )
+
+
+@dataclass(frozen=True)
+class Asked:
+    """The node has sent a query; with a `failure`, in vain."""
+
+    receiver: Node
+    sop_class: str
+    identifier: Dataset = field(repr=False)
+    failure: str = ""
+
+    def messages(self, reporter: Reporter, now: datetime) -> Iterator[bytes]:
+        """As `Event`."""
+        encoded = _encoded(self.identifier)
+        yield reporter.query(now, self.receiver, self.sop_class, ImplicitVRLittleEndian, encoded, self.failure)
+
+
+@dataclass(frozen=True)
+class TurnedAway:
+    """Somebody wanted in and was not who he should be."""
+
+    who: Node
+    reason: str
+
+    def messages(self, reporter: Reporter, now: datetime) -> Iterator[bytes]:
+        """As `Event`."""
+        yield reporter.alert(now, NODE_AUTHENTICATION, self.reason, self.who)
+
+
+def studies(instances: Iterable[Study]) -> list[Study]:
+    """Put together by study, patient and accession number, one of each to a message; others are left out."""
+    counts: dict[tuple[str, str, str], dict[str, int]] = {}
+    for one in instances:
+        if not one.uid:
+            continue
+        of_study = counts.setdefault((one.uid, one.patient_id, one.accession_number), {})
+        for sop_class, count in one.instances.items():
+            of_study[sop_class] = of_study.get(sop_class, 0) + count
+    return [Study(*key, instances=of_study) for key, of_study in counts.items()]
+
+
+def in_file(path: Path) -> Study:
+    """The instance in a file; what cannot be read is empty."""
+    try:
+        tags = ["SOPClassUID", "StudyInstanceUID", "PatientID", "AccessionNumber"]
+        ds = dcmread(path, stop_before_pixels=True, specific_tags=[*tags, "SpecificCharacterSet"])
+        sop_class, study, patient, accession = (str(ds.get(tag) or "") for tag in tags)
+    except (*MALFORMED, OSError):
+        return Study("", "")
+    return Study(study, patient, accession, {sop_class: 1})
+
+
+def _encoded(identifier: Dataset) -> bytes:
+    buffer = DicomBytesIO()
+    buffer.is_little_endian = buffer.is_implicit_VR = True
+    write_dataset(buffer, identifier)
+    return buffer.getvalue()
+
+
+class Tally:
+    """What one association brings, until it ends. For the thread of that association."""
+
+    def __init__(self, sender: Node) -> None:
+        self._sender = sender
+        self._kept: list[Study] = []
+        self._refused: list[Study] = []
+        self._why = ""
+
+    def note(self, study: Study, failure: str = "") -> None:
+        """One more instance; with a `failure` it was not kept."""
+        if failure:
+            self._refused = studies([*self._refused, study])
+            self._why = failure
+        else:
+            self._kept = studies([*self._kept, study])
+        if len(self._kept) + len(self._refused) >= MAX_TALLIED_STUDIES:
+            self.close()
+
+    def close(self) -> None:
+        """Report it."""
+        if self._kept:
+            report(Received(self._sender, self._kept))
+        if self._refused:
+            report(Received(self._sender, self._refused, self._why))
+        self._kept, self._refused = [], []

@@ -1,0 +1,188 @@
+"""Sinks of audit messages: what is in the file of the day, and what a repository gets over UDP, TCP and TLS."""
+
+from __future__ import annotations
+
+import os
+import socket
+import ssl
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from queue import SimpleQueue
+
+import pytest
+
+from dicom_node import syslog, tls
+from dicom_node.syslog import DailyFile, Datagrams, Stream, frame
+from dicom_node.tls import ClientTls, Identity
+from tests.fixtures.certificates import Authority
+
+NOW = datetime(2026, 11, 25, 23, 59, 59, 987654, tzinfo=UTC)
+SECONDS = 10.0
+
+
+def test_a_frame_is_that_of_rfc_5424() -> None:
+    framed = frame("<?xml?>é".encode(), NOW, "node.example.org", 4711)
+    header = b"<85>1 2026-11-25T23:59:59.987Z node.example.org dicomnode 4711 DICOM+RFC3881 - "
+    assert framed == header + b"\xef\xbb\xbf<?xml?>\xc3\xa9"
+    assert b" - dicomnode " in frame(b"", NOW, "", 1)
+
+
+class TestDailyFile:
+    def test_lines_are_added_to_the_file_of_the_day_which_others_cannot_read(self, tmp_path: Path) -> None:
+        now = [datetime(2026, 11, 25, 12, tzinfo=UTC)]
+        sink = DailyFile(tmp_path / "audit", lambda: now[0])
+        before = os.umask(0o077)  # that of the unit
+        try:
+            sink.write([b"one", b"two"])
+            sink.write([b"three"])
+            now[0] += timedelta(days=1)
+            sink.write([b"four"])
+        finally:
+            os.umask(before)
+        first, second = sorted((tmp_path / "audit").iterdir())
+        assert (first.name, second.name) == ("2026-11-25.log", "2026-11-26.log")
+        assert first.read_bytes() == b"one\ntwo\nthree\n"
+        assert second.read_bytes() == b"four\n"
+        assert first.stat().st_mode & 0o777 == 0o640
+
+    def test_what_root_makes_belongs_to_the_owner_of_the_state_folder(self, tmp_path: Path) -> None:
+        if os.geteuid() != 0:
+            pytest.skip("needs root, as in CI")
+        os.chown(tmp_path, 65534, 65534)
+        DailyFile(tmp_path / "audit", lambda: NOW).write([b"one"])
+        (file,) = (tmp_path / "audit").iterdir()
+        assert (file.stat().st_uid, file.parent.stat().st_uid) == (65534, 65534)
+
+    def test_a_full_disk_leaves_no_half_line(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        sink = DailyFile(tmp_path / "audit", lambda: NOW)
+        sink.write([b"one"])
+
+        class Full:
+            def __init__(self, file: object) -> None:
+                self.file = file
+
+            def __getattr__(self, name: str) -> object:
+                return getattr(self.file, name)
+
+            def __enter__(self) -> Full:
+                return self
+
+            def __exit__(self, *_: object) -> None:
+                self.file.close()  # type: ignore[attr-defined]
+
+            def write(self, data: bytes) -> int:
+                self.file.write(data[: len(data) // 2])  # type: ignore[attr-defined]
+                self.file.flush()  # type: ignore[attr-defined]
+                raise OSError(28, "No space left on device")
+
+        really = os.fdopen
+        monkeypatch.setattr(syslog.os, "fdopen", lambda *arguments: Full(really(*arguments)))
+        with pytest.raises(OSError, match="No space"):
+            sink.write([b"two"])
+        monkeypatch.undo()
+        sink.write([b"three"])
+        (file,) = (tmp_path / "audit").iterdir()
+        assert file.read_bytes() == b"one\nthree\n"
+
+
+class Repository:
+    """Takes streams of octet-counted messages; may hang up."""
+
+    def __init__(self, context: ssl.SSLContext | None = None, port: int = 0) -> None:
+        self.messages: SimpleQueue[bytes] = SimpleQueue()
+        self._context = context
+        self._server = socket.create_server(("127.0.0.1", port))
+        self.port = self._server.getsockname()[1]
+        self._connections: list[socket.socket] = []
+        threading.Thread(target=self._listen, daemon=True).start()
+
+    def _listen(self) -> None:
+        with suppress(OSError):
+            while True:
+                connection, _ = self._server.accept()
+                threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
+
+    def _serve(self, connection: socket.socket) -> None:
+        with suppress(OSError, ValueError):
+            if self._context is not None:
+                connection = self._context.wrap_socket(connection, server_side=True)
+            self._connections.append(connection)
+            with connection.makefile("rb") as stream:
+                while True:
+                    length = b""
+                    while not length.endswith(b" "):
+                        byte = stream.read(1)
+                        if not byte:
+                            return
+                        length += byte
+                    self.messages.put(stream.read(int(length)))
+
+    def hang_up(self) -> None:
+        for connection in self._connections:
+            with suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
+            connection.close()
+
+    def close(self) -> None:
+        with suppress(OSError):
+            self._server.shutdown(socket.SHUT_RDWR)
+        self._server.close()
+        self.hang_up()
+
+
+@contextmanager
+def repository(context: ssl.SSLContext | None = None) -> Iterator[Repository]:
+    running = Repository(context)
+    try:
+        yield running
+    finally:
+        running.close()
+
+
+def test_tcp_messages_are_counted_and_a_connection_that_was_lost_is_made_again() -> None:
+    with repository() as there:
+        sink = Stream("127.0.0.1", there.port)
+        sink.write([b"one", "zwölf\nlines".encode()])
+        assert [there.messages.get(timeout=SECONDS) for _ in range(2)] == [b"one", "zwölf\nlines".encode()]
+        assert sink._connection is not None
+        there.hang_up()
+        sink._connection.settimeout(SECONDS)
+        assert sink._connection.recv(1, socket.MSG_PEEK) == b""  # it has come through
+        sink.write([b"three"])
+        assert there.messages.get(timeout=SECONDS) == b"three"
+        sink.close()
+
+
+def test_tls_with_certificates_on_both_sides(tmp_path: Path) -> None:
+    ca = Authority(tmp_path)
+    owner, node = ca.issue("repository"), ca.issue("node")
+    server = tls.server_context(Identity(owner.certificate, owner.key), ca.certificate)
+    client = ClientTls("localhost", ca.certificate, Identity(node.certificate, node.key))
+    with repository(server) as there:
+        sink = Stream("127.0.0.1", there.port, lambda: tls.client_context(client), "localhost")
+        sink.write([b"one"])
+        sink.write([b"two" * 20_000])
+        assert there.messages.get(timeout=SECONDS) == b"one"
+        assert there.messages.get(timeout=SECONDS) == b"two" * 20_000
+        sink.close()
+        with pytest.raises(ssl.SSLCertVerificationError):
+            Stream("127.0.0.1", there.port, lambda: tls.client_context(client), "other").write([b"x"])
+
+
+def test_udp() -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as there:
+        there.bind(("127.0.0.1", 0))
+        there.settimeout(SECONDS)
+        Datagrams("127.0.0.1", there.getsockname()[1]).write([b"one", b"x" * 70_000])
+        assert there.recv(70_000) == b"one"
+        assert there.recv(70_000) == b"x" * syslog.MAX_DATAGRAM_BYTES
+
+
+def test_nobody_there() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    with pytest.raises(ConnectionRefusedError):
+        Stream("127.0.0.1", port).write([b"one"])
