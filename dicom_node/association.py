@@ -317,9 +317,14 @@ def call(
 
 
 def failure(peer: Peer, what: str, status: Dataset, may_pass: Container[int] = ()) -> NodeError:
+    """The error for a status of `peer` that is no success."""
+    return refused(describe(peer), what, status, may_pass)
+
+
+def refused(who: str, what: str, status: Dataset, may_pass: Container[int] = ()) -> NodeError:
     """The error for a status that is no success (PS3.7 annex C, PS3.4 tables of the services)."""
     code = int(status.Status)
-    text = f"{describe(peer)} refused {what}: {words(status)}."
+    text = f"{who} refused {what}: {words(status)}."
     if code in _MAY_PASS or code in may_pass:
         return TransientError(text)
     if code in {0x0122, 0x0118, 0x0124}:

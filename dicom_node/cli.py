@@ -19,7 +19,7 @@ from rich.console import Console
 from dicom_node import config as configuration
 from dicom_node import console as show
 from dicom_node import resources
-from dicom_node.config import Config, Destination
+from dicom_node.config import AnyDestination, Config
 from dicom_node.errors import ConfigError, NodeError, NotFound
 from dicom_node.ledger import Ledger
 from dicom_node.result_file import damaged
@@ -73,7 +73,7 @@ def _open_ledger(path: Path) -> Iterator[Ledger]:
         yield ledger
 
 
-def _destination(config: Config, name: str) -> Destination:
+def _destination(config: Config, name: str) -> AnyDestination:
     for destination in config.destinations:
         if destination.name == name:
             return destination
@@ -198,13 +198,13 @@ def purge(
 
 @app.command()
 def echo(dest: DestinationArgument, config: ConfigOption = DEFAULT_CONFIG) -> None:
-    """C-ECHO to a destination."""
-    from dicom_node import scu
+    """C-ECHO to a destination, or a DICOMweb query."""
+    from dicom_node.carrier import carrier
 
     settings = configuration.load(config)
-    destination = _destination(settings, dest)
-    scu.echo(destination, settings.node.ae_title)
-    typer.echo(f"{destination.ae_title} at {destination.host}:{destination.port} answers")
+    reached = carrier(_destination(settings, dest), settings.node.ae_title)
+    reached.check()
+    typer.echo(f"{reached.name} answers")
 
 
 @app.command()
@@ -213,15 +213,18 @@ def send(
     dest: DestinationArgument,
     config: ConfigOption = DEFAULT_CONFIG,
 ) -> None:
-    """C-STORE files to a destination by hand; nothing is written to the ledger."""
-    from dicom_node import scu
+    """Store files at a destination by hand (C-STORE or STOW-RS); nothing is written to the ledger."""
+    from dicom_node.carrier import carrier
+    from dicom_node.scu import StoreResult
 
     settings = configuration.load(config)
-    results = scu.store(_destination(settings, dest), files, settings.node.ae_title)
-    failures = 0
-    for path, result in zip(files, results, strict=True):
-        failures += result.error is not None
-        typer.echo(f"{path}: {result.error or result.warning or 'stored'}", err=result.error is not None)
+    failures: list[StoreResult] = []
+
+    def tell(result: StoreResult) -> None:
+        typer.echo(f"{result.path}: {result.error or result.warning or 'stored'}", err=result.error is not None)
+        failures.extend([result] if result.error else [])
+
+    carrier(_destination(settings, dest), settings.node.ae_title).store(files, tell)
     if failures:
         raise typer.Exit(FAILED)
 

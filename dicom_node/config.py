@@ -32,10 +32,18 @@ from dicom_node.config_base import (
     read_secret,
 )
 from dicom_node.config_security import AuditSection, PeerTable, TlsSection, inherit_tls
+from dicom_node.destinations import (
+    DEFAULT_PROFILE,
+    PROTOCOLS,
+    AnyDestination,
+    Destination,
+    WebDestination,
+)
 from dicom_node.errors import ConfigError
 from pipeline.types import PipelineSettings, Profile
 
-DEFAULT_PROFILE = "default"
+__all__ = ["AnyDestination", "Config", "Destination", "WebDestination", "load", "parse"]
+HOURS_OF_A_DAY = 24
 
 
 class NodeSection(Section):
@@ -156,13 +164,6 @@ class ProfileSection(Section):
     picture: bool = True
 
 
-class Destination(PeerTable):
-    """[[destinations]]"""
-
-    profile: str = DEFAULT_PROFILE
-    verify: Literal["commitment", "find", "none"] = "commitment"
-
-
 class Source(PeerTable):
     """[[sources]]"""
 
@@ -200,7 +201,7 @@ class Config(Section):
     delivery: DeliverySection = DeliverySection()
     retention: RetentionSection = RetentionSection()
     profiles: dict[ShortName, ProfileSection] = Field(default_factory=dict)
-    destinations: tuple[Destination, ...] = ()
+    destinations: tuple[AnyDestination, ...] = ()
     sources: tuple[Source, ...] = ()
     log: LogSection = LogSection()
 
@@ -219,6 +220,11 @@ class Config(Section):
                 complaints.append(f"destinations[{number}].name: {destination.name!r} is used twice")
             if destination.profile not in known:
                 complaints.append(f"destinations[{number}].profile: there is no [profiles.{destination.profile}]")
+            if destination.window and self.delivery.give_up_after_h < HOURS_OF_A_DAY:
+                complaints.append(
+                    f"destinations[{number}].window: delivery.give_up_after_h must be {HOURS_OF_A_DAY} or more, or "
+                    "what comes outside the window is given up after one attempt"
+                )
             seen.add(destination.name)
         complaints += _source_complaints(self.sources, self.reception)
         if complaints:
@@ -243,9 +249,9 @@ class Config(Section):
         return make_url(self.node.database).set(password=password).render_as_string(hide_password=False)
 
     @property
-    def peers(self) -> list[tuple[str, PeerTable]]:
+    def peers(self) -> list[tuple[str, PeerTable | WebDestination]]:
         """Everybody whom the node calls, with the TOML path."""
-        tables: tuple[tuple[str, Sequence[PeerTable]], ...] = (
+        tables: tuple[tuple[str, Sequence[PeerTable | WebDestination]], ...] = (
             ("destinations", self.destinations),
             ("sources", self.sources),
         )
@@ -330,13 +336,20 @@ def parse(content: Mapping[str, Any], origin: str = "config") -> Config:
 
 def _complaints(detail: ErrorDetails) -> list[str]:
     """One validation error as lines of "path: what is wrong"."""
-    path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in detail["loc"]).lstrip(".")
+    parts = [part for part in detail["loc"] if part not in PROTOCOLS]  # pydantic adds which kind it took it for
+    path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in parts).lstrip(".")
     message = detail["msg"].removeprefix("Value error, ")
     if detail["type"] == "extra_forbidden":
         message = "unknown key"
     if not path:  # raised by the whole model: the lines carry their own path
         return [f"  {line}" for line in message.splitlines()]
-    silent = {"missing", "extra_forbidden", "database_url", "database_password"}  # the last two may hold a secret
+    silent = {
+        "missing",
+        "extra_forbidden",
+        "database_url",
+        "database_password",
+        "url",
+    }  # the last three may hold a secret
     unsaid = detail["type"] in silent or isinstance(detail["input"], Mapping)
     given = "" if unsaid else f" (given: {detail['input']!r})"
     return [f"  {path}: {message}{given}"]

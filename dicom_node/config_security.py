@@ -65,7 +65,7 @@ class TlsSection(Section):
     @property
     def identity(self) -> Identity | None:
         """Who the node says it is."""
-        return _identity(self.certificate, self.key, self.key_password_file)
+        return identity_of(self.certificate, self.key, self.key_password_file)
 
 
 class AuditSection(Section):
@@ -130,7 +130,7 @@ class PeerTable(Section):
         """How this peer is called; None: without TLS."""
         if not self.tls or self.tls_ca is None:
             return None
-        identity = _identity(self.tls_certificate, self.tls_key, self.tls_key_password_file)
+        identity = identity_of(self.tls_certificate, self.tls_key, self.tls_key_password_file)
         return ClientTls(self.tls_name or self.host, self.tls_ca, identity)
 
 
@@ -159,5 +159,6 @@ def _with(table: Mapping[str, Any], inherited: Mapping[str, Any]) -> dict[str, A
     return {**kept, **table}
 
 
-def _identity(certificate: Any, key: Any, password_file: Any) -> Identity | None:
+def identity_of(certificate: Any, key: Any, password_file: Any) -> Identity | None:
+    """Certificate and key of a table, where it has them."""
     return Identity(certificate, key, password_file) if certificate and key else None

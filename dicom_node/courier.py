@@ -12,19 +12,21 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from itertools import islice
 from pathlib import Path
 
 from pydicom.uid import generate_uid
 
-from dicom_node import commitment, query, scu
-from dicom_node.association import describe
+from dicom_node import commitment
+from dicom_node.carrier import Carrier
 from dicom_node.commitment import CommitmentReport
-from dicom_node.config import Config, Destination
+from dicom_node.config import AnyDestination, Config
 from dicom_node.errors import NodeError, PermanentError, TransientError
 from dicom_node.ledger import Ledger
 from dicom_node.ledger_records import Delivery
 from dicom_node.result_file import damage
 from dicom_node.retry import RetryPolicy
+from dicom_node.scu import StoreResult
 from dicom_node.states import DeliveryState
 from pipeline.types import ObjectReference
 
@@ -70,7 +72,7 @@ class _Question:
 
     Attributes:
         at: not before.
-        because: None: request commitment. Else look with C-FIND, for this reason; empty where config.toml says so.
+        because: None: request commitment. Else look with a query, for this reason; empty where config.toml says so.
         failures: how often asking failed; makes the pauses longer.
     """
 
@@ -83,15 +85,16 @@ class Courier:
     """Brings what is due to one destination and makes sure that it has arrived."""
 
     def __init__(
-        self, destination: Destination, calling_ae: str, ledger: Ledger, results_dir: Path, pace: Pace
+        self, destination: AnyDestination, carrier: Carrier, ledger: Ledger, results_dir: Path, pace: Pace
     ) -> None:
         self.destination = destination
-        self._calling_ae = calling_ae
+        self._carrier = carrier
         self._ledger = ledger
         self._results_dir = results_dir
         self._pace = pace
         self._lock = threading.Lock()
         self._questions: dict[int, _Question] = {}  # by delivery id; reports change them in other threads
+        self._resting_until: datetime | None = None  # by the rate of the destination
         self._transaction_uid = ""  # of the report that is being waited for
         self._answered = threading.Event()  # it has come, or the node stops
 
@@ -105,7 +108,9 @@ class Courier:
         self._verify()
         times = [question.at for question in self._open_questions().values()]
         pending = self._ledger.next_delivery_at(self.destination.name)
-        return min([*times, *([pending] if pending else [])], default=None)
+        if pending is not None:
+            times.append(self._may_send_at(max(pending, self._resting_until or pending)))
+        return min(times, default=None)
 
     def interrupt(self) -> None:
         """Do not wait for a commitment report any longer."""
@@ -127,9 +132,17 @@ class Courier:
     # --- sending -----------------------------------------------------------------------------------------------
 
     def _send(self) -> None:
-        """Store what is due, on one association."""
+        """Store what is due, on one association, where window and rate of the destination allow it."""
+        now = self._pace.clock()
+        due = self._ledger.due_deliveries(self.destination.name, now)
+        if due and self._may_send_at(now) > now:
+            reason = f"waits for the window {self.destination.window} of this destination"
+            self._ledger.remark_deliveries([delivery.id for delivery in due], reason, now)
+            return
+        if self._resting_until is not None and now < self._resting_until:
+            return
         sound: dict[Path, Delivery] = {}
-        for delivery in self._ledger.due_deliveries(self.destination.name, self._pace.clock()):
+        for delivery in due:
             path = self._results_dir / delivery.path
             harm = damage(path, delivery.sha256)
             if harm:
@@ -138,15 +151,19 @@ class Courier:
                 sound[path] = delivery
         if not sound:
             return
+        sizes = [path.stat().st_size for path in sound]
+        taken, rest = self.destination.rate.take(sizes)
+        self._resting_until = now + rest if rest else None
+        sound = dict(islice(sound.items(), taken))
         chance = self._pace.chance()  # one for all: objects of a failed association come due together again
-        scu.store(
-            self.destination,
-            list(sound),
-            self._calling_ae,
-            on_result=lambda result: self._note(sound[result.path], result, chance),
-        )
+        self._carrier.store(list(sound), lambda result: self._note(sound[result.path], result, chance))
 
-    def _note(self, delivery: Delivery, result: scu.StoreResult, chance: float) -> None:
+    def _may_send_at(self, when: datetime) -> datetime:
+        """`when`, or when the window of the destination opens after it."""
+        opening = self.destination.opening
+        return when if opening is None else opening.opens_at(when)
+
+    def _note(self, delivery: Delivery, result: StoreResult, chance: float) -> None:
         """Persist what became of one object as soon as it is known."""
         now = self._pace.clock()
         if result.error is None:
@@ -208,11 +225,9 @@ class Courier:
         self._answered.clear()
         self._transaction_uid = transaction_uid
         try:
-            scu.request_commitment(
-                self.destination,
+            self._carrier.request_commitment(
                 [_reference(delivery) for delivery in open_questions],
                 transaction_uid,
-                self._calling_ae,
                 lambda report: self.take_report(
                     report, self._ledger.deliveries_of_transaction(report.transaction_uid)
                 ),
@@ -229,13 +244,11 @@ class Courier:
             )
 
     def _find(self, open_questions: Mapping[Delivery, _Question]) -> None:
-        """Look for objects with C-FIND."""
+        """Look for objects with a query (C-FIND, QIDO-RS)."""
         if not open_questions:
             return
         try:
-            found = query.find_instances(
-                self.destination, [_reference(delivery) for delivery in open_questions], self._calling_ae
-            )
+            found = self._carrier.find_instances([_reference(delivery) for delivery in open_questions])
         except TransientError as error:
             for delivery, question in open_questions.items():
                 self._unclear(delivery, question, error)
@@ -255,8 +268,8 @@ class Courier:
         now = self._pace.clock()
         if question.because:
             text = (
-                f"{delivery.kind} at {delivery.destination}: found by C-FIND, which counts as committed: "
-                f"{question.because}"
+                f"{delivery.kind} at {delivery.destination}: found by {self._carrier.query_name}, which counts as "
+                f"committed: {question.because}"
             )
             self._ledger.note(text, now, series_uid=delivery.source_series_uid, subject="delivery")
         self._ledger.delivery_committed(delivery.id, now)
@@ -264,9 +277,9 @@ class Courier:
     def _absent(self, delivery: Delivery, question: _Question) -> None:
         """Not found: an archive may need a while to list what it has stored."""
         if self._sent_long_ago(delivery):
-            self._send_again(delivery, f"{describe(self.destination)} stored the object but does not list it.")
+            self._send_again(delivery, f"{self._carrier.name} stored the object but does not list it.")
         else:
-            error = TransientError(f"{describe(self.destination)} does not list the object yet.")
+            error = TransientError(f"{self._carrier.name} does not list the object yet.")
             self._unclear(delivery, question, error)
 
     def _sent_long_ago(self, delivery: Delivery) -> bool:
@@ -275,7 +288,7 @@ class Courier:
 
     def _not_committed(self, delivery: Delivery, reason: int) -> None:
         """The peer reports that it does not keep an object."""
-        text = f"{describe(self.destination)} did not commit the object: {commitment.describe(reason)}."
+        text = f"{self._carrier.name} did not commit the object: {commitment.describe(reason)}."
         if reason in _HOPELESS:
             self._ledger.delivery_failed(delivery.id, self._pace.clock(), text)
         elif reason in _ASK_AGAIN:
@@ -297,7 +310,7 @@ class Courier:
 
     def _unverifiable(self, delivery: Delivery, reason: str) -> None:
         text = (
-            f"Stored, but it could not be confirmed that {describe(self.destination)} keeps it: {reason} "
+            f"Stored, but it could not be confirmed that {self._carrier.name} keeps it: {reason} "
             'If this archive offers neither way, set verify = "none" for it.'
         )
         self._ledger.delivery_failed(delivery.id, self._pace.clock(), text)

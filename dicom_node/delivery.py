@@ -9,6 +9,7 @@ from pathlib import Path
 
 from sqlalchemy.exc import SQLAlchemyError
 
+from dicom_node.carrier import carrier
 from dicom_node.commitment import CommitmentReport
 from dicom_node.config import Config
 from dicom_node.courier import Courier, Pace
@@ -29,7 +30,9 @@ class DeliveryService:
         self._ledger = ledger
         self._pace = pace or Pace.of(config)
         self._couriers = {
-            destination.name: Courier(destination, config.node.ae_title, ledger, results_dir, self._pace)
+            destination.name: Courier(
+                destination, carrier(destination, config.node.ae_title), ledger, results_dir, self._pace
+            )
             for destination in config.destinations
         }
         self._stopping = threading.Event()

@@ -11,7 +11,8 @@ from pathlib import Path
 from sqlalchemy.exc import SQLAlchemyError
 
 from dicom_node import certificates
-from dicom_node.config import Config
+from dicom_node.config import Config, WebDestination
+from dicom_node.config_base import read_secret
 from dicom_node.errors import ConfigError, NodeError
 from dicom_node.ledger_database import open_engine
 from pipeline import lungs, package
@@ -24,10 +25,11 @@ def faults(config: Config) -> list[str]:
 
 
 def file_faults(config: Config) -> list[str]:
-    """Those that do not pass by themselves: folders, certificates, model, weights."""
+    """Those that do not pass by themselves: folders, certificates, secrets, model, weights."""
     return [
         *_state_folder(config.node.state_dir),
         *certificates.faults(config, datetime.now(UTC)),
+        *_secrets(config),
         *_model(config),
         *_weights(config),
     ]
@@ -68,3 +70,14 @@ def _weights(config: Config) -> Iterator[str]:
         lungs.check_weights(config.lungs.weights)
     except PipelineError as error:
         yield f"lungs.weights: {error}"
+
+
+def _secrets(config: Config) -> Iterator[str]:
+    for number, destination in enumerate(config.destinations):
+        for key in ("password_file", "token_file") if isinstance(destination, WebDestination) else ():
+            path = getattr(destination, key)
+            try:
+                if path is not None:
+                    read_secret(path)
+            except ConfigError as error:
+                yield f"destinations[{number}].{key}: {error}"

@@ -98,6 +98,15 @@ class DeliveryRoom(LedgerRoom):
                 row.attempts += 1
                 row.next_attempt_at = until
 
+    def remark_deliveries(self, delivery_ids: Collection[int], reason: str, now: datetime) -> None:
+        """Say what PENDING deliveries wait for; nothing where they say so already."""
+        with self._write(now) as writer:
+            query = select(DeliveryRow).where(
+                DeliveryRow.id.in_(sorted(delivery_ids)), DeliveryRow.reason != reason
+            )
+            for row in writer.session.scalars(query.where(DeliveryRow.state == DeliveryState.PENDING)):
+                writer.move_delivery(row, DeliveryState.PENDING, reason)
+
     def delivery_failed(self, delivery_id: int, now: datetime, reason: str) -> None:
         """A permanent error: FAILED, and the series with it when the result is current."""
         with self._write(now) as writer:

@@ -8,7 +8,8 @@ import sys
 import warnings
 
 # What these say may quote values of a data set: pynetdicom identifiers of queries, pydicom values that are invalid.
-TALKATIVE = ("pynetdicom", "pydicom", "alembic", "highdicom", "lungmask")
+# httpx names every URL, those of queries too.
+TALKATIVE = ("pynetdicom", "pydicom", "alembic", "highdicom", "lungmask", "httpx", "httpcore")
 
 
 def set_up(level: str) -> None:

@@ -46,8 +46,8 @@ pynetdicom_config.STORE_SEND_CHUNKED_DATASET = True
 SLOWEST_BYTES_PER_S = 125_000  # a link of 1 Mbit/s; an object that takes longer counts as stuck
 _INTERCHANGEABLE = (ExplicitVRLittleEndian, ImplicitVRLittleEndian)  # what an uncompressed object may become
 _REQUEST_COMMITMENT = 1  # action type, PS3.4 Table J.3-1
-_STORED_WITH_WARNING = {0x0001, 0x0107, 0x0116, *range(0xB000, 0xC000)}  # PS3.7 annex C, PS3.4 Table B.2-1
-_DUPLICATE = 0x0111  # PS3.7 C.5.7: the peer has this SOP instance
+STORED_WITH_WARNING = {0x0001, 0x0107, 0x0116, *range(0xB000, 0xC000)}  # PS3.7 annex C, PS3.4 Table B.2-1
+DUPLICATE = 0x0111  # PS3.7 C.5.7: the peer has this SOP instance
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ def echo(peer: Peer, calling_ae: str) -> None:
 
 
 @dataclass(frozen=True)
-class _Item:
+class Item:
     """One file to send. It is sent as it is, or re-encoded with one of `fallbacks`."""
 
     path: Path
@@ -135,7 +135,7 @@ def store(
     items = []
     for path in files:
         try:
-            items.append(_read_item(path))
+            items.append(read_item(path))
         except PermanentError as error:
             note(StoreResult(path, "", error))
     for batch in _batches(items):
@@ -153,20 +153,21 @@ def store(
     return [results[path] for path in files]
 
 
-def _read_item(path: Path) -> _Item:
+def read_item(path: Path) -> Item:
+    """What the file meta information of a file says; PermanentError where it is none, or cannot be read."""
     try:
         meta = read_file_meta_info(path)
         sop_class, sop_instance = UID(meta.MediaStorageSOPClassUID), UID(meta.MediaStorageSOPInstanceUID)
-        return _Item(path, sop_class, sop_instance, UID(meta.TransferSyntaxUID), path.stat().st_size)
+        return Item(path, sop_class, sop_instance, UID(meta.TransferSyntaxUID), path.stat().st_size)
     except OSError as error:
         raise PermanentError(f"{path} cannot be read: {error.strerror}") from error
     except (InvalidDicomError, AttributeError, EOFError, ValueError, KeyError) as error:
         raise PermanentError(f"{path} is not a DICOM file: {error}") from error
 
 
-def _batches(items: Iterable[_Item]) -> Iterator[list[_Item]]:
+def _batches(items: Iterable[Item]) -> Iterator[list[Item]]:
     """Split where the presentation contexts of one association do not suffice."""
-    batch: list[_Item] = []
+    batch: list[Item] = []
     contexts: set[tuple[UID, UID]] = set()
     for item in items:
         if len(contexts | item.contexts) > MAX_CONTEXTS:
@@ -178,7 +179,7 @@ def _batches(items: Iterable[_Item]) -> Iterator[list[_Item]]:
         yield batch
 
 
-def _store_batch(peer: Peer, batch: Sequence[_Item], calling_ae: str, note: Callable[[StoreResult], None]) -> None:
+def _store_batch(peer: Peer, batch: Sequence[Item], calling_ae: str, note: Callable[[StoreResult], None]) -> None:
     wanted = sorted(set().union(*(item.contexts for item in batch)))
     try:
         with associate(peer, calling_ae, [build_context(*pair) for pair in wanted]) as assoc:
@@ -189,7 +190,7 @@ def _store_batch(peer: Peer, batch: Sequence[_Item], calling_ae: str, note: Call
             note(StoreResult(item.path, item.sop_instance, _not_accepted(peer, item)))
 
 
-def _store_one(assoc: Association, peer: Peer, item: _Item, message_id: int) -> StoreResult:
+def _store_one(assoc: Association, peer: Peer, item: Item, message_id: int) -> StoreResult:
     """Send one file; errors of the file are in the result, errors of the association are raised."""
     accepted = {(cx.abstract_syntax, cx.transfer_syntax[0]) for cx in assoc.accepted_contexts if cx.as_scu}
     if not accepted & item.contexts:
@@ -207,12 +208,12 @@ def _store_one(assoc: Association, peer: Peer, item: _Item, message_id: int) -> 
         return StoreResult(item.path, item.sop_instance, PermanentError(f"{item.path} cannot be sent: {error}"))
     if status.Status == 0x0000:
         return StoreResult(item.path, item.sop_instance)
-    if status.Status in _STORED_WITH_WARNING or status.Status == _DUPLICATE:
+    if status.Status in STORED_WITH_WARNING or status.Status == DUPLICATE:
         return StoreResult(item.path, item.sop_instance, warning=f"stored with warning {words(status)}")
     return StoreResult(item.path, item.sop_instance, failure(peer, item.sop_class.name, status))
 
 
-def _not_accepted(peer: Peer, item: _Item) -> PermanentError:
+def _not_accepted(peer: Peer, item: Item) -> PermanentError:
     return PermanentError(
         f"{describe(peer)} does not take {item.sop_class.name} ({item.syntax.name}): ask the PACS administrator to "
         "allow this SOP class, or give the destination a profile without it."

@@ -36,12 +36,12 @@ class ClientTls:
 
     Attributes:
         name: that its certificate must have: a host name or an address.
-        ca: PEM file of those who may have issued it; the certificate itself will do.
+        ca: PEM file of those who may have issued it; the certificate itself will do. None: whom the system trusts.
         identity: what the node shows where the peer asks for a certificate.
     """
 
     name: str
-    ca: Path
+    ca: Path | None
     identity: Identity | None = None
 
 
@@ -64,7 +64,10 @@ def client_context(client: ClientTls) -> ssl.SSLContext:
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     _harden(context)
-    _trust(context, client.ca)
+    if client.ca is None:
+        context.load_default_certs()
+    else:
+        _trust(context, client.ca)
     if client.identity is not None:
         _identify(context, client.identity)
     return context

@@ -30,7 +30,7 @@ def test_every_key_of_the_code_is_explained_in_the_shipped_file() -> None:
             getattr(section, "model_fields", None)
             or {
                 "profiles": config.ProfileSection.model_fields,
-                "destinations": config.Destination.model_fields,
+                "destinations": config.Destination.model_fields | config.WebDestination.model_fields,
                 "sources": config.Source.model_fields,
             }[name]
         )
@@ -129,3 +129,58 @@ def test_used_profiles_are_those_of_the_destinations_each_once() -> None:
     assert [profile.name for profile in parsed.used_profiles] == ["default", "ohif"]
     assert parsed.used_profiles[1].key_slices
     assert [profile.name for profile in config.parse({}).used_profiles] == ["default"]
+
+
+WEB = {"name": "web", "protocol": "dicomweb", "url": "https://pacs.example.org/dicom-web/"}
+
+
+def web(**changes: object) -> config.WebDestination:
+    """A DICOMweb destination as it is parsed."""
+    (parsed,) = config.parse({"destinations": [{**WEB, **changes}]}).destinations
+    assert isinstance(parsed, config.WebDestination)
+    return parsed
+
+
+def test_a_dicomweb_destination_beside_one_for_c_store() -> None:
+    pacs = {"name": "pacs", "ae_title": "PACS", "host": "127.0.0.1", "port": 104}
+    first, second = config.parse({"destinations": [pacs, WEB]}).destinations
+    assert (first.protocol, first.verify) == ("dimse", "commitment")
+    assert (second.protocol, second.verify) == ("dicomweb", "find")
+    assert web().url == "https://pacs.example.org/dicom-web"
+    assert web(url="http://127.0.0.1:8042/dicom-web", user="u", password_file="/p").user == "u"
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"protocol": "ftp"}, 'destinations[0]: protocol is "dimse"'),
+        ({"url": "pacs.example.org"}, "destinations[0].url: a URL"),
+        ({"url": "https://pacs.example.org:99999/"}, "destinations[0].url: a URL"),
+        ({"url": "https://pacs/x?key=1"}, "destinations[0].url: only the service root"),
+        ({"url": "https://u:hidden@pacs/"}, "destinations[0].url: no user or password"),
+        ({"verify": "commitment"}, "destinations[0].verify:"),
+        ({"password": "hidden"}, "destinations[0].password: unknown key"),
+        ({"user": "u"}, "destinations[0]: user and password_file belong together"),
+        ({"user": "u", "password_file": "/p", "token_file": "/t"}, "destinations[0]: either"),
+        ({"token_file": "relative"}, "destinations[0].token_file: an absolute path"),
+        ({"url": "http://pacs/", "token_file": "/t"}, "destinations[0]: anybody on the network can read"),
+        ({"url": "http://pacs/", "tls_ca": "/t"}, "destinations[0]: tls_ca and tls_key are of no use"),
+        ({"ae_title": "PACS"}, "destinations[0].ae_title: unknown key"),
+        ({"window": "25:00-06:00"}, "destinations[0].window: a window is written as"),
+        ({"window": "06:00-06:00"}, "destinations[0].window: the window has no length"),
+        ({"max_kb_per_s": -1}, "destinations[0].max_kb_per_s"),
+    ],
+)
+def test_faults_of_destinations_are_named_and_show_no_secret(changes: dict[str, object], says: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        config.parse({"destinations": [{**WEB, **changes}]})
+    assert says in str(caught.value)
+    assert "hidden" not in str(caught.value)
+
+
+def test_a_window_needs_a_day_before_deliveries_are_given_up() -> None:
+    late = {**WEB, "window": "19:00-06:30"}
+    with pytest.raises(ConfigError, match=r"destinations\[0\]\.window: delivery\.give_up_after_h must be 24"):
+        config.parse({"delivery": {"give_up_after_h": 10}, "destinations": [late]})
+    (parsed,) = config.parse({"destinations": [late]}).destinations
+    assert str(parsed.opening) == "19:00-06:30"

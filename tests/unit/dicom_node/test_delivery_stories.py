@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,16 +15,20 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from dicom_node import courier as courier_module
+from dicom_node import carrier as carrier_module
+from dicom_node import dicomweb
 from dicom_node.commitment import CommitmentReport
+from dicom_node.courier import Courier
 from dicom_node.errors import TransientError
 from dicom_node.ledger import Ledger
 from dicom_node.scu import StoreResult
 from dicom_node.states import SeriesState
 from pipeline.types import ObjectReference
+from tests.fixtures import stow
 from tests.fixtures.outbox import Outbox
 from tests.fixtures.part10 import reference
 from tests.fixtures.samples import SERIES
+from tests.fixtures.stow import Part, Reply, StowServer
 
 STORING = ["stores", "warns", "is down", "is out of resources", "breaks off", "dies with us"]
 ANSWERING = ["commits", "is silent", "commits later", "has lost it", "is busy", "breaks off", "dies with us"]
@@ -99,6 +103,56 @@ class Peer:
         return CommitmentReport(transaction_uid, tuple(uid for uid in uids if uid in self.kept), failed)
 
 
+class WebPeer:
+    """Stands before `dicom_node.dicomweb`: its functions, against a server that misbehaves by plan."""
+
+    late: tuple[CommitmentReport, ...] = ()
+
+    def __init__(self, server: StowServer) -> None:
+        self._server = server
+        self.storing, self.answering = "stores", "commits"
+        self._stored = 0
+        server.answer = self._answer
+
+    @property
+    def kept(self) -> dict[str, str]:
+        return self._server.kept
+
+    @property
+    def overwritten(self) -> list[str]:
+        return self._server.overwritten
+
+    def _answer(self, part: Part) -> Reply | None:
+        self._stored += 1
+        if self.storing == "is down":
+            return 503, None
+        if self.storing == "is out of resources":
+            return 409, stow.refused(part, 0xA700)
+        if self.storing == "breaks off" and self._stored > 1:
+            raise ConnectionError
+        self._server.keep(part)
+        return (202, stow.stored(part, 0xB000)) if self.storing == "warns" else (200, stow.stored(part))
+
+    def store(self, peer: Any, files: Sequence[Path], on_result: Callable[[StoreResult], None]) -> None:
+        def note(result: StoreResult) -> None:
+            if self.storing == "dies with us":
+                raise Crash
+            on_result(result)
+
+        self._stored = 0
+        dicomweb.store(peer, files, note)
+
+    def find_instances(self, peer: Any, references: Iterable[ObjectReference]) -> set[str]:
+        asked = list(references)
+        if self.answering == "dies with us":
+            raise Crash
+        if self.answering == "has lost it":
+            self._server.lose(asked[0].sop_instance_uid)
+        self._server.lists = self.answering not in {"is silent", "commits later"}
+        self._server.breaks_off = self.answering in {"breaks off", "is busy"}
+        return dicomweb.find_instances(peer, asked)
+
+
 @pytest.fixture(scope="module")
 def empty_ledger(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A migrated database to copy: migrating one for each story takes longer than the stories."""
@@ -110,40 +164,69 @@ def empty_ledger(tmp_path_factory: pytest.TempPathFactory) -> Path:
 steps = st.lists(st.tuples(st.sampled_from(STORING), st.sampled_from(ANSWERING), st.booleans()), max_size=8)
 
 
-@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+EXAMPLES = {"max_examples": 30, "deadline": None, "suppress_health_check": [HealthCheck.function_scoped_fixture]}
+Story = list[tuple[str, str, bool]]
+
+
+@settings(**EXAMPLES)
 @given(steps, st.sampled_from(["commitment", "find", "none"]))
 @example([("stores", "has lost it", False), ("dies with us", "commits later", True)], "commitment")
 def test_every_story_ends_well(
-    empty_ledger: Path, monkeypatch: pytest.MonkeyPatch, story: list[tuple[str, str, bool]], verify: str
+    empty_ledger: Path, monkeypatch: pytest.MonkeyPatch, story: Story, verify: str
 ) -> None:
     peer = Peer()
-    monkeypatch.setattr(courier_module, "scu", peer)
+    monkeypatch.setattr(carrier_module, "scu", peer)
+    monkeypatch.setattr(carrier_module, "query", peer)
+    with story_outbox(empty_ledger) as outbox:
+        play(outbox, peer, story, lambda: outbox.courier(1, verify=verify))
+
+
+@settings(**{**EXAMPLES, "max_examples": 12})  # HTTP takes its time
+@given(steps, st.sampled_from(["find", "none"]))
+@example([("dies with us", "has lost it", False), ("breaks off", "is silent", False)], "find")
+def test_every_story_ends_well_with_dicomweb(
+    empty_ledger: Path, monkeypatch: pytest.MonkeyPatch, story: Story, verify: str
+) -> None:
+    """The same stories over HTTP, with a server that misbehaves."""
+    with stow.serve(StowServer()) as server, story_outbox(empty_ledger) as outbox:
+        peer = WebPeer(server)
+        monkeypatch.setattr(carrier_module, "dicomweb", peer)
+        play(outbox, peer, story, lambda: outbox.courier_of(outbox.web_config(server.url, verify=verify)))
+
+
+@contextmanager
+def story_outbox(empty_ledger: Path) -> Iterator[Outbox]:
+    """A new ledger and a set of results to deliver."""
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=MEMORY)))
         shutil.copy(empty_ledger, folder / "ledger.sqlite")
-        outbox = Outbox(folder, stack)
-        paths = outbox.fill()
-        courier = outbox.courier(1, verify=verify)
-        for peer.storing, peer.answering, report_comes in story:
-            try:
-                again = courier.run_once()
-                outbox.clock.now = max(outbox.clock.now, again or outbox.clock.now)
-            except Crash:
-                courier = outbox.courier(1, verify=verify)
-            if report_comes and peer.late:
-                report = peer.late.pop()
-                courier.take_report(report, outbox.ledger.deliveries_of_transaction(report.transaction_uid))
-        peer.storing, peer.answering = "stores", "commits"
-        for _ in range(20):
+        yield Outbox(folder, stack)
+
+
+def play(outbox: Outbox, peer: Any, story: Story, new_courier: Callable[[], Courier]) -> None:
+    """Live through a story; then the peer behaves, and everything must come right."""
+    paths = outbox.fill()
+    courier = new_courier()
+    for peer.storing, peer.answering, report_comes in story:
+        try:
             again = courier.run_once()
-            if again is None:
-                break
-            outbox.clock.now = again
-        assert outbox.states() == {"committed"}
-        assert outbox.series(SERIES).state is SeriesState.DELIVERED
-        wanted = {reference(path).sop_instance_uid: _digest(path) for path in paths.values()}
-        assert wanted == peer.kept
-        assert peer.overwritten == []
+            outbox.clock.now = max(outbox.clock.now, again or outbox.clock.now)
+        except Crash:
+            courier = new_courier()
+        if report_comes and peer.late:
+            report = peer.late.pop()
+            courier.take_report(report, outbox.ledger.deliveries_of_transaction(report.transaction_uid))
+    peer.storing, peer.answering = "stores", "commits"
+    for _ in range(20):
+        again = courier.run_once()
+        if again is None:
+            break
+        outbox.clock.now = again
+    assert outbox.states() == {"committed"}
+    assert outbox.series(SERIES).state is SeriesState.DELIVERED
+    wanted = {reference(path).sop_instance_uid: _digest(path) for path in paths.values()}
+    assert wanted == peer.kept
+    assert peer.overwritten == []
 
 
 def _digest(path: Path) -> str:

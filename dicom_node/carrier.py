@@ -1,0 +1,130 @@
+"""How a courier reaches its destination: by DIMSE or by web services, behind one face."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from dicom_node import dicomweb, query, scu
+from dicom_node.association import describe
+from dicom_node.commitment import CommitmentReport
+from dicom_node.destinations import Destination, WebDestination
+from dicom_node.errors import PermanentError
+from dicom_node.scu import StoreResult
+from pipeline.types import ObjectReference
+
+
+class Carrier(Protocol):
+    """The services of one destination; each raises `TransientError` or `PermanentError`, or puts it in a result."""
+
+    @property
+    def name(self) -> str:
+        """The destination as shown to people."""
+
+    @property
+    def query_name(self) -> str:
+        """What `find_instances` uses, as shown to people."""
+
+    def check(self) -> None:
+        """Return when the destination answers, raise otherwise."""
+
+    def store(self, files: Sequence[Path], on_result: Callable[[StoreResult], None]) -> None:
+        """Store files in their order; each result as soon as it is known."""
+
+    def request_commitment(
+        self,
+        references: Sequence[ObjectReference],
+        transaction_uid: str,
+        on_report: Callable[[CommitmentReport], None],
+        answered: threading.Event,
+        stay_s: float,
+    ) -> None:
+        """Ask for commitment; see `scu.request_commitment`."""
+
+    def find_instances(self, references: Iterable[ObjectReference]) -> set[str]:
+        """Which of these objects are there: their SOP Instance UIDs."""
+
+
+@dataclass(frozen=True)
+class DimseCarrier:
+    """C-ECHO, C-STORE, Storage Commitment, C-FIND."""
+
+    destination: Destination
+    calling_ae: str
+    query_name = "C-FIND"
+
+    @property
+    def name(self) -> str:
+        """AE title, host and port."""
+        return describe(self.destination)
+
+    def check(self) -> None:
+        """C-ECHO."""
+        scu.echo(self.destination, self.calling_ae)
+
+    def store(self, files: Sequence[Path], on_result: Callable[[StoreResult], None]) -> None:
+        """C-STORE."""
+        scu.store(self.destination, files, self.calling_ae, on_result=on_result)
+
+    def request_commitment(
+        self,
+        references: Sequence[ObjectReference],
+        transaction_uid: str,
+        on_report: Callable[[CommitmentReport], None],
+        answered: threading.Event,
+        stay_s: float,
+    ) -> None:
+        """N-ACTION."""
+        scu.request_commitment(
+            self.destination, references, transaction_uid, self.calling_ae, on_report, answered, stay_s
+        )
+
+    def find_instances(self, references: Iterable[ObjectReference]) -> set[str]:
+        """C-FIND at image level."""
+        return query.find_instances(self.destination, references, self.calling_ae)
+
+
+@dataclass(frozen=True)
+class WebCarrier:
+    """STOW-RS and QIDO-RS."""
+
+    destination: WebDestination
+    query_name = "QIDO-RS"
+
+    @property
+    def name(self) -> str:
+        """The service root."""
+        return self.destination.url
+
+    def check(self) -> None:
+        """A query for one study."""
+        dicomweb.check(self.destination)
+
+    def store(self, files: Sequence[Path], on_result: Callable[[StoreResult], None]) -> None:
+        """STOW-RS."""
+        dicomweb.store(self.destination, files, on_result=on_result)
+
+    def request_commitment(
+        self,
+        references: Sequence[ObjectReference],
+        transaction_uid: str,
+        on_report: Callable[[CommitmentReport], None],
+        answered: threading.Event,
+        stay_s: float,
+    ) -> None:
+        """Not offered: archives with DICOMweb hardly have it; config.toml does not allow it either."""
+        raise PermanentError(f"{self.name} is not asked for commitment: it is reached by DICOMweb.")
+
+    def find_instances(self, references: Iterable[ObjectReference]) -> set[str]:
+        """QIDO-RS at instance level."""
+        return dicomweb.find_instances(self.destination, references)
+
+
+def carrier(destination: Destination | WebDestination, calling_ae: str) -> Carrier:
+    """The carrier that a destination needs; `calling_ae` is our AE title."""
+    if isinstance(destination, WebDestination):
+        return WebCarrier(destination)
+    return DimseCarrier(destination, calling_ae)

@@ -1,0 +1,133 @@
+"""[[destinations]] of config.toml: where results go, by C-STORE or by DICOMweb, and what all of them have."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, Discriminator, Field, Tag, model_validator
+from pydantic_core import PydanticCustomError
+
+from dicom_node.config_base import AbsolutePath, PositiveSeconds, SecretFile, Section, ShortName
+from dicom_node.config_security import PeerTable, identity_of
+from dicom_node.pacing import Rate, Window
+from dicom_node.tls import ClientTls
+
+DEFAULT_PROFILE = "default"
+PROTOCOLS = ("dimse", "dicomweb")
+
+
+def _window(value: str) -> str:
+    if value:
+        Window.parse(value)
+    return value
+
+
+def _url(value: str) -> str:
+    """A service root (PS3.18 8.2) without anything secret in it; without the slash at its end."""
+    try:
+        parts = urlsplit(value)
+        known = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        known = False
+    if not known or not value.isascii() or not value.isprintable():
+        raise PydanticCustomError("url", "a URL as https://HOST:PORT/PATH is needed")
+    if parts.username is not None or parts.password is not None:
+        raise PydanticCustomError("url", "no user or password in the URL: set user and password_file")
+    if parts.query or parts.fragment:
+        raise PydanticCustomError("url", "only the service root: nothing after ? or #")
+    return value.rstrip("/")
+
+
+NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+class Outlet(Section):
+    """What every destination has."""
+
+    name: ShortName
+    profile: str = DEFAULT_PROFILE
+    timeout_s: PositiveSeconds = 30.0
+    window: Annotated[str, AfterValidator(_window)] = ""
+    max_objects_per_minute: NotNegative = 0.0
+    max_kb_per_s: NotNegative = 0.0
+
+    @property
+    def opening(self) -> Window | None:
+        """When it may be sent to; None at any time."""
+        return Window.parse(self.window) if self.window else None
+
+    @property
+    def rate(self) -> Rate:
+        """How fast it may be sent to."""
+        return Rate(self.max_objects_per_minute, self.max_kb_per_s)
+
+
+class Destination(PeerTable, Outlet):
+    """One that takes C-STORE."""
+
+    protocol: Literal["dimse"] = "dimse"
+    verify: Literal["commitment", "find", "none"] = "commitment"
+
+
+class WebDestination(Outlet):
+    """One that takes STOW-RS (PS3.18 10.5). Secrets lie in files, which are read anew for every transaction."""
+
+    protocol: Literal["dicomweb"] = "dicomweb"
+    url: Annotated[str, AfterValidator(_url)]
+    user: Annotated[str, Field(pattern=r"^[^:\x00-\x1f\x7f]*$")] = ""  # RFC 7617: no colon
+    password_file: SecretFile | None = None
+    token_file: SecretFile | None = None
+    tls_ca: AbsolutePath | None = None
+    tls_certificate: AbsolutePath | None = None
+    tls_key: SecretFile | None = None
+    tls_key_password_file: SecretFile | None = None
+    verify: Literal["find", "none"] = "find"
+
+    @model_validator(mode="after")
+    def _secrets_are_safe(self) -> WebDestination:
+        parts = urlsplit(self.url)
+        if bool(self.user) != bool(self.password_file):
+            raise ValueError("user and password_file belong together")
+        if self.token_file and self.user:
+            raise ValueError("either user and password_file, or token_file")
+        if (self.tls_certificate is None) != (self.tls_key is None):
+            raise ValueError("tls_certificate and tls_key belong together")
+        if parts.scheme == "http":
+            if self.tls_ca or self.tls_key:
+                raise ValueError("tls_ca and tls_key are of no use with http://, correct url to https://")
+            if (self.user or self.token_file) and not _is_loopback(parts.hostname or ""):
+                raise ValueError("anybody on the network can read credentials that go over http://: use https://")
+        return self
+
+    @property
+    def client_tls(self) -> ClientTls | None:
+        """How the service is called; None: without TLS."""
+        parts = urlsplit(self.url)
+        if parts.scheme == "http":
+            return None
+        identity = identity_of(self.tls_certificate, self.tls_key, self.tls_key_password_file)
+        return ClientTls(parts.hostname or "", self.tls_ca, identity)
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _protocol(value: Any) -> Any:
+    return value.get("protocol", "dimse") if isinstance(value, Mapping) else getattr(value, "protocol", None)
+
+
+AnyDestination = Annotated[
+    Annotated[Destination, Tag("dimse")] | Annotated[WebDestination, Tag("dicomweb")],
+    Discriminator(
+        _protocol,
+        custom_error_type="protocol",
+        custom_error_message='protocol is "dimse" (C-STORE) or "dicomweb" (STOW-RS)',
+    ),
+]
