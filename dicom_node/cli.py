@@ -22,7 +22,7 @@ from dicom_node import resources
 from dicom_node.config import AnyDestination, Config
 from dicom_node.errors import ConfigError, NodeError, NotFound
 from dicom_node.ledger import Ledger
-from dicom_node.result_file import damaged
+from dicom_node.result_file import PREFIX, damaged
 from dicom_node.retention import Disk, Retention
 from dicom_node.spool import REASON_SUFFIX, Spool
 from dicom_node.states import SeriesState
@@ -136,17 +136,25 @@ def status(
         series = ledger.list_series(states=state or (), text=text, limit=limit)
     settings = configuration.load(config)
     quarantine = settings.node.state_dir / "quarantine"
-    set_aside = len(list(quarantine.glob(f"*{REASON_SUFFIX}")))
+    reasons = [path.name for path in quarantine.glob(f"*{REASON_SUFFIX}")]
+    kept_back = sum(name.startswith(PREFIX) for name in reasons)
+    set_aside = len(reasons) - kept_back
     disk = Disk.of(settings)
     if json:
         told = {"free_bytes": disk.free_bytes, "reserve_bytes": disk.reserve_bytes, "low": disk.low}
-        typer.echo(show.as_json({"counts": counts, "series": series, "set_aside": set_aside, "disk": told}))
+        typer.echo(
+            show.as_json(
+                {"counts": counts, "series": series, "set_aside": set_aside, "kept_back": kept_back, "disk": told}
+            )
+        )
         return
     show.show_status(Console(), counts, series)
     if disk.low:
         typer.echo(f"THE DISK IS LOW ({disk}): nothing is received until there is room; see `dicomnode purge`")
     if set_aside:
         typer.echo(f"{set_aside} received file(s) could not be read; each lies with its reason in {quarantine}")
+    if kept_back:
+        typer.echo(f"{kept_back} result object(s) failed a check and were not sent; they lie in {quarantine}")
 
 
 @app.command("show")

@@ -24,9 +24,10 @@ from dicom_node.config import AnyDestination, Config
 from dicom_node.errors import NodeError, PermanentError, TransientError
 from dicom_node.ledger import Ledger
 from dicom_node.ledger_records import Delivery
-from dicom_node.result_file import damage
+from dicom_node.result_file import damage, quarantine
 from dicom_node.retry import RetryPolicy
 from dicom_node.scu import StoreResult
+from dicom_node.spool import Spool
 from dicom_node.states import DeliveryState
 from pipeline.types import ObjectReference
 
@@ -85,12 +86,12 @@ class Courier:
     """Brings what is due to one destination and makes sure that it has arrived."""
 
     def __init__(
-        self, destination: AnyDestination, carrier: Carrier, ledger: Ledger, results_dir: Path, pace: Pace
+        self, destination: AnyDestination, carrier: Carrier, ledger: Ledger, spool: Spool, pace: Pace
     ) -> None:
         self.destination = destination
         self._carrier = carrier
         self._ledger = ledger
-        self._results_dir = results_dir
+        self._spool = spool
         self._pace = pace
         self._lock = threading.Lock()
         self._questions: dict[int, _Question] = {}  # by delivery id; reports change them in other threads
@@ -143,9 +144,10 @@ class Courier:
             return
         sound: dict[Path, Delivery] = {}
         for delivery in due:
-            path = self._results_dir / delivery.path
+            path = self._spool.results / delivery.path
             harm = damage(path, delivery.sha256)
             if harm:
+                harm = quarantine(path, delivery.sop_instance_uid, harm, self._spool)
                 self._ledger.delivery_failed(delivery.id, self._pace.clock(), harm)
             else:
                 sound[path] = delivery

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import threading
 from datetime import datetime
-from pathlib import Path
 
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -15,6 +14,7 @@ from dicom_node.config import Config
 from dicom_node.courier import Courier, Pace
 from dicom_node.errors import NodeError
 from dicom_node.ledger import Ledger
+from dicom_node.spool import Spool
 
 log = logging.getLogger(__name__)
 
@@ -26,12 +26,12 @@ STOP_TIMEOUT_S = 10.0
 class DeliveryService:
     """A courier and a thread for each destination."""
 
-    def __init__(self, config: Config, ledger: Ledger, results_dir: Path, pace: Pace | None = None) -> None:
+    def __init__(self, config: Config, ledger: Ledger, spool: Spool, pace: Pace | None = None) -> None:
         self._ledger = ledger
         self._pace = pace or Pace.of(config)
         self._couriers = {
             destination.name: Courier(
-                destination, carrier(destination, config.node.ae_title), ledger, results_dir, self._pace
+                destination, carrier(destination, config.node.ae_title), ledger, spool, self._pace
             )
             for destination in config.destinations
         }

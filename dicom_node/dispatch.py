@@ -42,6 +42,7 @@ class Dispatcher:
         on_finished: called on a foreign thread when a worker is done: `pump` has something to do.
         executor: makes the executor; None for a `WorkerPool` of `analysis.workers` processes.
         analyse: the picklable function that the executor runs.
+        keep: called with the error of a result object that failed its checks: keeps it aside, gives the reason.
     """
 
     def __init__(
@@ -54,6 +55,7 @@ class Dispatcher:
         on_finished: Callable[[], None] = lambda: None,
         executor: Callable[[], Executor] | None = None,
         analyse: Analyse = worker.analyse,
+        keep: Callable[[ResultError], str] = str,
     ) -> None:
         self._config = config
         self._ledger = ledger
@@ -62,6 +64,7 @@ class Dispatcher:
         self._clock = clock
         self._on_finished = on_finished
         self._make_executor = executor or self._worker_pool
+        self._keep = keep
         self._analyse = analyse
         self._executor: Executor | None = None
         self._claimed: tuple[JobRecord, SeriesRecord] | None = None  # RUNNING in the ledger, not yet handed out
@@ -171,7 +174,8 @@ class Dispatcher:
         except SeriesRejected as error:
             self._tell(job, f"not analysed: {error}", self._ledger.job_rejected(job, str(error), now))
         except (ModelError, ResultError) as error:
-            self._tell(job, f"failed: {error}", self._ledger.job_failed(job, str(error), now))
+            reason = self._keep(error) if isinstance(error, ResultError) else str(error)
+            self._tell(job, f"failed: {reason}", self._ledger.job_failed(job, reason, now))
         except (TransientError, CancelledError, BrokenExecutor) as error:
             if stopping:
                 self._ledger.job_returned(job, now)

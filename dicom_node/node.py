@@ -18,8 +18,10 @@ from dicom_node.errors import NodeError, NotFound
 from dicom_node.ingest import Ingest
 from dicom_node.ledger import Ledger, SeriesDetails
 from dicom_node.receiver import Receiver
+from dicom_node.result_file import quarantine
 from dicom_node.retention import RetentionService
 from dicom_node.spool import Spool
+from pipeline.errors import ResultError
 
 log = logging.getLogger(__name__)
 
@@ -56,9 +58,16 @@ class Node:
             config, self._spool, self._ingest.submit, self._on_event_report, lambda _series: self._wake()
         )
         self._dispatcher = Dispatcher(
-            config, self._ledger, self._spool.archive, self._spool.results, clock, self._wake, executor
+            config,
+            self._ledger,
+            self._spool.archive,
+            self._spool.results,
+            clock,
+            self._wake,
+            executor,
+            keep=self._keep,
         )
-        self._delivery = DeliveryService(config, self._ledger, self._spool.results)
+        self._delivery = DeliveryService(config, self._ledger, self._spool)
         self._coordinator = Coordinator(
             config, self._ledger, self._dispatcher, self._busy_series, clock, on_results=self._delivery.wake
         )
@@ -115,6 +124,12 @@ class Node:
         threads = [self._ingest.thread, self._coordinator.thread, self._retention.thread, self._nudger]
         threads += [*self._dispatcher.threads, *self._audit.threads]
         return [thread.name for thread in threads if not thread.is_alive()] + self._delivery.dead_threads()
+
+    def _keep(self, error: ResultError) -> str:
+        """Set a result object aside that failed its checks; the reason for its series."""
+        if error.rejected is None:
+            return str(error)
+        return quarantine(error.rejected, error.rejected.stem, str(error), self._spool)
 
     def _busy_series(self) -> frozenset[str]:
         """Series of which more may come: open associations, and all of them while files wait to be recorded."""

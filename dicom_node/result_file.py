@@ -1,4 +1,4 @@
-"""Whether a stored result object still is what the analysis wrote."""
+"""Whether a stored result object still is what the analysis wrote, and where it goes when it is not."""
 
 from __future__ import annotations
 
@@ -6,8 +6,11 @@ import hashlib
 from collections.abc import Iterable
 from pathlib import Path
 
+from dicom_node.errors import LowDisk
 from dicom_node.ledger_records import ResultRecord
+from dicom_node.spool import Spool
 
+PREFIX = "result-"  # of the names in quarantine/
 REMEDY = "restore it from a backup and retry; without a backup, `dicomnode retry` analyses the series again"
 
 
@@ -26,3 +29,17 @@ def damage(path: Path, sha256: str) -> str:
 def damaged(results: Iterable[ResultRecord], results_dir: Path) -> list[int]:
     """Ids of the current results whose files are lost or changed."""
     return [item.id for item in results if item.current and damage(results_dir / item.path, item.sha256)]
+
+
+def quarantine(path: Path, name: str, reason: str, spool: Spool) -> str:
+    """Keep an object aside that must not be sent; the reason with the place where it lies now.
+
+    `name` is its name there; UIDs are. One that is lost cannot be kept: the reason is given back as it is.
+    """
+    if not path.exists():
+        return reason
+    try:
+        kept = spool.set_aside(path, reason, f"{PREFIX}{name}{path.suffix}")
+    except (LowDisk, OSError) as error:
+        return f"{reason} It is not sent, and could not be set aside: {error}."
+    return f"Quarantined, not sent: {reason} It lies in {kept}."

@@ -111,13 +111,13 @@ class Spool:
             _sync_folder(target.parent)
             path.unlink(missing_ok=True)
 
-    def set_aside(self, path: Path, reason: str) -> Path:
-        """Move a file to ``quarantine/`` and write the reason beside it; may be repeated.
+    def set_aside(self, path: Path, reason: str, name: str = "") -> Path:
+        """Move a file to ``quarantine/``, by its own or another name, and the reason beside it; may be repeated.
 
         Raises:
             LowDisk, OSError: the file is still where it was.
         """
-        target = self.quarantine / path.name
+        target = self.quarantine / (name or path.name)
         self._write_whole(target.with_name(target.name + REASON_SUFFIX), f"{reason}\n".encode())
         try:
             path.rename(target)

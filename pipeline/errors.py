@@ -1,5 +1,7 @@
 """Errors of the pipeline. The class says what the node does next; the message is a sentence for a person."""
 
+from pathlib import Path
+
 
 class PipelineError(Exception):
     """Base of every error that the pipeline raises on purpose."""
@@ -14,4 +16,10 @@ class ModelError(PipelineError):
 
 
 class ResultError(PipelineError):
-    """A result object could not be built or failed its own checks: a fault of this software."""
+    """A result object could not be built or failed its own checks: a fault of this software.
+
+    Attributes:
+        rejected: the object that failed, kept for whoever looks into it; it must not be sent.
+    """
+
+    rejected: Path | None = None

@@ -38,7 +38,7 @@ from pipeline import (
     sr,
     volume,
 )
-from pipeline.errors import PipelineError, SeriesRejected
+from pipeline.errors import PipelineError, ResultError, SeriesRejected
 from pipeline.package import ModelPackage
 from pipeline.segment import Probabilities
 from pipeline.types import (
@@ -60,6 +60,7 @@ from pipeline.types import (
 )
 
 PICTURE, REPORT = "picture.png", "result.json"
+REJECTED = "rejected-"  # before the SOP instance UID: the name of an object that failed the checks
 FILE_NAMES: Mapping[ResultKind, str] = {
     ResultKind.LESIONS: "seg.dcm",
     ResultKind.LUNGS: "lungs.dcm",
@@ -211,10 +212,10 @@ def write_results(analysis: Analysis, context: ResultContext, folder: Path) -> l
     with tempfile.TemporaryDirectory(dir=folder, prefix=".draft-") as name:
         draft = Path(name)
         for kind, ds in build_results(analysis, context):
-            checks.check(ds, analysis, segmentations)
+            pydicom.dcmwrite(draft / FILE_NAMES[kind], ds, enforce_file_format=True)
+            _gate(draft / FILE_NAMES[kind], analysis, segmentations, folder)
             if kind in (ResultKind.LESIONS, ResultKind.LUNGS):
                 segmentations[kind] = ds
-            pydicom.dcmwrite(draft / FILE_NAMES[kind], ds, enforce_file_format=True)
             objects.append(_written(kind, context.profile, draft / FILE_NAMES[kind], folder, ds))
         if context.profile.picture:
             picture.render(analysis, context).save(draft / PICTURE)
@@ -223,6 +224,16 @@ def write_results(analysis: Analysis, context: ResultContext, folder: Path) -> l
     for path in (folder, folder.parent):
         _sync(path)
     return objects
+
+
+def _gate(file: Path, analysis: Analysis, segmentations: Mapping[ResultKind, Dataset], folder: Path) -> None:
+    """Check an object as it would be sent; one that fails is kept in `folder`, and the error says where."""
+    ds = pydicom.dcmread(file)
+    try:
+        checks.check(ds, analysis, segmentations)
+    except ResultError as error:
+        error.rejected = file.replace(folder / f"{REJECTED}{ds.get('SOPInstanceUID', file.stem)}.dcm")
+        raise
 
 
 def _replace(draft: Path, folder: Path) -> None:

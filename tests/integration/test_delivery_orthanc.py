@@ -68,7 +68,7 @@ class Site:
                 "destinations": [self.orthanc.destination(timeout_s=5.0, **destination)],
             }
         )
-        service = DeliveryService(config, self.outbox.ledger, self.outbox.results, Pace.of(config, stay_s=0.5))
+        service = DeliveryService(config, self.outbox.ledger, self.outbox.spool, Pace.of(config, stay_s=0.5))
 
         def hand_on(report: CommitmentReport) -> None:
             self.reports.append(report)

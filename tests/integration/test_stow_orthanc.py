@@ -51,7 +51,7 @@ def deliver(outbox: Outbox, orthanc: Orthanc, **destination: Any) -> DeliverySer
     config = configuration.parse(
         {"delivery": FAST, "destinations": [orthanc.web_destination(timeout_s=5.0, **destination)]}
     )
-    service = DeliveryService(config, outbox.ledger, outbox.results, Pace.of(config))
+    service = DeliveryService(config, outbox.ledger, outbox.spool, Pace.of(config))
     service.start()
     outbox.callback(service.stop)
     return service

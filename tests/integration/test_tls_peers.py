@@ -179,7 +179,7 @@ def test_results_are_committed_by_orthanc_over_tls_both_ways(
                 "destinations": [orthanc.destination(tls=True, timeout_s=5.0)],
             }
         )
-        service = DeliveryService(config, outbox.ledger, outbox.results, Pace.of(config, stay_s=0.5))
+        service = DeliveryService(config, outbox.ledger, outbox.spool, Pace.of(config, stay_s=0.5))
         reports: list[CommitmentReport] = []
 
         def hand_on(report: CommitmentReport) -> None:

@@ -59,8 +59,10 @@ def lack_model(_request: AnalysisRequest) -> AnalysisOutcome:
     raise ModelError("weights do not match; install the package again")
 
 
-def build_badly(_request: AnalysisRequest) -> AnalysisOutcome:
-    raise ResultError("the SEG failed its checks")
+def build_badly(request: AnalysisRequest) -> AnalysisOutcome:
+    error = ResultError("the SEG failed its checks")
+    error.rejected = request.out_dir / "rejected-1.2.3.dcm"
+    raise error
 
 
 def stumble(_request: AnalysisRequest) -> AnalysisOutcome:
@@ -110,6 +112,11 @@ class Bench:
         self.seconds += 1
         return START + timedelta(seconds=self.seconds)
 
+    def keep(self, error: ResultError) -> str:
+        """As the node does; over the border of the process the error still says where the object lies."""
+        assert error.rejected is not None
+        return f"{error}; kept as {error.rejected.name}"
+
     def dispatcher(
         self, analyse: Callable[[AnalysisRequest], AnalysisOutcome], executor: Callable[[], Executor] | None = None
     ) -> Dispatcher:
@@ -122,6 +129,7 @@ class Bench:
             lambda: self.finished.put(None),
             executor or partial(WorkerPool, self.config.analysis.workers, self.config.analysis.deadline_s),
             analyse,
+            self.keep,
         )
         self.dispatchers.append(made)
         made.start()

@@ -11,7 +11,9 @@ import pytest
 from typer.testing import CliRunner
 
 from dicom_node.cli import app
+from dicom_node.errors import LowDisk
 from dicom_node.result_file import damage, damaged
+from dicom_node.spool import Spool
 from dicom_node.states import DeliveryState, SeriesState
 from pipeline.types import ResultKind
 from tests.fixtures.outbox import Outbox
@@ -31,10 +33,14 @@ def outbox(tmp_path: Path) -> Iterator[Outbox]:
 
 
 def _retry(outbox: Outbox) -> str:
-    """`dicomnode retry` of the series, in the state folder of the outbox."""
+    return _command(outbox, "retry", SERIES)
+
+
+def _command(outbox: Outbox, *arguments: str) -> str:
+    """What `dicomnode` says in the state folder of the outbox."""
     config = outbox.folder / "config.toml"
     config.write_text(f'[node]\nstate_dir = "{outbox.folder}"\n')
-    ran = CliRunner().invoke(app, ["retry", SERIES, "--config", str(config)])
+    ran = CliRunner().invoke(app, [*arguments, "--config", str(config)], env={"COLUMNS": "1000"})
     assert ran.exit_code == 0, ran.output
     return ran.output
 
@@ -77,3 +83,39 @@ def test_retry_delivers_a_file_that_was_restored(outbox: Outbox) -> None:
     courier.run_once()
     assert outbox.states() == {DeliveryState.COMMITTED}
     assert outbox.series().revision == 1
+
+
+def test_changed_bytes_are_set_aside_with_the_reason_and_go_nowhere(outbox: Outbox) -> None:
+    archive, port = outbox.archive(same_association=True)
+    second, port2 = outbox.archive(same_association=True)
+    path = outbox.fill(("pacs", "pacs2"))[ResultKind.LESIONS]
+    HARM["altered"](path)
+    altered = path.read_bytes()
+    config = outbox.config(port, port2)
+    for destination in config.destinations:
+        outbox.courier_of(config.model_copy(update={"destinations": (destination,)})).run_once()
+    uid = outbox.deliveries()[ResultKind.LESIONS].sop_instance_uid
+    assert uid not in {*archive.instances, *second.instances}
+    assert len(archive.instances) == len(second.instances) == 2
+    kept = outbox.spool.quarantine / f"result-{uid}.dcm"
+    assert (kept.read_bytes(), path.exists()) == (altered, False)
+    assert "is not what the analysis wrote" in kept.with_name(f"{kept.name}.reason.txt").read_text()
+    assert f"It lies in {kept}" in outbox.series().reason
+    assert outbox.series().state is SeriesState.FAILED
+    assert "1 result object(s) failed a check and were not sent" in _command(outbox, "status")
+    assert "Quarantined, not sent" in " ".join(_command(outbox, "show", SERIES).split())
+
+
+def test_where_it_cannot_be_set_aside_it_is_not_sent_either(
+    outbox: Outbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    archive, port = outbox.archive(same_association=True)
+    HARM["altered"](outbox.fill()[ResultKind.LESIONS])
+
+    def fail(*_: object) -> Path:
+        raise LowDisk("the disk is full")
+
+    monkeypatch.setattr(Spool, "set_aside", fail)
+    outbox.courier(port).run_once()
+    assert len(archive.instances) == 2
+    assert "could not be set aside: the disk is full" in outbox.series().reason

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pydicom
 import pytest
 
-from pipeline import phantom, run
-from pipeline.errors import SeriesRejected
+from pipeline import phantom, picture, run
+from pipeline.errors import ResultError, SeriesRejected
 from pipeline.types import AnalysisRequest, PipelineSettings, Profile, ResultKind
 
 SPEC = phantom.PhantomSpec(slices=16, rows=64, columns=64, slice_spacing_mm=10.0)
@@ -93,3 +94,41 @@ def test_a_folder_without_dicom_is_told(tmp_path: Path, capsys: pytest.CaptureFi
         run.series_in(tmp_path)
     assert run.main([str(tmp_path)]) == 1
     assert "no DICOM files" in capsys.readouterr().err
+
+
+def test_an_object_that_fails_its_checks_is_kept_and_nothing_of_the_set_is_there(
+    files: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The picture comes after the SEG: neither may be left where deliveries are made from."""
+    build = picture.build
+
+    def wrong_patient(*arguments: Any) -> Any:
+        ds = build(*arguments)
+        assert ds is not None
+        ds.PatientID = "SOMEBODY ELSE"
+        return ds
+
+    monkeypatch.setattr(picture, "build", wrong_patient)
+    with pytest.raises(ResultError, match="PatientID is not the source's") as caught:
+        run.analyse_series(request(files, tmp_path))
+    (kept,) = (path for path in tmp_path.rglob("*") if path.is_file())
+    assert kept == caught.value.rejected
+    ds = pydicom.dcmread(kept)
+    assert (ds.PatientID, kept.name) == ("SOMEBODY ELSE", f"rejected-{ds.SOPInstanceUID}.dcm")
+
+
+def test_what_is_checked_is_the_file_not_what_was_meant(
+    files: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = pydicom.dcmwrite
+
+    def lose_a_frame(path: Path, ds: pydicom.Dataset, **options: Any) -> None:
+        write(path, ds, **options)
+        if ds.Modality == "SEG":
+            ds = pydicom.dcmread(path)
+            ds.PixelData = ds.PixelData[:-2]
+            write(path, ds, **options)
+
+    monkeypatch.setattr(pydicom, "dcmwrite", lose_a_frame)
+    with pytest.raises(ResultError, match="pixels of another number are there"):
+        run.analyse_series(request(files, tmp_path))
