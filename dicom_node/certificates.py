@@ -11,7 +11,7 @@ from pathlib import Path
 from cryptography import x509
 
 from dicom_node import tls
-from dicom_node.config import Config
+from dicom_node.config import Config, WebDestination
 from dicom_node.config_base import locate
 from dicom_node.config_security import AuditSection, PeerTable
 from dicom_node.errors import ConfigError
@@ -97,7 +97,7 @@ def _validity(config: Config, now: datetime) -> Iterator[str]:
 
 def _called(config: Config) -> list[tuple[str, ClientTls]]:
     """Everybody whom the node calls with TLS, with the TOML path."""
-    tables: list[tuple[str, PeerTable | AuditSection]] = [*config.peers, ("audit", config.audit)]
+    tables: list[tuple[str, PeerTable | WebDestination | AuditSection]] = [*config.peers, ("audit", config.audit)]
     return [(where, client) for where, table in tables if (client := table.client_tls) is not None]
 
 

@@ -98,7 +98,7 @@ class AuditSection(Section):
         """How the repository is called; None: without TLS."""
         if self.syslog != "tls" or self.tls_ca is None:
             return None
-        identity = _identity(self.tls_certificate, self.tls_key, self.tls_key_password_file)
+        identity = identity_of(self.tls_certificate, self.tls_key, self.tls_key_password_file)
         return ClientTls(self.tls_name or self.host, self.tls_ca, identity)
 
 
