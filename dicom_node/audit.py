@@ -11,7 +11,8 @@ import os
 import socket
 import threading
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from itertools import islice
 from typing import cast
@@ -84,7 +85,7 @@ class Channel:
         while batch := self._next_batch():
             try:
                 self._sink.write(batch)
-            except (OSError, ConfigError) as error:
+            except (OSError, ValueError, ConfigError) as error:  # ValueError: a host name that is none
                 if not failed:
                     LOGGER.error("audit messages to %s have to wait: %s", self._name, _why(error))
                 failed = True
@@ -185,6 +186,17 @@ class AuditTrail(logging.Handler):
         framed = frame(message, self._clock(), self._reporter.node.address, os.getpid())
         for channel in self._channels:
             channel.put(framed)
+
+
+@contextmanager
+def recording(config: Config) -> Iterator[None]:
+    """Record what a command does beside the node."""
+    trail = AuditTrail.of(config)
+    trail.start()
+    try:
+        yield
+    finally:
+        trail.stop()
 
 
 def _syslog(config: Config) -> Sink:

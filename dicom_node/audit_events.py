@@ -134,6 +134,35 @@ def in_file(path: Path) -> Study:
     return Study(study, patient, accession, {sop_class: 1})
 
 
+class Stored(Protocol):
+    """What became of one file; `scu.StoreResult` is one."""
+
+    @property
+    def path(self) -> Path:
+        """The file."""
+
+    @property
+    def error(self) -> Exception | None:
+        """Why it is not stored."""
+
+
+class Shipment:
+    """Files that are stored somewhere: reported when that begins, and when it is over."""
+
+    def __init__(self, receiver: Node, files: Iterable[Path]) -> None:
+        self._receiver = receiver
+        self._instances = {path: in_file(path) for path in files}
+        report(Sending(receiver, studies(self._instances.values())))
+
+    def close(self, results: Sequence[Stored]) -> None:
+        """Those that are stored, and those that are not, with all reasons."""
+        kept = [result for result in results if result.error is None]
+        refused = [result for result in results if result.error is not None]
+        why = "; ".join(dict.fromkeys(str(result.error) for result in refused))
+        report(Sent(self._receiver, studies(self._instances[result.path] for result in kept)))
+        report(Sent(self._receiver, studies(self._instances[result.path] for result in refused), why))
+
+
 def _encoded(identifier: Dataset) -> bytes:
     buffer = DicomBytesIO()
     buffer.is_little_endian = buffer.is_implicit_VR = True

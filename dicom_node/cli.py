@@ -16,9 +16,9 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from dicom_node import certificates, resources
 from dicom_node import config as configuration
 from dicom_node import console as show
-from dicom_node import resources
 from dicom_node.config import AnyDestination, Config
 from dicom_node.errors import ConfigError, NodeError, NotFound
 from dicom_node.ledger import Ledger
@@ -140,17 +140,17 @@ def status(
     kept_back = sum(name.startswith(PREFIX) for name in reasons)
     set_aside = len(reasons) - kept_back
     disk = Disk.of(settings)
+    expiring = certificates.expiring(settings, datetime.now(UTC))
     if json:
         told = {"free_bytes": disk.free_bytes, "reserve_bytes": disk.reserve_bytes, "low": disk.low}
-        typer.echo(
-            show.as_json(
-                {"counts": counts, "series": series, "set_aside": set_aside, "kept_back": kept_back, "disk": told}
-            )
-        )
+        told_all = {"counts": counts, "series": series, "set_aside": set_aside, "kept_back": kept_back}
+        typer.echo(show.as_json({**told_all, "disk": told, "expiring": expiring}))
         return
     show.show_status(Console(), counts, series)
     if disk.low:
         typer.echo(f"THE DISK IS LOW ({disk}): nothing is received until there is room; see `dicomnode purge`")
+    for warning in expiring:
+        typer.echo(f"Renew soon: {warning}")
     if set_aside:
         typer.echo(f"{set_aside} received file(s) could not be read; each lies with its reason in {quarantine}")
     if kept_back:
@@ -222,6 +222,7 @@ def send(
     config: ConfigOption = DEFAULT_CONFIG,
 ) -> None:
     """Store files at a destination by hand (C-STORE or STOW-RS); nothing is written to the ledger."""
+    from dicom_node import audit
     from dicom_node.carrier import carrier
     from dicom_node.scu import StoreResult
 
@@ -232,7 +233,8 @@ def send(
         typer.echo(f"{result.path}: {result.error or result.warning or 'stored'}", err=result.error is not None)
         failures.extend([result] if result.error else [])
 
-    carrier(_destination(settings, dest), settings.node.ae_title).store(files, tell)
+    with audit.recording(settings):
+        carrier(_destination(settings, dest), settings.node.ae_title).store(files, tell)
     if failures:
         raise typer.Exit(FAILED)
 
@@ -249,6 +251,12 @@ def check(config: ConfigOption = DEFAULT_CONFIG) -> None:
     if faults:
         raise typer.Exit(MISUSED)
     typer.echo(f"{config}: no faults")
+
+
+@app.command("config")
+def effective_config(config: ConfigOption = DEFAULT_CONFIG) -> None:
+    """Print what is in effect, defaults included, as JSON. Of secrets it says only where they lie."""
+    typer.echo(configuration.load(config).model_dump_json(indent=2))
 
 
 @app.command("default-config")

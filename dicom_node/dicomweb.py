@@ -12,15 +12,20 @@ import secrets
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from pydicom.dataset import Dataset
 
 from dicom_node.association import refused, words
+from dicom_node.audit_events import Asked, Shipment, report
+from dicom_node.audit_message import Node
 from dicom_node.errors import NodeError, PermanentError, TransientError
 from dicom_node.http_session import Answer, Session, WebPeer, refusal, session
+from dicom_node.query import identifier
 from dicom_node.scu import DUPLICATE, SLOWEST_BYTES_PER_S, STORED_WITH_WARNING, Item, StoreResult, read_item
 from pipeline.types import ObjectReference
 
+STUDY_ROOT = "1.2.840.10008.5.1.4.1.2.2.1"  # C-FIND, whose counterpart QIDO-RS is
 _CHUNK_BYTES = 256 * 1024
 _ONE_OBJECT = {400, 409, 413, 415, 422, 500}  # says nothing about the objects after it
 # Store Instances Response Module (PS3.3 I.2.2), tags as DICOM JSON has them (PS3.18 F.2)
@@ -52,6 +57,7 @@ def store(
         one result per file, in order; a fault of the connection or the service is that of every file after it too.
     """
     results: list[StoreResult] = []
+    shipment = Shipment(_node(peer), files)
 
     def note(result: StoreResult) -> None:
         results.append(result)
@@ -65,6 +71,7 @@ def store(
     except (TransientError, PermanentError) as error:
         for path in files[len(results) :]:
             note(StoreResult(path, "", error))
+    shipment.close(results)
     return results
 
 
@@ -126,6 +133,11 @@ def _judge(peer: WebPeer, item: Item, answer: Answer) -> StoreResult:
     return StoreResult(item.path, item.sop_instance, warning="answered success without saying what was stored")
 
 
+def _node(peer: WebPeer) -> Node:
+    """The service in the audit trail."""
+    return Node(peer.url, address=urlsplit(peer.url).hostname or "")
+
+
 def _failed(item: Item, error: NodeError) -> StoreResult:
     return StoreResult(item.path, item.sop_instance, error)
 
@@ -151,12 +163,24 @@ def find_instances(peer: WebPeer, references: Iterable[ObjectReference]) -> set[
                 f"/studies/{reference.study_uid}/series/{reference.series_uid}/instances",
                 params={"SOPInstanceUID": reference.sop_instance_uid},
             )
-            if answer.status not in (200, 204, 404):  # 404: the study or series is unknown there
+            known = answer.status in (200, 204, 404)  # 404: the study or series is unknown there
+            report(Asked(_node(peer), STUDY_ROOT, _identifier(reference), "" if known else f"HTTP {answer.status}"))
+            if not known:
                 raise refusal(peer, "the query", answer.status)
             matches = answer.body if answer.status == 200 and isinstance(answer.body, list) else []
             if any(_first(match, _INSTANCE) == reference.sop_instance_uid for match in matches):
                 found.add(reference.sop_instance_uid)
     return found
+
+
+def _identifier(reference: ObjectReference) -> Dataset:
+    """The query as C-FIND would have it, for the audit trail."""
+    keys = {
+        "StudyInstanceUID": reference.study_uid,
+        "SeriesInstanceUID": reference.series_uid,
+        "SOPInstanceUID": reference.sop_instance_uid,
+    }
+    return identifier("IMAGE", keys)
 
 
 # --- DICOM JSON, as it may come from anywhere --------------------------------------------------------------------

@@ -34,7 +34,7 @@ from pynetdicom.sop_class import (  # type: ignore[attr-defined]  # made at impo
 
 from dicom_node import commitment
 from dicom_node.association import MAX_CONTEXTS, NoContexts, Peer, associate, call, describe, failure, words
-from dicom_node.audit_events import Sending, Sent, in_file, report, studies
+from dicom_node.audit_events import Shipment
 from dicom_node.audit_message import Node
 from dicom_node.commitment import CommitmentReport
 from dicom_node.errors import NodeError, PermanentError, TransientError
@@ -123,9 +123,7 @@ def store(
         one result per file, in order; a failed association is the error of every file not stored by then.
     """
     results: dict[Path, StoreResult] = {}
-    receiver = Node(peer.ae_title, peer.ae_title, peer.host)
-    instances = {path: in_file(path) for path in files}
-    report(Sending(receiver, studies(instances.values())))
+    shipment = Shipment(Node(peer.ae_title, peer.ae_title, peer.host), files)
 
     def note(result: StoreResult) -> None:
         results[result.path] = result
@@ -145,11 +143,7 @@ def store(
             for item in batch:
                 if item.path not in results:
                     note(StoreResult(item.path, item.sop_instance, error))
-    kept = [instances[path] for path in files if results[path].error is None]
-    refused = [instances[path] for path in files if results[path].error is not None]
-    why = "; ".join(dict.fromkeys(str(result.error) for result in results.values() if result.error is not None))
-    report(Sent(receiver, studies(kept)))
-    report(Sent(receiver, studies(refused), why))
+    shipment.close(list(results.values()))
     return [results[path] for path in files]
 
 

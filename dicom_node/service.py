@@ -7,13 +7,15 @@ import logging
 import os
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 
 import sdnotify
 
-from dicom_node import logs
+from dicom_node import certificates, logs
 from dicom_node.config import Config
 from dicom_node.errors import ConfigError, NodeError
 from dicom_node.node import Node
@@ -23,6 +25,7 @@ from pipeline import RESEARCH_USE_ONLY, __version__
 log = logging.getLogger(__name__)
 
 CHECK_S = 120.0  # loading torch from a slow disk
+WARN_EVERY_S = 86_400.0
 LOOK_EVERY_S = 5.0  # how often the threads are looked after where systemd sets no watchdog
 
 
@@ -47,7 +50,7 @@ def run(config: Config) -> None:
             log.info("dicomnode %s. %s.", __version__, RESEARCH_USE_ONLY)
             log.info("%s listens on %s:%d", config.node.ae_title, config.node.bind, port)
             notifier.notify(f"READY=1\nSTATUS={config.node.ae_title} on port {port}")
-            _watch(node, stop, notifier)
+            _watch(node, config, stop, notifier)
         finally:
             notifier.notify("STOPPING=1")
             node.stop()
@@ -78,11 +81,16 @@ def doctor_faults(config: Config) -> list[str]:
     return doctor.file_faults(config)
 
 
-def _watch(node: Node, stop: threading.Event, notifier: sdnotify.SystemdNotifier) -> None:
-    """Tell systemd that all is well, as long as it is."""
+def _watch(node: Node, config: Config, stop: threading.Event, notifier: sdnotify.SystemdNotifier) -> None:
+    """Tell systemd that all is well, as long as it is; and the log, once a day, which certificates end soon."""
     interval_us = os.environ.get("WATCHDOG_USEC", "")
     pause_s = int(interval_us) / 2e6 if interval_us.isdigit() and int(interval_us) else LOOK_EVERY_S
+    warn_at = time.monotonic()
     while not stop.wait(pause_s):
+        if time.monotonic() >= warn_at:
+            warn_at += WARN_EVERY_S
+            for warning in certificates.expiring(config, datetime.now(UTC)):
+                log.warning(warning)
         dead = node.dead_threads()
         if dead:
             raise NodeError(f"stopped, because these threads died: {', '.join(dead)}; see the log above")

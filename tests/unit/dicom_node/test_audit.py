@@ -21,6 +21,8 @@ from dicom_node.audit import AuditTrail
 from dicom_node.audit_events import Asked, Received, Sending, Sent, TurnedAway, report
 from dicom_node.audit_message import Node, Reporter, Study
 from dicom_node.config import parse
+from dicom_node.errors import TransientError
+from dicom_node.scu import StoreResult
 from tests.fixtures.audit import Message, read_folder, unframe
 from tests.fixtures.part10 import write_object
 
@@ -192,6 +194,22 @@ def test_instances_of_a_study_are_counted_together(tmp_path: Path) -> None:
         Study("1.2.3", dcmread(paths[0]).PatientID, "", {CTImageStorage: 3}),
         Study("1.2.4", "TRANSPORT", "", {CTImageStorage: 1}),
     ]
+
+
+def test_a_shipment_is_reported_when_it_begins_and_what_failed_apart(
+    trail: AuditTrail, sink: Memory, tmp_path: Path
+) -> None:
+    paths = [write_object(tmp_path, CTImageStorage, study_uid="1.2.3") for _ in range(3)]
+    shipment = audit_events.Shipment(CT1, paths)
+    results = [StoreResult(path, "") for path in paths[:2]]
+    shipment.close([*results, StoreResult(paths[2], "", TransientError("no place"))])
+    trail.stop()
+    begun, kept, refused = sink.messages()[1:-1]
+    assert (begun.id, kept.id, refused.id) == ("110102", "110104", "110104")
+    assert (kept.outcome, refused.outcome) == ("0", "4")
+    assert refused.event.findtext("EventOutcomeDescription") == "no place"
+    counts = [message.root.xpath("//SOPClass/@NumberOfInstances") for message in (begun, kept, refused)]
+    assert counts == [["3"], ["2"], ["1"]]
 
 
 def test_an_association_with_very_many_studies_is_reported_before_it_ends(trail: AuditTrail, sink: Memory) -> None:

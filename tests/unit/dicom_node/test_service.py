@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from dicom_node import service
-from dicom_node.config import parse
+from dicom_node.config import Config, parse
 from dicom_node.errors import NodeError
 from dicom_node.node import Node
+from tests.fixtures.certificates import Authority
 
 
 def test_a_second_node_on_the_same_folder_is_refused(tmp_path: Path) -> None:
@@ -59,8 +60,19 @@ def test_the_watchdog_is_fed_while_all_threads_live(monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("WATCHDOG_USEC", "2000")
     stop = threading.Event()
     notifier = FakeNotifier(stop, after=3)
-    service._watch(FakeNode(looks=10), stop, notifier)  # type: ignore[arg-type]
+    service._watch(FakeNode(looks=10), Config(), stop, notifier)  # type: ignore[arg-type]
     assert notifier.messages == ["WATCHDOG=1"] * 3
+
+
+def test_certificates_that_end_soon_are_warned_of(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("WATCHDOG_USEC", "2000")
+    node = Authority(tmp_path).issue("node", days=10)
+    config = parse({"tls": {"certificate": str(node.certificate), "key": str(node.key)}})
+    stop = threading.Event()
+    service._watch(FakeNode(looks=10), config, stop, FakeNotifier(stop, after=3))  # type: ignore[arg-type]
+    assert caplog.text.count("expires in 9 days") == 1  # and not with every look
 
 
 def test_a_dead_thread_ends_the_service_with_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -68,7 +80,7 @@ def test_a_dead_thread_ends_the_service_with_its_name(monkeypatch: pytest.Monkey
     stop = threading.Event()
     notifier = FakeNotifier(stop, after=100)
     with pytest.raises(NodeError, match="ingest"):
-        service._watch(FakeNode(looks=2), stop, notifier)  # type: ignore[arg-type]
+        service._watch(FakeNode(looks=2), Config(), stop, notifier)  # type: ignore[arg-type]
     assert notifier.messages == ["WATCHDOG=1"] * 2
 
 
