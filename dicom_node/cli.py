@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
@@ -236,6 +236,30 @@ def send(
     with audit.recording(settings):
         carrier(_destination(settings, dest), settings.node.ae_title).store(files, tell)
     if failures:
+        raise typer.Exit(FAILED)
+
+
+@app.command("send-test")
+def send_test(
+    dest: DestinationArgument,
+    with_ct: Annotated[bool, typer.Option("--with-ct", help="the synthetic CT too, to draw on")] = False,
+    wait: Annotated[float, typer.Option(min=0, help="seconds to wait for commitment")] = 60.0,
+    config: ConfigOption = DEFAULT_CONFIG,
+    json: JsonOption = False,
+) -> None:
+    """Send marked test objects (patient TEST^DICOMNODE), and say what is answered and what is kept."""
+    from dicom_node import send_test as test
+
+    settings = configuration.load(config)
+    destination = _destination(settings, dest)
+    with ExitStack() as stack:
+        try:
+            ledger = stack.enter_context(_open_ledger(config))
+        except NotFound:
+            ledger = None
+        outcomes = test.run(settings, destination, ledger, with_ct, wait)
+    typer.echo(show.as_json(outcomes) if json else show.outcome_lines(outcomes))
+    if not all(outcome.good for outcome in outcomes):
         raise typer.Exit(FAILED)
 
 

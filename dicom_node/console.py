@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from enum import Enum
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich import box
 from rich.console import Console
@@ -18,6 +19,9 @@ from rich.table import Table
 from dicom_node.ledger_records import Delivery, Event, JobRecord, Purgeable, SeriesDetails, SeriesRecord
 from dicom_node.states import DeliveryState, SeriesState
 from pipeline.notation import NOT_MEASURED, millilitres, percent
+
+if TYPE_CHECKING:
+    from dicom_node.send_test import Outcome
 
 STYLES: Mapping[SeriesState, str] = {
     SeriesState.DELIVERED: "green",
@@ -149,6 +153,15 @@ def show_report(console: Console, report: Mapping[str, Any]) -> None:
     )
     for flag in report["flags"]:
         console.print(f"  [yellow]![/] {escape(flag['text'])}")
+
+
+def outcome_lines(outcomes: Sequence[Outcome]) -> str:
+    """What became of each test object, a line each; slices of one outcome in one line."""
+    lines = []
+    slices = Counter((each.answer, each.kept) for each in outcomes if each.name.isdigit())
+    lines += [f"CT, {number} slices: {answer}; {kept}" for (answer, kept), number in slices.items()]
+    lines += [f"{each.name}: {each.answer}; {each.kept}" for each in outcomes if not each.name.isdigit()]
+    return "\n".join(line.rstrip("; ") for line in lines)
 
 
 def _delivery_table(deliveries: Sequence[Delivery]) -> Table:

@@ -8,6 +8,7 @@ from datetime import datetime
 
 from sqlalchemy.exc import SQLAlchemyError
 
+from dicom_node import postbox
 from dicom_node.carrier import carrier
 from dicom_node.commitment import CommitmentReport
 from dicom_node.config import Config
@@ -76,6 +77,8 @@ class DeliveryService:
             NodeError, SQLAlchemyError: it could not be persisted, the peer should be told so.
         """
         deliveries = self._ledger.deliveries_of_transaction(report.transaction_uid)
+        if not deliveries and postbox.leave(self._ledger, report, self._pace.clock()):
+            return
         if not deliveries:
             log.warning("a commitment report for the unknown transaction %s is ignored", report.transaction_uid)
             return
