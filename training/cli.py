@@ -9,7 +9,7 @@ import typer
 from dicom_node.errors import NodeError
 from pipeline.errors import PipelineError
 from training import distributed
-from training.cli_cohort import cohort
+from training.cli_cohort import cohort, prepare
 from training.cli_evaluate import evaluate
 from training.cli_options import console
 from training.cli_published import import_published
@@ -22,7 +22,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Train, cross-validate, export and evaluate model packages. Research use only.",
 )
-for command in (cohort, lungs, unet1, unet2, crossval, export, evaluate, import_published):
+for command in (cohort, prepare, lungs, unet1, unet2, crossval, export, evaluate, import_published):
     app.command()(command)
 
 

@@ -1,7 +1,8 @@
-"""`dicomnode-train cohort`: a cohort folder from folders of DICOM files or from the node's archive."""
+"""`dicomnode-train cohort` and `prepare`: from DICOM files or the node's archive to arrays that training maps."""
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -9,15 +10,26 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.progress import Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 from dicom_node import config as configuration
 from dicom_node.config import CompletionSection, Config
 from dicom_node.ledger import Ledger
-from training import build, report_documents, structures, studies
+from pipeline.preprocess import Preprocessing
+from training import build, prepared, report_documents, structures, studies
+from training import prepare as preparing
 from training import reports as report_terms
 from training.build import FINDINGS, Built, Plan
-from training.cli_options import console
+from training.cli_options import CohortDir, LungChoice, LungRun, Lungs, console
 from training.errors import CohortError
 from training.studies import Study, Wanted
 
@@ -83,6 +95,42 @@ def cohort(
             counted = _counted(found, progress, task)
             built = build.build(counted, out, plan)
     _tell(built, out)
+
+
+def prepare(
+    folder: CohortDir,
+    out: Annotated[Path, typer.Option(help="Folder of the arrays; an interrupted command there goes on.")],
+    lungs: Lungs = LungChoice.BUILTIN,
+    lung_run: LungRun = None,
+    labels: Annotated[str, typer.Option(help="Folder of the labels beside ct/.")] = "label",
+    jobs: Annotated[int, typer.Option(min=0, help="Processes; 0: one per core.")] = 0,
+    scheduler: Annotated[str, typer.Option(help="Address of a dask.distributed scheduler, tcp://HOST:PORT.")] = "",
+) -> None:
+    """Verify a cohort and prepare it for training: arrays on disk, and the reason for each case left out."""
+    if (lungs is LungChoice.NETWORK) != (lung_run is not None):
+        raise CohortError("--lungs network and --lung-run go together")
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with (
+        preparing.executor(jobs or os.cpu_count() or 1, scheduler) as workers,
+        Progress(*columns, console=console, transient=True) as progress,
+    ):
+        task = progress.add_task("cases", total=None)
+        outcome = preparing.prepare(
+            folder,
+            out,
+            Preprocessing(),
+            preparing.Lungs(lungs.value, lung_run),
+            workers,
+            lambda done, total: progress.update(task, completed=done, total=total),
+            labels,
+        )
+    told = f"{len(outcome.entries)} cases in {out}, {outcome.kept} of them from before"
+    console.print(f"{told}; {len(outcome.rejected)} rejected", soft_wrap=True, highlight=False)
+    if outcome.rejected:
+        console.print(f"the reasons are in {out / prepared.REJECTED}", soft_wrap=True, highlight=False)
+    known = {entry.case.consolidation for entry in outcome.entries}
+    if not {True, False} <= known:
+        console.print("note: consolidation is known to be of one kind at most; UNet-2 needs both", highlight=False)
 
 
 def _languages(names: list[str] | None, files: list[Path] | None) -> list[report_terms.Terms]:

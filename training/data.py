@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -17,14 +17,18 @@ from pipeline.lungs import builtin
 from pipeline.preprocess import Preprocessing
 from pipeline.types import HuArray, LabelArray
 from pipeline.unet import Architecture
-from training import cohort, dataset, images, phantoms
+from training import cohort, dataset, images, phantoms, prepared
 from training.batches import Pool
 from training.cohort import Case
+from training.crossval import Held
 from training.dataset import Example, Lungs, Source
 from training.errors import CohortError
+from training.regions import Regions
 
 LungSource = Literal["none", "builtin", "network", "cohort"]
 PHANTOM_SEED = 7
+TRIED = ("train", "validation")  # splits that are looked at before the end
+Hashed = tuple[str, str, str]  # name, SHA-256 of image and label ("" where there is none)
 
 
 class Setting(BaseModel):
@@ -77,28 +81,112 @@ def _drawn(case: Case) -> Lungs:
     return lungs
 
 
+def hashes(cases: Sequence[Case]) -> list[Hashed]:
+    """Names and contents of images and labels."""
+    return [
+        (case.name, images.digest(case.image), images.digest(case.label) if case.label is not None else "")
+        for case in cases
+    ]
+
+
 def digest(cases: Sequence[Case]) -> str:
-    """SHA-256 (hex) over the names and bytes of images and labels."""
+    """SHA-256 (hex) over the names and contents of images and labels."""
+    return _digest(hashes(cases))
+
+
+def _digest(of: Iterable[Hashed]) -> str:
     total = hashlib.sha256()
-    for case in cases:
-        total.update(case.name.encode())
-        for path in (case.image, case.label):
-            total.update(bytes.fromhex(images.digest(path)) if path is not None else b"-")
+    for name, *contents in of:
+        total.update(name.encode())
+        for sha256 in contents:
+            total.update(bytes.fromhex(sha256) if sha256 else b"-")
     return total.hexdigest()
 
 
-def pool(folders: Folders, setting: Setting, network: Finds | None = None) -> tuple[Pool, Setting]:
-    """Read and prepare all of it; the setting comes back with the data's hash."""
-    main = cohort.of_splits(cohort.read(folders.cohort), "train") if folders.cohort else []
-    volumes = cohort.read(folders.volumes, folders.volume_labels) if folders.volumes else []
+@dataclass(frozen=True)
+class Data:
+    """Examples with the cases that they are of, and the hashes of what they were made from."""
+
+    cases: Sequence[Case]
+    examples: Sequence[Example]
+    hashes: Sequence[Hashed]
+
+    def those(self, labelled: bool) -> list[Example]:
+        """Those with pixel labels, or those without."""
+        pairs = zip(self.cases, self.examples, strict=True)
+        return [example for case, example in pairs if (case.label is not None) is labelled]
+
+
+def read(
+    folder: Path | None,
+    setting: Setting,
+    splits: Sequence[str],
+    network: Finds | None = None,
+    label_folder: str = "label",
+) -> Data:
+    """The cases of some splits, mapped from a prepared cohort or prepared now; none of no folder."""
+    if folder is None:
+        return Data((), (), ())
+    if prepared.is_prepared(folder):
+        there = prepared.open_folder(folder, setting.preprocessing, setting.lungs, setting.lung_network)
+        entries = [entry for entry in there.entries if cohort.of_splits([entry.case], *splits)]
+        examples = [prepared.example(there, entry) for entry in entries]
+        return Data([entry.case for entry in entries], examples, [entry.hashed for entry in entries])
+    cases = cohort.of_splits(cohort.read(folder, label_folder), *splits)
+    found = sources(cases, setting.lungs, network)
+    made = [dataset.prepare(_labelled(source), setting.preprocessing) for source in found]
+    return Data(cases, made, hashes(cases))
+
+
+def _labelled(source: Source) -> Source:
+    """A case without label gets an empty one: it serves by its image alone."""
+    return source if source.label is not None else replace(source, label=np.zeros(source.hu.shape, np.uint8))
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Labelled cases for cross-validation, and the hash of what they were made from."""
+
+    cases: Sequence[Case]
+    held: Sequence[Held]
+    sha256: str
+
+
+def held(folder: Path, setting: Setting, network: Finds | None = None) -> HeldOut:
+    """Every labelled case but those of the test split. Raises CohortError where there is none."""
+    if prepared.is_prepared(folder):
+        there = prepared.open_folder(folder, setting.preprocessing, setting.lungs, setting.lung_network)
+        entries = [
+            one for one in there.entries if cohort.of_splits([one.case], *TRIED) and one.case.label is not None
+        ]
+        found = [Held(prepared.source(there, one), prepared.example(there, one)) for one in entries]
+        cases, sha256 = [one.case for one in entries], _digest([one.hashed for one in entries])
+    else:
+        cases = [case for case in cohort.of_splits(cohort.read(folder), *TRIED) if case.label is not None]
+        made = sources(cases, setting.lungs, network)
+        found = [Held(one, dataset.prepare(one, setting.preprocessing)) for one in made]
+        sha256 = digest(cases)
+    if not cases:
+        raise CohortError(f"no case of {folder} outside its test split has a pixel label in label/")
+    return HeldOut(cases, found, sha256)
+
+
+def pool(
+    folders: Folders, setting: Setting, network: Finds | None = None, regions: Regions | None = None
+) -> tuple[Pool, Setting]:
+    """Read and prepare all of it; the setting comes back with the data's hash.
+
+    Cases without pixel labels serve UNet-2 alone, where `regions` finds their infected region.
+    """
+    main = read(folders.cohort, setting, ("train",), network)
+    volumes = read(folders.volumes, setting, TRIED, network, folders.volume_labels)
     synthetic = phantoms.make(setting.phantoms, PHANTOM_SEED, setting.lungs != "none")
-
-    def prepared(of: Sequence[Source]) -> list[Example]:
-        return [dataset.prepare(source, setting.preprocessing) for source in of]
-
+    found = regions.of(main.those(labelled=False), setting.preprocessing) if regions is not None else []
     made = Pool(
-        prepared(sources(main, setting.lungs, network)),
-        prepared(sources(volumes, setting.lungs, network)),
-        prepared(synthetic),
+        [*main.those(labelled=True), *found],
+        volumes.those(labelled=True),
+        [dataset.prepare(source, setting.preprocessing) for source in synthetic],
     )
-    return made, setting.model_copy(update={"data_sha256": digest([*main, *volumes])})
+    if folders.cohort is not None and not made.cohort:
+        raise CohortError(f"no training case of {folders.cohort} has a pixel label in label/")
+    return made, setting.model_copy(update={"data_sha256": _digest([*main.hashes, *volumes.hashes])})

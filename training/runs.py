@@ -18,7 +18,6 @@ from training import (
     cohort,
     crossval,
     data,
-    dataset,
     distributed,
     export,
     lungs,
@@ -33,6 +32,7 @@ from training.dataset import Example
 from training.errors import CohortError, RunError
 from training.loop import Run
 from training.recipes import EmRecipe, LungRecipe, Recipe
+from training.regions import Regions
 from training.score import Overlap, summary
 
 BATCH = 16
@@ -103,7 +103,8 @@ def all_data_unet2(
     """UNet-2 on the cohort and the phantoms, from the finished run of UNet-1 in `start`."""
     first = export.finished(start, Recipe)
     setting = setting.model_copy(update={"architecture": first.setting.architecture})
-    pool, setting = data.pool(folders, setting, network)
+    found = Regions(first.net, export.weights_digest(start), where.out / "regions", where.room)
+    pool, setting = data.pool(folders, setting, network, found)
     refuse_unused(Pool(pool.cohort, (), pool.phantoms), recipe)
     run = where.run("", recipe, seed, setting, [*pool.cohort, *pool.phantoms], start)
     net = unet2.fit(first.net, pool, setting.preprocessing, run)
@@ -170,17 +171,14 @@ def cross_validate(what: CrossValidation, where: Where) -> dict[str, Any]:
     """
     if what.folders.cohort is None:
         raise CohortError("cross-validation needs a cohort")
-    cases = cohort.read(what.folders.cohort)
-    sources = data.sources(cases, what.setting.lungs, what.network)
-    held = [Held(source, dataset.prepare(source, what.setting.preprocessing)) for source in sources]
-    extra, _ = data.pool(
-        Folders(None, what.folders.volumes, what.folders.volume_labels), what.setting, what.network
-    )
-    setting = what.setting.model_copy(update={"data_sha256": data.digest(cases)})
-    numbers = cohort.folds(cases, what.folds, what.seed)
+    there = data.held(what.folders.cohort, what.setting, what.network)
+    volumes = Folders(None, what.folders.volumes, what.folders.volume_labels)
+    extra, _ = data.pool(volumes, what.setting, what.network)
+    setting = what.setting.model_copy(update={"data_sha256": there.sha256})
+    numbers = cohort.folds(there.cases, what.folds, what.seed)
     scores: dict[str, list[tuple[int, Overlap]]] = {}
     for fold in range(what.folds):
-        train, test = crossval.split(held, numbers, fold)
+        train, test = crossval.split(there.held, numbers, fold)
         for name, found in _fold(what, setting, where, fold, train, test, extra).items():
             scores.setdefault(name, []).extend((fold, one) for one in found)
     return _write(scores, where.out)
