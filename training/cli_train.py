@@ -65,8 +65,8 @@ def lungs(
 
 
 def unet1(
-    cohort: CohortDir,
     out: Out,
+    cohort: Annotated[Path | None, typer.Option(help="Folder with cases.csv, ct/ and label/.")] = None,
     recipe: Annotated[str, typer.Option(help=f"One of {', '.join(UNET1)}.")] = "plain",
     volumes: Volumes = None,
     volume_labels: VolumeLabels = "pseudo-label",
@@ -79,7 +79,7 @@ def unet1(
     device: Device = "auto",
     threads: Threads = 0,
 ) -> None:
-    """Train UNet-1 (infection) on pixel labels."""
+    """Train UNet-1 (infection) on pixel labels, of a cohort or as a first stage of volumes alone."""
     runs.set_threads(threads)
     where = Where(out, device)
     setting, network = _setting(lungs, lung_run, phantoms, features, where)
@@ -121,6 +121,10 @@ def crossval(
     lung_run: LungRun = None,
     phantoms: Phantoms = 0,
     features: Features = 32,
+    start: Annotated[
+        Path | None,
+        typer.Option(help="Finished run of UNet-1 that every fold goes on from; on other data than the cohort."),
+    ] = None,
     folds: Annotated[int, typer.Option(min=2)] = 5,
     seed: Seed = 1,
     device: Device = "auto",
@@ -138,6 +142,7 @@ def crossval(
         folds,
         seed,
         network,
+        start,
     )
     show(runs.cross_validate(what, where), out)
 

@@ -104,24 +104,25 @@ _PLAIN: Mapping[str, Any] = {
     "average_last": 10,
 }
 
-_DEMO: Mapping[str, Any] = {
-    "epochs": 24,
-    "batch": 6,
+_VOLUMES: Mapping[str, Any] = {  # first stage: real stacks, labelled by whatever labels volumes
+    "epochs": 20,
+    "batch": 8,
     "rate": 2e-3,
     "loss": "bce_dice",
-    "augmentation": _VARIED,
-    "stacks": StackMix(repeat_single=0.7, repeat_volume=0.15, drop=0.25),
+    "augmentation": _VARIED.model_copy(update={"zoom": 0.2, "shift_hu": 50.0}),
+    "stacks": StackMix(repeat_volume=0.5, drop=0.1),
     "crop": _LUNG_CROP,
-    "masked": 0.8,
-    "average_last": 5,
-    "volume_slices": 80,
-    "phantom_slices": 30,
-}
-_DEMO_ON: Mapping[str, Any] = {  # what its later stages share
-    "rate": 1e-3,
-    "stacks": StackMix(repeat_single=0.7, repeat_volume=0.1, drop=0.2),
-    "masked": 0.9,
     "average_last": 4,
+    "volume_slices": 320,
+}
+_FINE: Mapping[str, Any] = {  # second stage: experts' labels
+    "epochs": 90,
+    "batch": 4,
+    "rate": 1e-3,
+    "loss": "bce_both_dice",
+    "augmentation": _MILD.model_copy(update={"zoom": 0.2, "shift_hu": 30.0, "noise_hu": 10.0}),
+    "crop": _LUNG_CROP,
+    "average_last": 15,
 }
 
 UNET1: Mapping[str, Recipe] = {
@@ -135,24 +136,16 @@ UNET1: Mapping[str, Recipe] = {
             frozen_norm=True,
             **{**_PLAIN, "epochs": 30, "rate": 1e-3, "average_last": 8},
         ),
-        Recipe(name="demo", **_DEMO),
-        Recipe(name="demo-tune", **{**_DEMO, **_DEMO_ON, "epochs": 14, "volume_slices": 60, "phantom_slices": 90}),
+        Recipe(name="volumes-whole", **_VOLUMES),
+        Recipe(name="fine-whole", **_FINE),
+        Recipe(name="volumes", masked=1.0, phantom_slices=40, **_VOLUMES),
         Recipe(
-            name="demo-finish", **{**_DEMO, **_DEMO_ON, "epochs": 12, "volume_slices": 45, "phantom_slices": 140}
-        ),
-        Recipe(
-            name="demo-frozen",
-            **{
-                **_DEMO,
-                **_DEMO_ON,
-                "epochs": 7,
-                "rate": 5e-4,
-                "masked": 1.0,
-                "frozen_norm": True,
-                "average_last": 2,
-                "volume_slices": 60,
-                "phantom_slices": 70,
-            },
+            name="fine",
+            masked=1.0,
+            stacks=StackMix(repeat_single=0.85, repeat_volume=0.2, drop=0.1),
+            volume_slices=14,
+            phantom_slices=12,
+            **_FINE,
         ),
     )
 }

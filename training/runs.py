@@ -26,10 +26,12 @@ from training import (
     unet2,
 )
 from training.batches import Pool
+from training.cohort import Case
 from training.crossval import Held
 from training.data import Folders, Setting
 from training.dataset import Example
 from training.errors import CohortError, RunError
+from training.export import Finished
 from training.loop import Run
 from training.recipes import EmRecipe, LungRecipe, Recipe
 from training.regions import Regions
@@ -85,6 +87,8 @@ def all_data_unet1(
         setting = setting.model_copy(update={"architecture": first.arch})
     pool, setting = data.pool(folders, setting, network)
     refuse_unused(pool, recipe)
+    if not (pool.cohort or pool.volumes):
+        raise RunError("UNet-1 learns from pixel labels: give --cohort, --volumes or both")
     run = where.run("", recipe, seed, setting, [*pool.cohort, *pool.volumes, *pool.phantoms], start)
     net = unet1.fit(pool, setting.architecture, setting.preprocessing, run, first)
     export.keep(run.folder, net)
@@ -153,7 +157,10 @@ def refuse_unused(pool: Pool, recipe: Recipe) -> None:
 
 @dataclass(frozen=True)
 class CrossValidation:
-    """What to cross-validate: UNet-1 by each of `stages` in turn, then UNet-2 by each of `em` from the last."""
+    """What to cross-validate: UNet-1 by each of `stages` in turn, then UNet-2 by each of `em` from the last.
+
+    `start`: the finished run that the first stage goes on from, on data that hold no case of the cohort.
+    """
 
     folders: Folders
     setting: Setting
@@ -162,6 +169,7 @@ class CrossValidation:
     folds: int
     seed: int
     network: Finds | None = None
+    start: Path | None = None
 
 
 def cross_validate(what: CrossValidation, where: Where) -> dict[str, Any]:
@@ -175,6 +183,10 @@ def cross_validate(what: CrossValidation, where: Where) -> dict[str, Any]:
     volumes = Folders(None, what.folders.volumes, what.folders.volume_labels)
     extra, _ = data.pool(volumes, what.setting, what.network)
     setting = what.setting.model_copy(update={"data_sha256": there.sha256})
+    if what.start is not None:
+        setting = setting.model_copy(
+            update={"architecture": _foreign(what.start, there.cases).setting.architecture}
+        )
     numbers = cohort.folds(there.cases, what.folds, what.seed)
     scores: dict[str, list[tuple[int, Overlap]]] = {}
     for fold in range(what.folds):
@@ -182,6 +194,16 @@ def cross_validate(what: CrossValidation, where: Where) -> dict[str, Any]:
         for name, found in _fold(what, setting, where, fold, train, test, extra).items():
             scores.setdefault(name, []).extend((fold, one) for one in found)
     return _write(scores, where.out)
+
+
+def _foreign(start: Path, cases: Sequence[Case]) -> Finished[Recipe]:
+    """The finished run in `start`. Raises RunError where it has seen a case of the cohort."""
+    seen = set(checkpoint.read(start).get("train", ())) & {case.name for case in cases}
+    if seen:
+        raise RunError(
+            f"{start} was trained on {len(seen)} cases of the cohort: held-out figures would mean nothing"
+        )
+    return export.finished(start, Recipe)
 
 
 def _fold(
@@ -195,9 +217,9 @@ def _fold(
 ) -> dict[str, list[Overlap]]:
     wanted, room, seed = setting.preprocessing, where.room, what.seed + fold
     pool = Pool([case.example for case in train], extra.volumes, extra.phantoms)
-    first = None
+    first = export.finished(what.start, Recipe).net if what.start is not None else None
     for stage in what.stages:
-        run = where.run(f"{stage.name}-fold{fold}", stage, seed, setting, pool.cohort)
+        run = where.run(f"{stage.name}-fold{fold}", stage, seed, setting, pool.cohort, what.start)
         first = unet1.fit(pool, setting.architecture, wanted, run, first)
     if first is None:
         raise RunError("cross-validation needs a recipe for UNet-1")
