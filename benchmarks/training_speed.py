@@ -70,7 +70,7 @@ def objective(recipe: Recipe, second: bool) -> Objective:
     def inside(logits: Tensor, batch: Batch) -> Tensor:
         return 1 - losses.smooth_dice(torch.sigmoid(logits[:, 0]) * batch.region, batch.target.float())
 
-    return Objective(inside, lambda model, batch: unet2.expectation(model, batch, recipe))  # type: ignore[arg-type]
+    return Objective(inside, lambda model, batch, epoch: unet2.expectation(model, batch, recipe, epoch))  # type: ignore[arg-type]
 
 
 def speed(images: int, began: float, device: torch.device) -> float:

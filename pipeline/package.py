@@ -76,9 +76,10 @@ class Thresholds(_Strict):
 
 
 class Prior(_Strict):
-    """The prior UNet-2 was trained with: φ₁ (eq. 12) or φ₂ (eq. 13); b₂ and k₂ in normalised units."""
+    """The prior UNet-2 was trained with: φ₁ (eq. 12), φ₂ (eq. 13; b₂ and k₂ in normalised units), or the project's
+    "split", whose b₂ is each image's own (`training/em.py`)."""
 
-    family: Literal["phi1", "phi2"] = "phi2"
+    family: Literal["phi1", "phi2", "split"] = "phi2"
     b1: float = 1.0
     b2: float = 9.0
     k2: float = 0.5

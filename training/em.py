@@ -6,10 +6,14 @@ slice; m the infected region; f = m·UNet-2. Everything has the shape [image, ro
 
 from __future__ import annotations
 
+import math
+
 import torch
+import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 HALF = 0.5
+MOST_LOG_ODDS = 6.0
 
 
 def constant_prior(x: Tensor, b1: float) -> Tensor:
@@ -29,6 +33,56 @@ def intensity_prior(x: Tensor, b2: float, k2: float) -> Tensor:
 def e_step(f: Tensor, prior: Tensor, region: Tensor, positive: Tensor) -> Tensor:
     """Eq. 10: the label y is 1 where m = 1, z = 1 and f + φ > 1; a negative image gives 0 inside m. Bool."""
     return region.bool() & positive.bool()[:, None, None] & (f + prior > 1)
+
+
+def local_mean(x: Tensor, region: Tensor, sigma_px: float) -> Tensor:
+    """Gaussian mean of x over the pixels of the region alone; 0 far from it."""
+    if sigma_px <= 0:
+        return x
+    reach = math.ceil(3 * sigma_px)
+    offsets = torch.arange(-reach, reach + 1, dtype=x.dtype, device=x.device)
+    kernel = torch.exp(-0.5 * (offsets / sigma_px) ** 2)
+    sums = torch.stack((x * region, region.to(x.dtype)), dim=1).flatten(0, 1)[:, None]
+    for shape, padding in (((1, 1, -1, 1), (reach, 0)), ((1, 1, 1, -1), (0, reach))):
+        sums = F.conv2d(sums, (kernel / kernel.sum()).reshape(shape), padding=padding)
+    weighted, weight = sums.reshape(len(x), 2, *x.shape[1:]).unbind(dim=1)
+    return weighted / weight.clamp(min=1e-3)
+
+
+def split_level(values: Tensor, within: tuple[float, float]) -> float:
+    """The level that parts values in two classes with the largest variance between them (Otsu 1979), bounded.
+
+    `values` has one axis; without values the middle of the bounds.
+    """
+    low, high = within
+    if values.numel() == 0:
+        return (low + high) / 2
+    ordered = values.double().sort().values
+    below = torch.arange(1, len(ordered) + 1, dtype=torch.float64, device=values.device)
+    sums, count = ordered.cumsum(0), len(ordered)
+    between = (sums[-1] * below / count - sums) ** 2 / (below * (count - below)).clamp(min=1)
+    return min(max(float(ordered[between.argmax()]), low), high)
+
+
+def split_log_odds(x: Tensor, region: Tensor, k2: float, sigma_px: float, within: tuple[float, float]) -> Tensor:
+    """A prior of our own, as log odds: k₂·(x̃ − b), x̃ the local mean of x, b where an image's region splits in two.
+
+    The HU of an image may be off, and a vessel is dense but thin: so x is averaged over its surroundings inside the
+    region, and each image has its own b, where ground glass and consolidation part, within the bounds.
+    """
+    smooth = local_mean(x, region.bool(), sigma_px)
+    levels = [split_level(one[inside], within) for one, inside in zip(smooth, region.bool(), strict=True)]
+    return k2 * (smooth - smooth.new_tensor(levels)[:, None, None])
+
+
+def bounded(logits: Tensor) -> Tensor:
+    """The network's log odds, bounded so that it never outweighs whatever the prior says."""
+    return logits.clamp(-MOST_LOG_ODDS, MOST_LOG_ODDS)
+
+
+def e_step_of_odds(log_odds: Tensor, region: Tensor, positive: Tensor) -> Tensor:
+    """Bayes' rule, of log odds that are summed already: 1 where they say so, m = 1 and z = 1. Bool."""
+    return region.bool() & positive.bool()[:, None, None] & (log_odds > 0)
 
 
 def threshold_rival(x: Tensor, region: Tensor, limit: float) -> Tensor:

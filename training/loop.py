@@ -115,7 +115,7 @@ def _epoch(run: Run, state: State, plans: Plans, objective: Objective, epoch: in
     loader = Loader(shared(plans(np.random.default_rng([run.seed, epoch]))), run.device)
     began, images, expect_s, losses = time.perf_counter(), 0, 0.0, []
     for batch in loader:
-        step = gradients(state.model, batch, objective, state.part)
+        step = gradients(state.model, batch, objective, state.part, epoch)
         if not math.isfinite(step.loss):
             raise RunError(f"the loss is {step.loss} in epoch {epoch + 1} of {run.folder}: lower the learning rate")
         state.optimizer.step()

@@ -71,13 +71,20 @@ class EmRecipe(Recipe):
     """Recipe of UNet-2.
 
     Attributes:
-        prior: "phi1" (eq. 12, with b1) or "phi2" (eq. 13, with b2 in normalised units and k2).
+        prior: "phi1" (eq. 12, with b1), "phi2" (eq. 13, with b2 in normalised units and k2), or "split": log odds
+            k2·(x̃ − b) with a level b of each image's own (`em.split_log_odds`), added to the network's.
+        smooth_px: σ of the mean x̃ of "split", pixels of the network grid.
+        b2_within: bounds of that level; −500 and −200 HU.
+        warm_up: epochs in which the labels come from the prior alone ("split").
     """
 
-    prior: Literal["phi1", "phi2"] = "phi2"
+    prior: Literal["phi1", "phi2", "split"] = "phi2"
     b1: float = Field(default=1.0, ge=0, le=1)
     b2: float = Field(default=9.0, ge=0, le=12)
     k2: float = Field(default=0.5, gt=0, le=20)
+    smooth_px: float = Field(default=2.0, ge=0, le=20)
+    b2_within: tuple[float, float] = (4.76, 7.49)
+    warm_up: int = Field(default=0, ge=0)
 
 
 def _steps(progress: float) -> float:
@@ -183,6 +190,16 @@ _AVERAGED: Mapping[str, Any] = {
     "average_last": 7,
 }
 
+_SPLIT: Mapping[str, Any] = {
+    **_AVERAGED,
+    "epochs": 12,
+    "schedule": "cosine",
+    "average_last": 5,
+    "prior": "split",
+    "k2": 1.5,
+    "warm_up": 2,
+}
+
 UNET2: Mapping[str, EmRecipe] = {
     recipe.name: recipe
     for recipe in (
@@ -191,6 +208,7 @@ UNET2: Mapping[str, EmRecipe] = {
         EmRecipe(name="phi1-averaged", prior="phi1", **_AVERAGED),
         EmRecipe(name="phi2-averaged", prior="phi2", **_AVERAGED),
         EmRecipe(name="phi2-steep", prior="phi2", k2=1.0, **_AVERAGED),
-        EmRecipe(name="demo-phi2", prior="phi2", k2=1.0, **{**_AVERAGED, "masked": 0.8, "phantom_slices": 48}),
+        EmRecipe(name="split-whole", **_SPLIT),
+        EmRecipe(name="split", masked=1.0, phantom_slices=16, **_SPLIT),
     )
 }

@@ -30,11 +30,11 @@ class Objective:
 
     Attributes:
         measure: logits [image, channel, row, column] float32 and the batch → the loss.
-        expect: the E-step: network and batch → the labels, which take the place of the batch's target.
+        expect: the E-step: network, batch and epoch → the labels, which take the place of the batch's target.
     """
 
     measure: Callable[[Tensor, Batch], Tensor]
-    expect: Callable[[UNet, Batch], Tensor] | None = None
+    expect: Callable[[UNet, Batch, int], Tensor] | None = None
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ def forward(model: UNet, stacks: Tensor) -> Tensor:
     return logits.float()
 
 
-def gradients(model: UNet, batch: Batch, objective: Objective, part: int = 0) -> Step:
+def gradients(model: UNet, batch: Batch, objective: Objective, part: int = 0, epoch: int = 0) -> Step:
     """Leave the batch's gradient in the weights; halve the part for as long as memory runs out.
 
     Raises RunError when a single image is too much, and on one rank of several, which cannot change its work alone.
@@ -68,7 +68,7 @@ def gradients(model: UNet, batch: Batch, objective: Objective, part: int = 0) ->
         statistics = [buffer.clone() for buffer in model.buffers()]
         model.zero_grad(set_to_none=True)
         try:
-            loss, expect_s = _gradients(model, batch, objective, part or len(batch))
+            loss, expect_s = _gradients(model, batch, objective, part or len(batch), epoch)
         except (RuntimeError, MemoryError) as error:
             if not devices.out_of_memory(error):
                 raise
@@ -95,12 +95,12 @@ def _smaller(part: int, error: Exception) -> int:
     return part // 2
 
 
-def _gradients(model: UNet, batch: Batch, objective: Objective, part: int) -> tuple[float, float]:
+def _gradients(model: UNet, batch: Batch, objective: Objective, part: int, epoch: int) -> tuple[float, float]:
     rows = [slice(start, start + part) for start in range(0, len(batch), part)]
     expect_s = 0.0
     if objective.expect is not None:
         began = _now(batch)
-        labels = torch.cat([objective.expect(model, batch.part(each)) for each in rows])
+        labels = torch.cat([objective.expect(model, batch.part(each), epoch) for each in rows])
         batch = replace(batch, target=labels)
         expect_s = _now(batch) - began
     whole = len(rows) == 1

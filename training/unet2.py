@@ -42,20 +42,30 @@ def fit(start: UNet, pool: Pool, settings: Preprocessing, run: Run) -> UNet:
         copy.deepcopy(start),
         run,
         lambda rng: batches.unet2_epoch(known, recipe, rng, width, settings.hu_per_unit),
-        Objective(measure, lambda model, batch: expectation(model, batch, recipe)),
+        Objective(measure, lambda model, batch, epoch: expectation(model, batch, recipe, epoch)),
     )
 
 
 @torch.no_grad()
-def expectation(model: UNet, batch: Batch, recipe: EmRecipe) -> Tensor:
+def expectation(model: UNet, batch: Batch, recipe: EmRecipe, epoch: int = 0) -> Tensor:
     """E-step on the augmented batch: batch norm in inference mode, no gradient. Leaves the mode as it was."""
-    training = model.training
-    model.eval()
-    f = torch.sigmoid(forward(model, batch.stacks)[:, 0]) * batch.region
-    model.train(training)
     x = batch.stacks[:, batch.stacks.shape[1] // 2]
+    if recipe.prior == "split":
+        odds = em.split_log_odds(x, batch.region, recipe.k2, recipe.smooth_px, recipe.b2_within)
+        if epoch >= recipe.warm_up:
+            odds = odds + em.bounded(_logits(model, batch))
+        return em.e_step_of_odds(odds, batch.region, batch.positive)
+    f = torch.sigmoid(_logits(model, batch)) * batch.region
     if recipe.prior == "phi1":
         prior = em.constant_prior(x, recipe.b1)
     else:
         prior = em.intensity_prior(x, recipe.b2, recipe.k2)
     return em.e_step(f, prior, batch.region, batch.positive)
+
+
+def _logits(model: UNet, batch: Batch) -> Tensor:
+    training = model.training
+    model.eval()
+    logits = forward(model, batch.stacks)[:, 0]
+    model.train(training)
+    return logits

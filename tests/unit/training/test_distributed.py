@@ -42,7 +42,7 @@ def em_objective() -> Objective:
     def measure(logits: Tensor, batch: Batch) -> Tensor:
         return 1 - losses.smooth_dice(torch.sigmoid(logits[:, 0]) * batch.region, batch.target.float())
 
-    return Objective(measure, lambda model, batch: unet2.expectation(model, batch, EM))
+    return Objective(measure, lambda model, batch, epoch: unet2.expectation(model, batch, EM, epoch))
 
 
 def objective(name: str) -> Objective:

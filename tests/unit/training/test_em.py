@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from training import em
+from pipeline.unet import Architecture, UNet
+from training import em, unet2
+from training.batches import Batch
 from training.losses import bce_dice_loss, dice_loss, smooth_dice
+from training.recipes import EmRecipe
 
 ONE = torch.ones(1, 1, 1, dtype=torch.bool)
 POSITIVE = torch.tensor([True])
@@ -85,3 +91,59 @@ def test_the_losses_are_smallest_at_the_truth() -> None:
     right, wrong = 20 * (2 * target - 1), -20 * (2 * target - 1)
     for loss in (dice_loss, bce_dice_loss):
         assert float(loss(right, target)) < 1e-3 < 0.9 < float(loss(wrong, target))
+
+
+@settings(max_examples=50, deadline=None)
+@given(seed=st.integers(0, 2**32), share=st.floats(0.1, 0.9))
+def test_two_classes_are_parted_between_them(seed: int, share: float) -> None:
+    rng = np.random.default_rng(seed)
+    dense = rng.random(400) < share
+    values = torch.from_numpy(np.where(dense, rng.normal(8, 0.3, 400), rng.normal(3, 0.3, 400)))
+    if dense.any() and not dense.all():
+        level = em.split_level(values, (0.0, 12.0))
+        assert bool(((values > level).numpy() == dense).all())
+
+
+@pytest.mark.parametrize(("values", "level"), [([1.0, 1.0, 2.0], 4.0), ([9.0, 11.0], 7.0), ([5.0], 5.0), ([], 5.5)])
+def test_the_level_stays_within_its_bounds(values: list[float], level: float) -> None:
+    assert em.split_level(torch.tensor(values), (4.0, 7.0)) == level
+
+
+def test_the_local_mean_sees_the_region_only() -> None:
+    x, region = torch.full((1, 20, 20), 9.0), torch.zeros(1, 20, 20, dtype=torch.bool)
+    region[0, 5:15, 5:15] = True
+    x[region] = 4.0
+    torch.testing.assert_close(em.local_mean(x, region, 2.0)[region], torch.full((100,), 4.0))
+
+
+def test_a_vessel_is_not_dense_by_its_local_mean_but_a_lesion_is() -> None:
+    region = torch.ones(1, 40, 40, dtype=torch.bool)
+    x = torch.full((1, 40, 40), 3.0)
+    x[0, :, 4] = 9.0
+    x[0, 15:35, 15:35] = 9.0
+    odds = em.split_log_odds(x, region, 1.5, 2.0, (4.76, 7.49))
+    assert not bool((odds[0, :, 3:6] > 0).any())
+    assert bool((odds[0, 18:32, 18:32] > 0).all())
+
+
+def test_the_sum_of_odds_labels_positive_images_inside_the_region_only() -> None:
+    odds, region = torch.full((2, 2, 2), 1.0), torch.tensor([[[1, 0], [1, 1]]] * 2)
+    odds[:, 1, 1] = -1
+    found = em.e_step_of_odds(odds, region, torch.tensor([False, True]))
+    assert found.tolist() == [[[False, False], [False, False]], [[True, False], [True, False]]]
+
+
+def test_warming_up_the_labels_come_from_the_prior_alone() -> None:
+    """A network that is sure of nothing takes every label away, but only after the warm-up."""
+    recipe = EmRecipe(name="split", epochs=4, rate=1e-3, prior="split", k2=0.5, warm_up=2)
+    net = UNet(Architecture(features=4))
+    torch.nn.init.zeros_(net.head.weight)
+    torch.nn.init.constant_(net.head.bias, -50.0)
+    stacks = torch.full((1, 7, 32, 32), 3.0)
+    stacks[:, :, :16] = 9.0
+    whole = torch.ones(1, 32, 32, dtype=torch.bool)
+    batch = Batch(stacks, whole, whole, torch.tensor([True]))
+    labels = [unet2.expectation(net, batch, recipe, epoch) for epoch in (0, 1, 2)]
+    assert labels[0][0, :12].all()
+    assert torch.equal(labels[0], labels[1])
+    assert not labels[2].any()

@@ -115,7 +115,7 @@ def test_other_errors_pass() -> None:
 def test_the_e_step_is_timed_and_gives_the_target() -> None:
     seen: list[Tensor] = []
 
-    def expect(model: UNet, part: Batch) -> Tensor:
+    def expect(model: UNet, part: Batch, epoch: int) -> Tensor:
         return part.stacks[:, 3] > 5
 
     def measure(logits: Tensor, whole: Batch) -> Tensor:
