@@ -152,7 +152,7 @@ UNET1: Mapping[str, Recipe] = {
             stacks=StackMix(repeat_single=0.85, repeat_volume=0.2, drop=0.1),
             volume_slices=14,
             phantom_slices=12,
-            **_FINE,
+            **{**_FINE, "epochs": 60, "average_last": 12},
         ),
     )
 }
@@ -209,6 +209,12 @@ UNET2: Mapping[str, EmRecipe] = {
         EmRecipe(name="phi2-averaged", prior="phi2", **_AVERAGED),
         EmRecipe(name="phi2-steep", prior="phi2", k2=1.0, **_AVERAGED),
         EmRecipe(name="split-whole", **_SPLIT),
-        EmRecipe(name="split", masked=1.0, phantom_slices=16, **_SPLIT),
+        EmRecipe(
+            name="split",
+            masked=1.0,
+            stacks=StackMix(repeat_single=0.85, drop=0.1),
+            phantom_slices=16,
+            **_SPLIT,
+        ),
     )
 }
