@@ -1,11 +1,13 @@
-"""`dicomnode-train cohort` and `prepare`: from DICOM files or the node's archive to arrays that training maps."""
+"""`dicomnode-train cohort` and `prepare`: from DICOM files, the archive or a PACS to arrays that training maps."""
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -22,17 +24,19 @@ from rich.progress import (
 )
 
 from dicom_node import config as configuration
-from dicom_node.config import CompletionSection, Config
+from dicom_node.config import CompletionSection, Config, Source
 from dicom_node.ledger import Ledger
 from pipeline.preprocess import Preprocessing
-from training import build, prepared, report_documents, structures, studies
+from training import build, prepared, report_documents, retrieve, structures, studies
 from training import prepare as preparing
 from training import reports as report_terms
 from training.build import FINDINGS, Built, Plan
 from training.cli_options import CohortDir, LungChoice, LungRun, Lungs, console
 from training.errors import CohortError
+from training.retrieve import Criteria, Retrieval, Row
 from training.studies import Study, Wanted
 
+OnSeries = Callable[[int, int, Row], None]
 DATE = re.compile(r"(\d{8})?")
 
 
@@ -40,12 +44,15 @@ def cohort(
     out: Annotated[Path, typer.Argument(help="Folder of the cohort; cases are added to one that is there.")],
     folder: Annotated[list[Path] | None, typer.Option("--from", help="Folder of DICOM files; may repeat.")] = None,
     archive: Annotated[bool, typer.Option("--archive", help="Take what the node has received.")] = False,
+    pacs: Annotated[str, typer.Option(metavar="SOURCE", help="Fetch from a [[sources]] entry of --config.")] = "",
+    body_part: Annotated[str, typer.Option(help="With --pacs: BodyPartExamined, with * and ?.")] = "",
+    rate: Annotated[float, typer.Option(min=0, help="With --pacs: series a minute; 0: no limit.")] = 20,
     config: Annotated[
         Path | None, typer.Option("--config", "-c", envvar="DICOMNODE_CONFIG", help="config.toml of the node.")
     ] = None,
     since: Annotated[str, typer.Option(metavar="YYYYMMDD", help="Studies of this day or later.")] = "",
     until: Annotated[str, typer.Option(metavar="YYYYMMDD", help="Studies of this day or earlier.")] = "",
-    limit: Annotated[int | None, typer.Option(min=1, help="Add so many cases at most.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="So many cases, or studies of a PACS, at most.")] = None,
     labels: Annotated[
         Path | None,
         typer.Option(help="CSV: ggo and consolidation by case, study_uid, accession or patient_id."),
@@ -91,7 +98,12 @@ def cohort(
         def looked_at(files: int) -> None:
             progress.update(task, description=f"looking for studies: {files} files")
 
-        with _studies(folder or [], archive, settings, config, wanted, looked_at) as found:
+        def fetched(number: int, total: int, row: Row) -> None:
+            progress.update(task, description=f"series {number} of {total} from {pacs}: {row.state} {row.reason}")
+
+        criteria = Criteria("CT", body_part, since, until, limit or Criteria.limit)
+        place = _Place(folder or [], archive, pacs, settings, config, out)
+        with place.studies(wanted, criteria, rate, looked_at, fetched) as found:
             counted = _counted(found, progress, task)
             built = build.build(counted, out, plan)
     _tell(built, out)
@@ -138,28 +150,48 @@ def _languages(names: list[str] | None, files: list[Path] | None) -> list[report
     return [report_terms.read_terms(path) for path in paths]
 
 
-@contextmanager
-def _studies(
-    folders: list[Path],
-    archive: bool,
-    settings: Config,
-    config: Path | None,
-    wanted: Wanted,
-    looked_at: studies.LookedAt,
-) -> Iterator[Iterator[Study]]:
-    """The studies of the one place that was asked for."""
-    if bool(folders) == archive:
-        raise CohortError("say where the studies are: --from FOLDER, or --archive")
-    absent = [str(folder) for folder in folders if not folder.is_dir()]
-    if absent:
-        raise CohortError(f"no such folder: {', '.join(absent)}")
-    if folders:
-        yield studies.in_folders(folders, wanted, looked_at)
-        return
-    if config is None:
-        raise CohortError("--archive needs the node's --config")
-    with closing(Ledger(settings.database_url, migrate=False)) as ledger:
-        yield studies.in_archive(ledger, settings.node.state_dir / "archive", wanted)
+@dataclass(frozen=True)
+class _Place:
+    """The one place that was asked for."""
+
+    folders: list[Path]
+    archive: bool
+    pacs: str
+    settings: Config
+    config: Path | None
+    out: Path
+
+    @contextmanager
+    def studies(
+        self, wanted: Wanted, criteria: Criteria, rate: float, looked_at: studies.LookedAt, fetched: OnSeries
+    ) -> Iterator[Iterator[Study]]:
+        """The studies there."""
+        if [bool(self.folders), self.archive, bool(self.pacs)].count(True) != 1:
+            raise CohortError("say where the studies are: --from FOLDER, --archive or --pacs SOURCE")
+        if self.folders:
+            absent = [str(folder) for folder in self.folders if not folder.is_dir()]
+            if absent:
+                raise CohortError(f"no such folder: {', '.join(absent)}")
+            yield studies.in_folders(self.folders, wanted, looked_at)
+            return
+        if self.config is None:
+            raise CohortError("--archive and --pacs need the node's --config")
+        received = self.out / retrieve.RECEIVED
+        with closing(Ledger(self.settings.database_url, migrate=False)) as ledger:
+            if self.pacs:
+                pause = threading.Event().wait
+                retrieval = Retrieval(self.settings, self._source(), ledger, self.out, pause)
+                wanted = replace(wanted, study_uids=retrieval.run(criteria, rate, fetched))
+            archived = studies.in_archive(ledger, self.settings.node.state_dir / "archive", wanted)
+            beside = studies.in_folders([received], wanted, looked_at) if received.is_dir() else iter(())
+            yield retrieve.joined(archived, beside)
+
+    def _source(self) -> Source:
+        for source in self.settings.sources:
+            if source.name == self.pacs:
+                return source
+        known = ", ".join(source.name for source in self.settings.sources) or "none"
+        raise CohortError(f"{self.config} has no source {self.pacs!r} (known: {known})")
 
 
 def _counted(found: Iterator[Study], progress: Progress, task: TaskID) -> Iterator[Study]:

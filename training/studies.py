@@ -164,7 +164,8 @@ def in_folders(
     for uid, files in sorted(studies.items()):
         if wanted.takes(uid):
             study = _study(uid, files, damaged)
-            if any(wanted.in_time(record.identity.study_date) for record, _ in study.series) or study.faults:
+            dates = [record.identity.study_date for record, _ in study.series]
+            if not dates or any(map(wanted.in_time, dates)):
                 yield study
 
 

@@ -255,7 +255,7 @@ def test_the_command_says_what_it_needs(tmp_path: Path) -> None:
     runner = CliRunner()
     for arguments, says in (
         ([], "say where the studies are"),
-        (["--archive"], "needs the node's --config"),
+        (["--archive"], "need the node's --config"),
         (["--from", str(tmp_path / "none")], "no such folder"),
         (["--from", str(tmp_path), "--since", "today"], "YYYYMMDD"),
     ):
