@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import csv
+import tomllib
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -92,6 +94,12 @@ def command(out: Path, config: Path, *more: str) -> Result:
     return CliRunner().invoke(cli.app, [*arguments, *more])
 
 
+def change_source(config: Path, **changes: Any) -> None:
+    content = tomllib.loads(config.read_text())
+    content["sources"][0] |= changes
+    config.write_text(tomli_w.dumps(content))
+
+
 def table(path: Path) -> list[dict[str, str]]:
     with path.open() as file:
         return list(csv.DictReader(file))
@@ -127,9 +135,7 @@ def test_a_cohort_comes_from_the_pacs_and_goes_on_where_it_was(
 def test_a_source_or_pacs_that_is_not_there_is_an_error(config: Path, tmp_path: Path) -> None:
     arguments = ["cohort", str(tmp_path / "out"), "--pacs", "other", "--config", str(config)]
     assert "has no source 'other' (known: pacs)" in str(CliRunner().invoke(cli.app, arguments).exception)
-    gone = config.read_text().replace('name = "pacs"', 'name = "pacs"\ntimeout_s = 2.0')
-    port = gone.split("\nport = ")[-1].split("\n")[0]
-    config.write_text(gone.replace(f"\nport = {port}", "\nport = 1"))
+    change_source(config, port=1, timeout_s=2.0)
     done = command(tmp_path / "out", config)
     assert done.exit_code != 0
     assert "127.0.0.1" in str(done.exception)
@@ -137,7 +143,7 @@ def test_a_source_or_pacs_that_is_not_there_is_an_error(config: Path, tmp_path: 
 
 
 def test_a_source_that_gives_needs_no_node(config: Path, tmp_path: Path) -> None:
-    config.write_text(config.read_text().replace('name = "pacs"', 'name = "pacs"\nretrieve = "get"'))
+    change_source(config, retrieve="get")
     done = command(tmp_path / "out", config, "--until", "20200315")
     assert done.exit_code == 0, done.output
     assert len(cohort.read(tmp_path / "out")) == 3

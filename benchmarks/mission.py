@@ -1,0 +1,171 @@
+"""The whole way, once: studies in a PACS → cohort → UNet-1 → EM UNet-2 → package → the node analyses a new study.
+
+    python benchmarks/mission.py [--studies 12] [--epochs 40] [--grid 128] [--features 8] [--folder DIR]
+
+Phantom studies lie in Orthanc: healthy ones, GGO only, and GGO with consolidation. Half of those with lesions are
+contoured (RTSTRUCT: infection alone, so that no pixel says what is consolidated); every study has a report, from
+which `dicomnode-train cohort --pacs` takes the patient-level labels. UNet-1 learns from the contoured cases, UNet-2
+by EM from the reports alone. The package is installed in the node, which gets a study that none of this has seen.
+Scores are printed beside the truth; the exit status says whether both are within 10 % (relative).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from pipeline import phantom, volume
+from pipeline.package import Licence
+from pipeline.phantom import Lesion, PhantomSpec
+from pipeline.preprocess import Preprocessing
+from pipeline.types import Lung, PipelineSettings
+from pipeline.unet import Architecture
+from tests.fixtures import drawings, studies
+from tests.fixtures.dcmtk import Dcmtk
+from tests.fixtures.orthanc import Orthanc
+from tests.fixtures.served import COMMAND, Served
+from training import export, prepare, runs
+from training.augment import Augmentation
+from training.data import Folders, Setting
+from training.recipes import EmRecipe, Recipe
+from training.runs import Where
+
+SPEC = PhantomSpec(slices=24, rows=192, columns=192, slice_spacing_mm=13.0, noise_hu=12.0)
+KINDS = ("healthy", "ggo", "both")
+REPORTS = {
+    "healthy": "The lungs are clear. No ground-glass opacity, no consolidation.",
+    "ggo": "Multifocal ground-glass opacities. The consolidation of the previous study has resolved.",
+    "both": "Ground-glass opacities with consolidation in the lower lobe.",
+}
+TRUTH_WITHIN = 0.10
+console = Console()
+
+
+def lesions(kind: str, rng: np.random.Generator) -> tuple[Lesion, ...]:
+    """One to three places with GGO; in patients with consolidation it lies within some of them."""
+    found: list[Lesion] = []
+    for number in range(0 if kind == "healthy" else int(rng.integers(2, 4))):
+        lung = Lung.RIGHT if number % 2 else Lung.LEFT
+        centre = (float(rng.uniform(70, 95)), float(rng.uniform(-10, 40)), float(rng.uniform(90, 210)))
+        size = float(rng.uniform(24, 36))
+        found.append(Lesion("ggo", lung, centre, (size, size, size)))
+        if kind == "both" and number < 2:
+            found.append(Lesion("consolidation", lung, centre, (size * 0.6,) * 3))
+    return tuple(found)
+
+
+def chest(kind: str, seed: int) -> phantom.Phantom:
+    """A study of this kind; the seed gives it again."""
+    return phantom.make(replace(SPEC, lesions=lesions(kind, np.random.default_rng(seed))), seed)
+
+
+def fill(pacs: Orthanc, folder: Path, count: int) -> None:
+    """CT, report, and for each third case with lesions contours of the infection."""
+    for number in range(count):
+        kind, name = KINDS[number % len(KINDS)], f"M{number:03d}"
+        drawn = chest(kind, number)
+        attributes = {"PatientID": name, "AccessionNumber": f"A-{name}"}
+        files = phantom.write_series(drawn, folder / name, uid_seed=name, attributes=attributes)
+        ct = volume.load(files, PipelineSettings())
+        studies.report(ct, REPORTS[kind], folder / name / "sr.dcm", history="Consolidation?")
+        if kind != "healthy" and number % 2:
+            drawings.as_rt_struct(ct, {"infection": drawn.lesions.infection}, folder / name / "rt.dcm")
+    for path in sorted(folder.rglob("*.dcm")):
+        pacs.upload(path)
+
+
+def call(*arguments: str) -> None:
+    """One of the project's commands, shown and run."""
+    console.print(f"[dim]$ {' '.join(arguments)}[/]", soft_wrap=True, highlight=False)
+    subprocess.run([str(COMMAND.with_name(arguments[0])), *arguments[1:]], check=True)
+
+
+def train(cohort: Path, folder: Path, options: argparse.Namespace) -> Path:
+    """Prepared cohort, both networks, package; where it lies."""
+    grid = Preprocessing(rows=options.grid, columns=options.grid)
+    with prepare.executor(options.jobs) as pool:
+        prepare.prepare(cohort, folder / "prepared", grid, prepare.Lungs("builtin"), pool)
+    setting = Setting(architecture=Architecture(features=options.features), preprocessing=grid, lungs="builtin")
+    mild = Augmentation(rotation_deg=15, shift=0.05, zoom=0.1, flip_rows=0.0, flip_columns=0.5)
+    common: dict[str, Any] = {"batch": 8, "augmentation": mild, "masked": 1.0}
+    first = Recipe(name="mission", epochs=options.epochs, rate=3e-3, loss="bce_dice", average_last=5, **common)
+    second = EmRecipe(
+        name="mission-phi2", epochs=max(4, options.epochs // 4), rate=5e-4, schedule="constant", k2=1.0, **common
+    )
+    folders = Folders(folder / "prepared")
+    runs.all_data_unet1(folders, setting, first, 1, Where(folder / "unet1", options.device))
+    runs.all_data_unet2(folders, setting, second, folder / "unet1", 1, Where(folder / "unet2", options.device))
+    licence = Licence(name="Apache-2.0", url="https://www.apache.org/licenses/LICENSE-2.0", notice="phantoms only")
+    label = export.Label("mission", "1.0", ("phantom studies",), licence, {}, {"MODEL_CARD.md": "A benchmark."})
+    export.export(folder / "unet1", folder / "unet2", label, folder / "mission")
+    return folder / "mission"
+
+
+def judge(node: Served, dcmtk: Dcmtk, folder: Path) -> bool:
+    """Send a new study; scores beside the truth."""
+    drawn = chest("both", 9001)
+    files = phantom.write_series(drawn, folder / "new", uid_seed="new", attributes={"PatientID": "NEW"})
+    assert dcmtk.dcmsend(node.port, [folder / "new"], "DICOMNODE").returncode == 0
+    uid = volume.load(files, PipelineSettings()).series_uid
+    details = node.settled(uid)
+    (folder / "result.json").write_text(json.dumps(details, indent=2))
+    report, lungs = details["jobs"][-1]["report"], drawn.lungs.both
+    masks = {"severity_score": drawn.lesions.infection, "consolidation_score": drawn.lesions.consolidation}
+    table = Table("score", "found", "truth", "relative error", title=f"model {report['model']['name']}")
+    good = True
+    for name, mask in masks.items():
+        truth = float((mask & lungs).sum() / lungs.sum())
+        error = report[name] / truth - 1
+        good &= abs(error) <= TRUTH_WITHIN
+        table.add_row(name, f"{report[name]:.4f}", f"{truth:.4f}", f"{error:+.1%}")
+    console.print(table)
+    return good
+
+
+def main() -> int:
+    """See the module."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--studies", type=int, default=12)
+    parser.add_argument("--epochs", type=int, default=40)
+    parser.add_argument("--grid", type=int, default=128)
+    parser.add_argument("--features", type=int, default=8)
+    parser.add_argument("--jobs", type=int, default=1)
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--folder", type=Path)
+    options = parser.parse_args()
+    folder = options.folder or Path(tempfile.mkdtemp(prefix="dicomnode-mission-"))
+    pacs = Orthanc(folder / "orthanc", DicomAlwaysAllowGet=True, DicomAlwaysAllowMove=True)
+    pacs.start()
+    analysis = {"device": "cpu"}
+    collector = Served(folder / "collector", [], analysis=analysis)
+    collector.config["sources"] = [pacs.destination()]
+    try:
+        fill(pacs, folder / "studies", options.studies)
+        pacs.know("DICOMNODE", collector.start())
+        pull = ["--pacs", "pacs", "--config", str(collector.path), "--body-part", "CHEST", "--rate", "0"]
+        call("dicomnode-train", "cohort", str(folder / "cohort"), *pull, "--validation", "0", "--test", "0")
+        collector.stop()
+        package = train(folder / "cohort", folder, options)
+        call("dicomnode", "models", "install", str(package), "--config", str(collector.path))
+        (installed,) = (Path(collector.config["node"]["state_dir"]) / "models").iterdir()
+        collector.config["analysis"]["model"] = str(installed)
+        collector.start()
+        return 0 if judge(collector, Dcmtk(str), folder) else 1
+    finally:
+        collector.kill()
+        pacs.kill()
+        console.print(f"everything lies in {folder}", soft_wrap=True, highlight=False)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
