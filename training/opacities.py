@@ -9,7 +9,7 @@ Axes (row, column), values normalised as the networks see them (0 is −1024 HU)
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -99,20 +99,38 @@ def _one(rng: Generator) -> Opacity:
 
 def apply(plane: Plane, lungs: MaskArray, opacities: tuple[Opacity, ...], settings: Preprocessing) -> Plane:
     """The slice with opacities inside its lungs."""
+    made = plane
+    for weight, texture in _layers(lungs, opacities, settings):
+        made = made + weight * (texture - made)
+    if made is plane:
+        return plane
+    highest = (settings.hu_max - settings.hu_min) / settings.hu_per_unit
+    return np.asarray(made.clip(0, highest), dtype=np.float32)
+
+
+def cover(lungs: MaskArray, opacities: tuple[Opacity, ...], settings: Preprocessing) -> MaskArray:
+    """Where opacities make up more than half of a pixel."""
+    covered = np.zeros_like(lungs)
+    for weight, _ in _layers(lungs, opacities, settings):
+        covered |= weight > 0.5
+    return covered
+
+
+def _layers(
+    lungs: MaskArray, opacities: tuple[Opacity, ...], settings: Preprocessing
+) -> Iterator[tuple[Plane, Plane]]:
+    """How much of each pixel each opacity takes, 0 to 1, and its values."""
     parts, count = ndimage.label(lungs)
     if count == 0:
-        return plane
+        return
     areas = np.bincount(parts.ravel())[1:]
-    width = plane.shape[1]
     for opacity in opacities:
         noise = np.random.default_rng(opacity.seed)
         lung = lungs if opacity.both else parts == 1 + noise.choice(count, p=areas / areas.sum())
         shape = _shape(opacity, lung, noise)
-        texture = _texture(opacity, plane.shape, noise, settings)
-        weight = ndimage.gaussian_filter(shape.astype(np.float32), opacity.soft * width) * lung
-        plane = plane + weight * (texture - plane)
-    highest = (settings.hu_max - settings.hu_min) / settings.hu_per_unit
-    return np.asarray(plane.clip(0, highest), dtype=np.float32)
+        texture = _texture(opacity, lungs.shape, noise, settings)
+        soft = ndimage.gaussian_filter(shape.astype(np.float32), opacity.soft * lungs.shape[1])
+        yield np.asarray(soft * lung, dtype=np.float32), texture
 
 
 def _noise(noise: Generator, shape: tuple[int, ...], scale: float) -> Plane:
