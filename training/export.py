@@ -78,7 +78,7 @@ _NAMES: Mapping[type[Recipe], str] = {Recipe: "UNet-1", EmRecipe: "UNet-2", Lung
 
 
 def _kind(recipe: Mapping[str, object]) -> type[Recipe]:
-    return EmRecipe if "prior" in recipe else LungRecipe if "opacities" in recipe else Recipe
+    return EmRecipe if "prior" in recipe else LungRecipe if "ceiling_hu" in recipe else Recipe
 
 
 def lung_network(folder: Path, threshold: float, room: Room) -> LungNetwork:

@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from numpy.random import Generator
 from scipy import ndimage
-from torch import Tensor
 
 from pipeline import preprocess
 from pipeline.preprocess import Preprocessing
 from pipeline.types import MaskArray
 from pipeline.unet import Architecture, UNet
-from training import augment, losses, opacities
+from training import augment, losses, opacities, pasting
 from training.batches import Plan
-from training.dataset import Draw, Example, Source
+from training.dataset import Example, Source
 from training.errors import CohortError, RunError
 from training.loop import Run, train
-from training.opacities import Opacity
+from training.pasting import Pasted
 from training.recipes import LungRecipe
 from training.steps import Objective
 
@@ -49,7 +47,7 @@ def example(source: Source, settings: Preprocessing, experts: bool = False) -> E
         return None
     values = preprocess.values(source.hu, each, settings)[list(believed)]
     label = torch.from_numpy(np.stack(list(believed.values())).astype(np.uint8))
-    return Example(source.case.name, values, label, torch.ones(label.shape, dtype=torch.bool))
+    return Example(source.case.name, values, label, label > 0)
 
 
 def _border(lungs: MaskArray, infected: MaskArray) -> MaskArray:
@@ -63,21 +61,6 @@ def _border(lungs: MaskArray, infected: MaskArray) -> MaskArray:
 def _is_seen(border: MaskArray, lungs: MaskArray, infected: MaskArray) -> bool:
     area, ill, lost = (int(np.count_nonzero(mask)) for mask in (border, infected, infected & ~lungs))
     return ill <= MOST_INFECTED * area and lost <= MOST_LOST * area
-
-
-@dataclass(frozen=True)
-class Opaque(Draw):
-    """A slice by itself, with opacities pasted into its lungs and cut off at `ceiling` (normalised; None: not)."""
-
-    settings: Preprocessing = field(default_factory=Preprocessing)
-    pasted: tuple[Opacity, ...] = ()
-    ceiling: float | None = None
-
-    def stack(self) -> Tensor:
-        """[1, row, column] values."""
-        plane, lungs = self.example.values[self.centre].numpy(), self.example.label[self.centre].numpy() > 0
-        plane = opacities.apply(plane, lungs, self.pasted, self.settings)
-        return torch.from_numpy(plane if self.ceiling is None else plane.clip(max=self.ceiling))[None]
 
 
 def fit(kinds: Sequence[Sequence[Example]], arch: Architecture, settings: Preprocessing, run: Run) -> UNet:
@@ -108,10 +91,9 @@ def _epoch(
         yield Plan(draws, changes, recipe.crop, settings.hu_per_unit)
 
 
-def _draw(examples: Sequence[Example], recipe: LungRecipe, settings: Preprocessing, rng: Generator) -> Opaque:
+def _draw(examples: Sequence[Example], recipe: LungRecipe, settings: Preprocessing, rng: Generator) -> Pasted:
     chosen = examples[int(rng.integers(len(examples)))]
     centre = int(rng.integers(len(chosen)))
     pasted = opacities.draw(rng) if rng.random() < recipe.opacities else ()
-    saturated = rng.random() < recipe.saturated
-    ceiling = float(settings.normalise(torch.tensor(rng.uniform(*recipe.ceiling_hu)))) if saturated else None
-    return Opaque(chosen, centre, torch.tensor([centre]), False, settings, pasted, ceiling)
+    limit = pasting.ceiling(rng, recipe.saturated, recipe.ceiling_hu, settings)
+    return Pasted(chosen, centre, torch.tensor([centre]), False, settings, pasted, limit)
