@@ -1,5 +1,5 @@
 # Two commands do all the set-up: `make demo` and `make test`.
-.PHONY: demo test lint bench wheel clean
+.PHONY: demo test lint bench results wheel clean
 VENV := .venv/bin
 
 demo:
@@ -22,6 +22,10 @@ bench:
 	scripts/system-packages.sh
 	scripts/setup.sh test
 	@for program in benchmarks/*.py; do echo "== $$program"; PYTHONPATH=. $(VENV)/python $$program || exit 1; done
+
+results:
+	scripts/setup.sh test
+	$(VENV)/python scripts/results.py
 
 wheel:
 	scripts/setup.sh test

@@ -15,12 +15,11 @@ from pipeline import device as devices
 from pipeline.errors import ModelError, SeriesRejected
 from pipeline.lung_builtin import METHOD, NETWORK_METHOD, builtin
 from pipeline.lung_network import LungNetwork
-from pipeline.types import CtVolume, LabelArray, Lung, LungMask
+from pipeline.types import CtVolume, LabelArray, Lung, LungMask, PipelineSettings
 
 __all__ = ["builtin", "check_weights", "segment"]
 
 R231_CLASSES = 3
-MIN_LUNGS_ML = 300.0  # both together; a rim of lung base on an abdominal CT has less
 BATCH_SLICES = 20
 
 # What torch.load and load_state_dict raise for a file that is not this state dict.
@@ -39,7 +38,13 @@ NOT_A_STATE_DICT = (
 log = logging.getLogger(__name__)
 
 
-def segment(volume: CtVolume, weights: Path | None, device: str, network: LungNetwork | None = None) -> LungMask:
+def segment(
+    volume: CtVolume,
+    weights: Path | None,
+    device: str,
+    network: LungNetwork | None = None,
+    least_ml: float = PipelineSettings.min_lungs_ml,
+) -> LungMask:
     """Right and left lung, without trachea and main bronchi.
 
     Args:
@@ -47,6 +52,7 @@ def segment(volume: CtVolume, weights: Path | None, device: str, network: LungNe
         weights: state dict of lungmask's R231; None is the built-in method. Never a download, never a fallback.
         device: "auto", "cpu" or "cuda:N"; for `weights`.
         network: the model package's, which the built-in method asks where dense lung is; None: it goes by shape.
+        least_ml: both lungs together.
 
     Raises:
         SeriesRejected: no lungs, or so little that the volume cannot show a chest.
@@ -60,9 +66,9 @@ def segment(volume: CtVolume, weights: Path | None, device: str, network: LungNe
             _by_network(volume, weights, devices.choose(device)), f"lungmask R231 {_short_hash(weights)}"
         )
     found_ml = np.count_nonzero(mask.labels) * volume.voxel_volume_ml
-    if found_ml < MIN_LUNGS_ML:
+    if found_ml < least_ml:
         raise SeriesRejected(
-            f"no lungs found: {found_ml:.0f} ml of aerated lung, at least {MIN_LUNGS_ML:.0f} are needed"
+            f"no lungs found: {found_ml:.0f} ml of aerated lung, at least {least_ml:.0f} are needed"
         )
     return mask
 

@@ -79,6 +79,12 @@ class Findings:
     scores: Scores
 
 
+def find_lungs(ct: CtVolume, model: ModelPackage, settings: PipelineSettings) -> LungMask:
+    """The lungs by the settings' method and the package's lung network. Raises as `examine` does."""
+    network = lung_network.of(model, settings)
+    return lungs.segment(ct, settings.lung_weights, settings.device, network, settings.min_lungs_ml)
+
+
 def examine(
     ct: CtVolume, model: ModelPackage, settings: PipelineSettings, lung_mask: LungMask | None = None
 ) -> Findings:
@@ -91,8 +97,7 @@ def examine(
     if settings.threads:
         torch.set_num_threads(settings.threads)
     if lung_mask is None:
-        network = lung_network.of(model, settings)
-        lung_mask = lungs.segment(ct, settings.lung_weights, settings.device, network)
+        lung_mask = find_lungs(ct, model, settings)
     found = segment.probabilities(ct, lung_mask, model, settings)
     lesions = segment.masks(found, lung_mask, model)
     return Findings(lung_mask, found, lesions, scores.measure(ct, lung_mask, lesions))

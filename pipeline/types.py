@@ -259,6 +259,7 @@ class PipelineSettings:
         batch_slices: slices per forward pass; halved when memory runs out.
         threads: torch threads; 0 leaves the choice to torch.
         min_slices, max_slice_spacing_mm, max_oblique_deg: a series outside these is rejected.
+        min_lungs_ml: both lungs together; a rim of lung base on an abdominal CT has less than 300 ml.
     """
 
     model: Path | None = None
@@ -269,6 +270,7 @@ class PipelineSettings:
     min_slices: int = 10
     max_slice_spacing_mm: float = 10.0
     max_oblique_deg: float = 30.0
+    min_lungs_ml: float = 300.0
 
 
 @dataclass(frozen=True)

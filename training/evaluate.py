@@ -1,133 +1,132 @@
-"""A model package over a labelled cohort, by the code that serves the node: its lungs, preprocessing and masks.
+"""A model package over a cohort, by the code that serves the node: figures, tables and one page.
 
-Labels are not clipped by the lung mask. A single slice is shown as a stack of itself, because the networks were
-trained on such stacks and a series of one slice does not reach the node. A case in which the lung method finds no
-lungs counts as one in which nothing was found.
+Everything is made in a draft beside the files it replaces, and moved into place at the end: an interrupted run
+leaves what was there before.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
+from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-import numpy as np
-from pydicom.dataset import Dataset
-
-from pipeline import lungs, package, segment
-from pipeline.errors import SeriesRejected
+from pipeline import __version__, package
 from pipeline.package import ModelPackage
-from pipeline.types import CtVolume, HuArray, LesionMasks, LungMask, MaskArray, PipelineSettings
-from training import cohort, crossval, dataset
+from pipeline.types import PipelineSettings
+from training import case_table, data, judge, metrics, overlays, tables
+from training.cohort import Case
 from training.dataset import Source
-from training.errors import CohortError
-from training.score import Overlap, overlap, summary
+from training.errors import CohortError, RunError
+from training.gallery import gallery
+from training.judge import Cohort, Judged
+from training.overlays import Shown
+from training.page import page
 
-FIGURES = ("infection", "consolidation", "threshold")
+METRICS, CASES, PAGE, SUMMARY = "metrics.json", "cases.csv", "evaluation.html", "summary.md"
+Item = TypeVar("Item")
+Progress = Callable[[Sequence[Item], str], Iterable[Item]]
 
 
 @dataclass(frozen=True)
-class Judged:
-    """Counts of one case by figure, and how many labelled voxels the lung mask holds."""
+class Plan:
+    """What to evaluate.
 
-    scores: dict[str, Overlap]
-    infection_voxels: int
-    infection_inside: int
-    consolidation_voxels: int
-    consolidation_inside: int
+    Attributes:
+        title: of the page.
+        lungs: "cohort" takes the masks in lung/, "pipeline" the pipeline's own.
+        repeated: show every slice of a volume as a stack of itself.
+        started: on the page.
+    """
 
-
-def evaluate(
-    folder: Path, labels: str, model: Path | None, settings: PipelineSettings, out: Path, repeated: bool = False
-) -> dict[str, Any]:
-    """Score every case; writes metrics.json and one CSV per figure into `out`, gives the metrics."""
-    loaded = package.load(model)
-    judged = []
-    for case in cohort.read(folder, labels):
-        source = dataset.load(case, None)
-        judged.append(judge(source, loaded, settings, repeated))
-    out.mkdir(parents=True, exist_ok=True)
-    metrics = _metrics(judged)
-    for figure in FIGURES:
-        crossval.write_scores(out / f"{figure}.csv", [(0, one.scores[figure]) for one in judged])
-    metrics["model"] = asdict(loaded.identity)
-    (out / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
-    return metrics
+    title: str
+    cases: Sequence[Case]
+    settings: PipelineSettings
+    lungs: str
+    repeated: bool
+    started: datetime
 
 
-def judge(source: Source, model: ModelPackage, settings: PipelineSettings, repeated: bool = False) -> Judged:
-    """Run the pipeline on one case and count. `repeated` shows every slice as a stack of itself."""
-    if source.label is None:
-        raise CohortError(f"{source.case.name} has no label")
-    found, lung = _analyse(source, model, settings, repeated)
-    infection, consolidation = source.label >= 1, source.label >= 2
-    rival = found.infection & (source.hu > crossval.RIVAL_HU)
-    name = source.case.name
-    return Judged(
-        scores={
-            "infection": overlap(name, found.infection, infection),
-            "consolidation": overlap(name, found.consolidation, consolidation),
-            "threshold": overlap(name, rival, consolidation),
-        },
-        infection_voxels=int(infection.sum()),
-        infection_inside=int((infection & lung).sum()),
-        consolidation_voxels=int(consolidation.sum()),
-        consolidation_inside=int((consolidation & lung).sum()),
-    )
+def quiet(items: Sequence[Item], words: str) -> Iterable[Item]:
+    """No progress."""
+    return items
 
 
-def _analyse(
-    source: Source, model: ModelPackage, settings: PipelineSettings, repeated: bool
-) -> tuple[LesionMasks, MaskArray]:
-    """Masks and lungs on the source's grid."""
-    single = len(source.hu) == 1
-    shown = _again(source, 0, model) if single else _as_volume(source.hu, source.spacing_mm)
+def evaluate(plan: Plan, out: Path, progress: Progress[Case] = quiet) -> dict[str, Any]:
+    """Score every case and write metrics.json, cases.csv, summary.md and evaluation.html; gives the metrics.
+
+    Raises:
+        CohortError: cases that cannot be used, every one named; found before the first is analysed.
+        RunError: the folder `out` cannot be made.
+        ModelError, PipelineError: as the pipeline does.
+    """
+    model = package.load(plan.settings.model)
+    verify(plan, progress)
     try:
-        mask = lungs.segment(shown, settings.lung_weights, settings.device)
-    except SeriesRejected:
-        nothing = np.zeros(source.hu.shape, np.bool_)
-        return LesionMasks(nothing, nothing), nothing
-    if single:
-        return _middle(segment.segment(shown, mask, model, settings)), mask.both[:1]
-    if not repeated:
-        return segment.segment(shown, mask, model, settings), mask.both
-    parts = []
-    for k in range(len(source.hu)):
-        again = _again(source, k, model)
-        labels = np.broadcast_to(mask.labels[k], again.hu.shape)
-        parts.append(_middle(segment.segment(again, LungMask(labels, mask.method), model, settings)))
-    return LesionMasks(
-        np.concatenate([part.infection for part in parts]),
-        np.concatenate([part.consolidation for part in parts]),
-    ), mask.both
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunError(f"{out} cannot be made: {error.strerror}") from error
+    with tempfile.TemporaryDirectory(dir=out, prefix=".draft-") as name:
+        draft = Path(name)
+        judged = []
+        for k, case in enumerate(progress(plan.cases, "analysing")):
+            one, slice_ = _judge(_source(case, plan), model, plan)
+            slice_.save(draft / f"{k}.npz")
+            judged.append(one)
+        slices = {one.case.name: draft / f"{k}.npz" for k, one in enumerate(judged)}
+        cohort = Cohort(judged)
+        found = {**metrics.compute(cohort), "model": asdict(model.identity), "software": f"dicomnode {__version__}"}
+        chosen = [(one, Shown.load(slices[one.case.name])) for one in overlays.choose(judged)]
+        texts = {
+            METRICS: json.dumps(found, indent=2, allow_nan=False) + "\n",
+            CASES: case_table.write(cohort),
+            SUMMARY: "\n\n\n".join(table.markdown() for table in tables.tables(found)) + "\n",
+            PAGE: page(plan.title, _facts(plan, model), found, gallery(cohort, found, model.manifest, chosen)),
+        }
+        for file, text in texts.items():
+            (draft / file).write_text(text, encoding="utf-8")
+        for file in texts:
+            (draft / file).replace(out / file)
+    return found
 
 
-def _again(source: Source, k: int, model: ModelPackage) -> CtVolume:
-    """Slice k as a stack of itself, at the package's own slice spacing."""
-    spacing_mm = (model.manifest.preprocessing.slice_spacing_mm, *source.spacing_mm[1:])
-    return _as_volume(np.repeat(source.hu[k : k + 1], model.unet1.arch.slices, axis=0), spacing_mm)
+def verify(plan: Plan, progress: Progress[Case] = quiet) -> None:
+    """Read every case once. Raises CohortError with every complaint, so that none is found after hours."""
+    if not any(case.label is not None or case.consolidation is not None for case in plan.cases):
+        raise CohortError(
+            "there is nothing to compare with: no case has a pixel label, or a 0 or 1 in the column consolidation"
+        )
+    complaints = []
+    for case in progress(plan.cases, "checking"):
+        try:
+            _source(case, plan)
+        except CohortError as error:
+            complaints.append(str(error))
+    if complaints:
+        raise CohortError("this cohort cannot be evaluated: " + "; ".join(complaints))
 
 
-def _middle(found: LesionMasks) -> LesionMasks:
-    middle = len(found.infection) // 2
-    return LesionMasks(found.infection[middle : middle + 1], found.consolidation[middle : middle + 1])
+def _source(case: Case, plan: Plan) -> Source:
+    return data.sources([case], "cohort" if plan.lungs == "cohort" else "none")[0]
 
 
-def _as_volume(hu: HuArray, spacing_mm: tuple[float, float, float]) -> CtVolume:
-    slice_mm, row_mm, column_mm = spacing_mm
-    return CtVolume(hu, np.diag([column_mm, row_mm, slice_mm, 1.0]), tuple(Dataset() for _ in hu))
+def _judge(source: Source, model: ModelPackage, plan: Plan) -> tuple[Judged, Shown]:
+    found = judge.find(source, model, plan.settings, plan.repeated)
+    return judge.judge(source, found, model.manifest.preprocessing), overlays.shown(source, found)
 
 
-def _metrics(judged: Sequence[Judged]) -> dict[str, Any]:
-    metrics: dict[str, Any] = {
-        figure: asdict(summary([one.scores[figure] for one in judged])) for figure in FIGURES
-    }
-    inside = {}
-    for what in ("infection", "consolidation"):
-        voxels = sum(getattr(one, f"{what}_voxels") for one in judged)
-        held = sum(getattr(one, f"{what}_inside") for one in judged)
-        inside[f"{what}_inside"] = held / voxels if voxels else None
-    metrics["lungs"] = inside
-    return metrics
+def _facts(plan: Plan, model: ModelPackage) -> list[tuple[str, str]]:
+    weights = plan.settings.lung_weights
+    lungs = {"cohort": "masks of the cohort (lung/)", "pipeline": "the pipeline's own"}[plan.lungs]
+    return [
+        ("model package", f"{model.identity.name} {model.identity.version}, SHA-256 {model.identity.digest}"),
+        ("trained on", "; ".join(model.manifest.training.data)),
+        ("lungs", f"lungmask, {weights.name}" if weights is not None else lungs),
+        ("slices of volumes", "each as a stack of itself" if plan.repeated else "with their real neighbours"),
+        ("device", plan.settings.device),
+        ("software", f"dicomnode {__version__}"),
+        ("made", plan.started.isoformat(timespec="minutes")),
+    ]

@@ -243,8 +243,7 @@ class TestLungmask:
             raise AssertionError("a download was tried")
 
         monkeypatch.setattr(torch.hub, "load_state_dict_from_url", no_download)
-        monkeypatch.setattr(lungs, "MIN_LUNGS_ML", 0.0)
-        mask = segment(volume, weights, "cpu")
+        mask = segment(volume, weights, "cpu", least_ml=0.0)
         logging.getLogger("lungmask").warning("a message")
         assert capsys.readouterr().out == ""
         assert mask.method.startswith("lungmask R231 ")
