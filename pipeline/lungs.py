@@ -20,6 +20,7 @@ from pipeline.types import CtVolume, LabelArray, Lung, LungMask, PipelineSetting
 __all__ = ["builtin", "check_weights", "segment"]
 
 R231_CLASSES = 3
+MIN_LUNGS_ML = PipelineSettings.min_lungs_ml
 BATCH_SLICES = 20
 
 # What torch.load and load_state_dict raise for a file that is not this state dict.
@@ -43,7 +44,7 @@ def segment(
     weights: Path | None,
     device: str,
     network: LungNetwork | None = None,
-    least_ml: float = PipelineSettings.min_lungs_ml,
+    least_ml: float = MIN_LUNGS_ML,
 ) -> LungMask:
     """Right and left lung, without trachea and main bronchi.
 
