@@ -101,7 +101,7 @@ def _points(axes: Axes, judged: Sequence[Judged], x: Floats, y: Floats) -> None:
         )
 
 
-def sweep(told: dict[str, Any], package_b2: float, limits: Preprocessing) -> Figure:
+def sweep(told: dict[str, Any], package_b2: float | None, limits: Preprocessing) -> Figure:
     """Figure 3: the E-step's labels by b₂ and k₂."""
     figure, (left, right) = _figure(2)
     b2 = np.array(told["b2"])
@@ -124,7 +124,8 @@ def sweep(told: dict[str, Any], package_b2: float, limits: Preprocessing) -> Fig
                 marker="" if alone else ".",
                 label="without UNet-2: HU above b₂" if alone else f"k₂ = {k2:g}",
             )
-        axes.axvline(package_b2, color=GREY, linewidth=1, linestyle=":", label=f"package: b₂ = {package_b2:g}")
+        if package_b2 is not None:
+            axes.axvline(package_b2, color=GREY, linewidth=1, linestyle=":", label=f"package: b₂ = {package_b2:g}")
         axes.set_xlabel("b₂, normalised (upper axis: HU)")
         axes.set_ylabel(words)
         axes.set_ylim(bottom=0.4 if key == "auc" and np.nanmin(table) > 0.4 else 0)

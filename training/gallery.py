@@ -28,7 +28,7 @@ def gallery(
     }
     drawn = {
         "severity": figures.scatter(cohort.labelled, "infection", "severity"),
-        "sweep": figures.sweep(found["sweep"], prior.b2, limits),
+        "sweep": figures.sweep(found["sweep"], prior.b2 if prior.family == "phi2" else None, limits),
         "rates": figures.rates(cohort, found["rates"]),
         "overlays": overlays.overlays(chosen),
         "dilation": figures.dilation(found["dilation"]),
