@@ -7,8 +7,7 @@ Heavy modules are imported inside the commands that need them, so that `status` 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
@@ -16,21 +15,18 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from dicom_node import certificates, resources
+from dicom_node import certificates, cli_sources, resources
 from dicom_node import config as configuration
 from dicom_node import console as show
+from dicom_node.cli_common import DEFAULT_CONFIG, FAILED, MISUSED, ConfigOption, JsonOption, open_ledger
 from dicom_node.config import AnyDestination, Config
 from dicom_node.errors import ConfigError, NodeError, NotFound
-from dicom_node.ledger import Ledger
 from dicom_node.result_file import PREFIX, damaged
 from dicom_node.retention import Disk, Retention
 from dicom_node.spool import REASON_SUFFIX, Spool
 from dicom_node.states import SeriesState
 from pipeline import RESEARCH_USE_ONLY, __version__
 from pipeline.errors import PipelineError
-
-DEFAULT_CONFIG = Path("/etc/dicomnode/config.toml")
-FAILED, MISUSED = 1, 2
 
 app = typer.Typer(
     name="dicomnode",
@@ -42,10 +38,6 @@ app = typer.Typer(
 models_app = typer.Typer(no_args_is_help=True, help="Model packages: list, show, install.")
 app.add_typer(models_app, name="models")
 
-ConfigOption = Annotated[
-    Path, typer.Option("--config", "-c", envvar="DICOMNODE_CONFIG", help="config.toml of the node")
-]
-JsonOption = Annotated[bool, typer.Option("--json", help="JSON for programs")]
 SeriesArgument = Annotated[str, typer.Argument(metavar="UID", help="SeriesInstanceUID")]
 DestinationArgument = Annotated[str, typer.Argument(metavar="DEST", help="name of a [[destinations]] entry")]
 
@@ -61,16 +53,6 @@ def _options(
     version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True)] = False,
 ) -> None:
     """Options that stand before a command."""
-
-
-@contextmanager
-def _open_ledger(path: Path) -> Iterator[Ledger]:
-    """The node's ledger for a command beside a running node; its schema is left as it is."""
-    config = configuration.load(path)
-    if config.node.database is None and not (config.node.state_dir / "ledger.sqlite").is_file():
-        raise NotFound(f"no ledger in {config.node.state_dir}: `dicomnode serve` has not run with this config")
-    with closing(Ledger(config.database_url, migrate=False)) as ledger:
-        yield ledger
 
 
 def _destination(config: Config, name: str) -> AnyDestination:
@@ -131,7 +113,7 @@ def status(
     json: JsonOption = False,
 ) -> None:
     """Every series with its state and the reason for it, newest first."""
-    with _open_ledger(config) as ledger:
+    with open_ledger(config) as ledger:
         counts = ledger.counts()
         series = ledger.list_series(states=state or (), text=text, limit=limit)
     settings = configuration.load(config)
@@ -160,7 +142,7 @@ def status(
 @app.command("show")
 def show_series(uid: SeriesArgument, config: ConfigOption = DEFAULT_CONFIG, json: JsonOption = False) -> None:
     """One series: scores, results, deliveries and its whole story."""
-    with _open_ledger(config) as ledger:
+    with open_ledger(config) as ledger:
         details = ledger.details(uid)
     if json:
         typer.echo(show.as_json(details))
@@ -172,7 +154,7 @@ def show_series(uid: SeriesArgument, config: ConfigOption = DEFAULT_CONFIG, json
 def retry(uid: SeriesArgument, config: ConfigOption = DEFAULT_CONFIG) -> None:
     """Do again what ended badly: deliveries that failed, else the analysis; also where a result file is damaged."""
     results = configuration.load(config).node.state_dir / "results"
-    with _open_ledger(config) as ledger:
+    with open_ledger(config) as ledger:
         lost = damaged(ledger.details(uid).results, results)
         record = ledger.retry(uid, datetime.now(UTC), lost)
     typer.echo(f"{uid}: {record.state} {record.reason}".rstrip())
@@ -181,7 +163,7 @@ def retry(uid: SeriesArgument, config: ConfigOption = DEFAULT_CONFIG) -> None:
 @app.command()
 def cancel(uid: SeriesArgument, config: ConfigOption = DEFAULT_CONFIG) -> None:
     """Stop the analysis of a series and what is not delivered yet."""
-    with _open_ledger(config) as ledger:
+    with open_ledger(config) as ledger:
         record = ledger.cancel(uid, datetime.now(UTC))
     typer.echo(f"{uid}: {record.state} {record.reason}".rstrip())
 
@@ -194,7 +176,7 @@ def purge(
 ) -> None:
     """Remove files whose time by [retention] is over; never of what is not delivered and committed."""
     settings = configuration.load(config)
-    with _open_ledger(config) as ledger:
+    with open_ledger(config) as ledger:
         retention = Retention(settings, ledger, Spool(settings.node.state_dir))
         now = datetime.now(UTC)
         purged = retention.due(now) if dry_run else retention.purge(now)
@@ -254,13 +236,17 @@ def send_test(
     destination = _destination(settings, dest)
     with ExitStack() as stack:
         try:
-            ledger = stack.enter_context(_open_ledger(config))
+            ledger = stack.enter_context(open_ledger(config))
         except NotFound:
             ledger = None
         outcomes = test.run(settings, destination, ledger, with_ct, wait)
     typer.echo(show.as_json(outcomes) if json else show.outcome_lines(outcomes))
     if not all(outcome.good for outcome in outcomes):
         raise typer.Exit(FAILED)
+
+
+app.command()(cli_sources.pull)
+app.command()(cli_sources.reconcile)
 
 
 @app.command()

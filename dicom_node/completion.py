@@ -1,6 +1,7 @@
 """Whether a series is whole, and whether it is meant for analysis. Pure rules over what the ledger holds.
 
-No timer alone shows that a series is whole. In this order:
+No timer alone shows that a series is whole. Where its sender belongs to a source, the number that the source lists
+comes first (`statement`); what it lists and is not here is fetched. In this order:
 
 1. Quiet: no association is sending it, and nothing came for `series_quiet_s`. Until then nothing is judged.
 2. Conflicts: a SOP instance that came with other pixels. The node cannot know which is right.
@@ -10,6 +11,7 @@ No timer alone shows that a series is whole. In this order:
 5. Body part: rejected where BodyPartExamined (PS3.16 annex L) is one far from the lungs and no description names
    the chest. Anything else is left to the lungs that are found, or not, in the pixels.
 6. Retention: what was purged before a late slice or a person reopened the series is asked for again.
+   The source: what it lists and is not here is waited for, whatever the geometry says.
 7. Geometry: faults that no further slice can heal end the series; gaps are waited for, and so are holes in
    InstanceNumber where it tells the position.
 
@@ -35,7 +37,9 @@ from pydicom.uid import (
 )
 
 from dicom_node.config import CompletionSection
+from dicom_node.corrections import distinct, numbers, without_replaced
 from dicom_node.ledger import InstanceRecord, SeriesRecord
+from dicom_node.statement import Statement
 from dicom_node.states import InstanceState, SeriesState
 from pipeline.geometry import Assessment, FaultKind, Limits, Slice, assess, normal
 
@@ -95,8 +99,21 @@ def quiet(series: SeriesRecord, active: bool, now: datetime, rules: CompletionSe
     return Wait(now + RELEASE_PAUSE) if active else None
 
 
+def unfit(instances: Sequence[InstanceRecord]) -> str:
+    """Why a series is not analysed whatever else comes: rules 2, 3, 5, and slices without a place. Else empty."""
+    for fault in (_conflict, _kind):
+        if reason := fault(instances):
+            return reason
+    chosen = slices(instances)
+    return not_chest(chosen[0].header) or _without_place(chosen)
+
+
 def judge(
-    series: SeriesRecord, instances: Sequence[InstanceRecord], now: datetime, rules: CompletionSection
+    series: SeriesRecord,
+    instances: Sequence[InstanceRecord],
+    now: datetime,
+    rules: CompletionSection,
+    statement: Statement | None = None,
 ) -> Wait | Ending:
     """Decide over a series that is quiet.
 
@@ -105,40 +122,42 @@ def judge(
         instances: CURRENT and CONFLICTING ones, as `Ledger.current_instances` gives them.
         now: the present.
         rules: [completion] of the configuration.
+        statement: what its source says; None where it has none.
     """
-    for fault in (_conflict, _kind):
-        if reason := fault(instances):
-            return Ending(SeriesState.NOT_ANALYSED, reason)
+    if reason := unfit(instances):
+        return Ending(SeriesState.NOT_ANALYSED, reason)
     chosen = slices(instances)
-    for lacks in (_not_chest(chosen[0].header), _without_place(chosen)):
-        if lacks:
-            return Ending(SeriesState.NOT_ANALYSED, lacks)
     assessment = assess(
         [_slice(record) for record in chosen],
         Limits(rules.min_slices, rules.max_slice_spacing_mm, rules.max_oblique_deg),
     )
+    lacks = statement.lacks if statement is not None else ""
     incurable = [fault.text for fault in assessment.faults if fault.kind not in CURABLE]
-    if incurable:
+    if incurable and not lacks:
         return Ending(SeriesState.NOT_ANALYSED, "; ".join(incurable))
-    missing = [*_purged(chosen), *_mixed_patients(chosen), *(fault.text for fault in assessment.faults)]
+    missing = [*filter(None, [lacks]), *_purged(chosen), *_mixed_patients(chosen)]
+    missing += [fault.text for fault in assessment.faults]
     missing += [] if assessment.faults else _holes([chosen[index] for index in assessment.order])
     if missing:
-        return _wait_or_give_up(series, "; ".join(missing), now, rules)
-    left_out = sum(record.state is InstanceState.CURRENT for record in instances) - len(chosen)
-    return Ending(SeriesState.COMPLETE, completeness=_sentence(chosen, assessment, left_out, rules))
+        return _wait_or_give_up(series, "; ".join(missing), now, rules, statement)
+    sentence = _sentence(chosen, assessment, instances, rules)
+    shown = statement.shown if statement is not None else []
+    return Ending(SeriesState.COMPLETE, completeness="; ".join([*shown, sentence]))
 
 
 def slices(instances: Sequence[InstanceRecord]) -> list[InstanceRecord]:
-    """The instances to analyse: CURRENT ones that are slices, one of those that show the same at the same place."""
-    found: dict[tuple[object, ...], InstanceRecord] = {}
-    for record in instances:
-        if record.state is InstanceState.CURRENT and _no_slice(record.header) is None:
-            place = (
-                _numbers(record.header, "ImagePositionPatient", 3),
-                record.header.get("ImageOrientationPatient"),
-            )
-            found.setdefault((str(place), record.pixel_sha256), record)
-    return list(found.values())
+    """The instances to analyse: CURRENT ones that are slices, one for each place where they are the same slice.
+
+    Those that show the same are one slice. Where one came under a new SOP Instance UID later, at the same place and
+    with the same number but other pixels, it is a correction: the one received last counts.
+    """
+    return without_replaced(_distinct(instances))
+
+
+def _distinct(instances: Sequence[InstanceRecord]) -> list[InstanceRecord]:
+    return distinct(
+        record for record in instances if record.state is InstanceState.CURRENT and _no_slice(record.header) is None
+    )
 
 
 def geometry(chosen: Sequence[InstanceRecord]) -> tuple[float, float]:
@@ -184,7 +203,8 @@ def _no_slice(header: Header) -> str | None:
     return next((word for word in words if word in NO_SLICE), None)
 
 
-def _not_chest(header: Header) -> str:
+def not_chest(header: Header) -> str:
+    """Why tags say that this is another part of the body (rule 5); empty where they do not."""
     part = str(header.get("BodyPartExamined") or "")
     told = " ".join(str(header.get(key) or "") for key in ("SeriesDescription", "StudyDescription", "ProtocolName"))
     if not ELSEWHERE.fullmatch(re.sub(r"[^A-Z]", "", part.upper())) or CHEST.search(told):
@@ -221,8 +241,8 @@ def _holes(ordered: Sequence[InstanceRecord]) -> list[str]:
 
     An even stride is no hole: some devices number two reconstructions in turn.
     """
-    numbers = [record.header.get("InstanceNumber") for record in ordered]
-    known = [number for number in numbers if isinstance(number, int)]
+    told = [record.header.get("InstanceNumber") for record in ordered]
+    known = [number for number in told if isinstance(number, int)]
     strides = {after - before for before, after in pairwise(known)}
     if len(known) < len(ordered) or len(strides) < 2 or known[-1] == known[0]:
         return []
@@ -237,31 +257,47 @@ def _holes(ordered: Sequence[InstanceRecord]) -> list[str]:
     return [f"slices are missing: InstanceNumber {', '.join(map(str, gone[:5]))}{' and more' if gone[5:] else ''}"]
 
 
-def _wait_or_give_up(series: SeriesRecord, reason: str, now: datetime, rules: CompletionSection) -> Wait | Ending:
+def _wait_or_give_up(
+    series: SeriesRecord, reason: str, now: datetime, rules: CompletionSection, statement: Statement | None
+) -> Wait | Ending:
+    """Never given up before the source was asked for what is missing, however short the wait."""
     due = series.last_instance_at + timedelta(seconds=rules.incomplete_after_s)
+    again_at = max(statement.again_at, now + RELEASE_PAUSE) if statement is not None else due
+    if statement is not None and statement.pending:
+        return Wait(again_at, reason)
     if now < due:
-        return Wait(due, f"waits until {due:%Y-%m-%d %H:%M:%S} UTC: {reason}")
+        return Wait(min(due, again_at), f"waits until {due:%Y-%m-%d %H:%M:%S} UTC: {reason}")
     waited = f"given up after {rules.incomplete_after_s:g} s without a new instance"
-    return Ending(SeriesState.INCOMPLETE, f"{waited}: {reason}")
+    unknown = ""
+    if statement is not None and statement.listed is None:
+        unknown = f"; {statement.source} could not be asked for them: {statement.remark}"
+    return Ending(SeriesState.INCOMPLETE, f"{waited}: {reason}{unknown}")
 
 
 def _sentence(
-    chosen: Sequence[InstanceRecord], assessment: Assessment, left_out: int, rules: CompletionSection
+    chosen: Sequence[InstanceRecord],
+    assessment: Assessment,
+    instances: Sequence[InstanceRecord],
+    rules: CompletionSection,
 ) -> str:
     """How it was shown that the series is whole. ASCII: it goes into the SR."""
+    replaced = len(_distinct(instances)) - len(chosen)
+    left_out = sum(record.state is InstanceState.CURRENT for record in instances) - len(chosen) - replaced
     parts = [
         f"{len(chosen)} slices at regular distances of {assessment.spacing_mm:.2f} mm without gap",
         f"no association was sending it and no further instance came for {rules.series_quiet_s:g} s",
         _numbering(chosen),
     ]
+    if replaced:
+        parts.append(f"{replaced} slices replaced by later ones at the same position")
     if left_out:
         parts.append(f"{left_out} localizers, reformations or repeated slices left out")
     return "; ".join(parts)
 
 
 def _numbering(chosen: Sequence[InstanceRecord]) -> str:
-    numbers = [record.header.get("InstanceNumber") for record in chosen]
-    known = sorted({int(number) for number in numbers if isinstance(number, int | float)})
+    told = [record.header.get("InstanceNumber") for record in chosen]
+    known = sorted({int(number) for number in told if isinstance(number, int | float)})
     if len(known) < len(chosen):
         return "InstanceNumber absent or repeated"
     holes = "without hole" if known[-1] - known[0] + 1 == len(known) else "with holes"
@@ -271,10 +307,10 @@ def _numbering(chosen: Sequence[InstanceRecord]) -> str:
 def _slice(record: InstanceRecord) -> Slice:
     """Geometry of an instance; what cannot be used becomes NaN, which `assess` names as a fault."""
     header = record.header
-    x, y, z = _numbers(header, "ImagePositionPatient", 3)
-    a, b, c, d, e, f = _numbers(header, "ImageOrientationPatient", 6)
-    row_mm, column_mm = _numbers(header, "PixelSpacing", 2)
-    (rows,), (columns,) = _numbers(header, "Rows", 1, 0.0), _numbers(header, "Columns", 1, 0.0)
+    x, y, z = numbers(header, "ImagePositionPatient", 3)
+    a, b, c, d, e, f = numbers(header, "ImageOrientationPatient", 6)
+    row_mm, column_mm = numbers(header, "PixelSpacing", 2)
+    (rows,), (columns,) = numbers(header, "Rows", 1, 0.0), numbers(header, "Columns", 1, 0.0)
     return Slice(
         key=record.sop_instance_uid,
         position_mm=(x, y, z),
@@ -283,11 +319,3 @@ def _slice(record: InstanceRecord) -> Slice:
         rows=int(rows),
         columns=int(columns),
     )
-
-
-def _numbers(header: Header, keyword: str, count: int, absent: float = math.nan) -> tuple[float, ...]:
-    """So many numbers, or as many times `absent` where there are others than so many."""
-    value = header.get(keyword)
-    values = value if isinstance(value, list) else [value]
-    numbers = tuple(float(item) for item in values if isinstance(item, int | float))
-    return numbers if len(numbers) == len(values) == count else (absent,) * count

@@ -6,7 +6,7 @@ import dataclasses
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from datetime import datetime
+from datetime import date, datetime
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,11 +16,20 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from dicom_node.ledger_records import Delivery, Event, JobRecord, Purgeable, SeriesDetails, SeriesRecord
-from dicom_node.states import DeliveryState, SeriesState
+from dicom_node.ledger_records import (
+    Delivery,
+    Event,
+    JobRecord,
+    Purgeable,
+    Retrieval,
+    SeriesDetails,
+    SeriesRecord,
+)
+from dicom_node.states import DeliveryState, RetrievalState, SeriesState
 from pipeline.notation import NOT_MEASURED, millilitres, percent
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # they bring pynetdicom with them
+    from dicom_node.reconcile import Finding
     from dicom_node.send_test import Outcome
 
 STYLES: Mapping[SeriesState, str] = {
@@ -42,7 +51,7 @@ def _plain(value: object) -> object:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         # Not asdict: it deep-copies mappings that are not dicts badly.
         return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
-    if isinstance(value, datetime):
+    if isinstance(value, date):
         return value.isoformat()
     if isinstance(value, Enum):
         return value.value
@@ -114,6 +123,8 @@ def show_series(console: Console, details: SeriesDetails) -> None:
             console.print(f"  {name:<13}{escape(text)}")
     for job in details.jobs:
         _show_job(console, job)
+    if details.retrievals:
+        show_retrievals(console, details.retrievals)
     if details.deliveries:
         console.print(_delivery_table(details.deliveries))
     console.print(_event_table(details.events))
@@ -162,6 +173,52 @@ def outcome_lines(outcomes: Sequence[Outcome]) -> str:
     lines += [f"CT, {number} slices: {answer}; {kept}" for (answer, kept), number in slices.items()]
     lines += [f"{each.name}: {each.answer}; {each.kept}" for each in outcomes if not each.name.isdigit()]
     return "\n".join(line.rstrip("; ") for line in lines)
+
+
+def show_retrievals(console: Console, retrievals: Sequence[Retrieval]) -> None:
+    """What is or was fetched from the sources."""
+    table = Table(box=box.SIMPLE, pad_edge=False)
+    for heading in ("source", "series", "fetched", "state", "attempts", "next attempt", "why", "remark"):
+        table.add_column(heading, overflow="fold")
+    for row in retrievals:
+        table.add_row(
+            row.source,
+            row.series_uid,
+            f"{row.fetched} of {row.wanted}" if row.wanted else "",
+            str(row.state),
+            str(row.attempts),
+            time(row.next_attempt_at) if row.state is RetrievalState.WAITING else "",
+            escape(row.why),
+            escape(row.reason),
+        )
+    console.print(table)
+
+
+def show_findings(console: Console, findings: Sequence[Finding], listed: int, since: date) -> None:
+    """What the sources have and the node never saw or never finished."""
+    console.print(
+        f"{listed} chest CT series since {since} at the sources, {len(findings)} never seen or never finished",
+        highlight=False,
+    )
+    if not findings:
+        return
+    table = Table(box=box.SIMPLE, pad_edge=False)
+    for heading in ("source", "study date", "patient", "accession", "series", "there", "here", "state", "reason"):
+        table.add_column(heading, overflow="fold")
+    for finding in findings:
+        row = finding.series
+        table.add_row(
+            row.source,
+            row.study_date,
+            escape(row.patient_id),
+            escape(row.accession_number),
+            escape(f"{row.description}\n{row.series_uid}"),
+            "" if row.instances is None else str(row.instances),
+            str(finding.received),
+            str(finding.state or ""),
+            escape(finding.reason),
+        )
+    console.print(table)
 
 
 def _delivery_table(deliveries: Sequence[Delivery]) -> Table:

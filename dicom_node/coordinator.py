@@ -9,7 +9,9 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Protocol
 
 from dicom_node import completion, selection
 from dicom_node.completion import Wait
@@ -17,10 +19,48 @@ from dicom_node.config import Config
 from dicom_node.dispatch import Dispatcher
 from dicom_node.errors import NodeError
 from dicom_node.ledger import InstanceRecord, Ledger, SeriesRecord
+from dicom_node.statement import Statement
 from dicom_node.states import SeriesState
 
 LOGGER = logging.getLogger(__name__)
 TRY_AGAIN_S = 5.0  # after an error of the database
+
+
+class Sources(Protocol):
+    """Who is asked whether a series is whole; see `sources.SourceService`."""
+
+    def has_source(self, series: SeriesRecord) -> bool:
+        """Whether there is a source that knows about this series."""
+
+    def statement(self, series: SeriesRecord, now: datetime) -> Statement | None:
+        """What it says; None while it has not answered. Returns at once."""
+
+    def forget_others(self, series_uids: Collection[str]) -> None:
+        """Only these are still being received."""
+
+
+class NoSources:
+    """Where config.toml has none."""
+
+    def has_source(self, series: SeriesRecord) -> bool:
+        """No."""
+        return False
+
+    def statement(self, series: SeriesRecord, now: datetime) -> Statement | None:
+        """Nothing."""
+        return None
+
+    def forget_others(self, series_uids: Collection[str]) -> None:
+        """There is nothing to forget."""
+
+
+@dataclass(frozen=True)
+class _Judged:
+    """What a series waits for, and on what that was decided."""
+
+    version: int
+    statement: Statement | None
+    wait: Wait
 
 
 class Coordinator:
@@ -33,6 +73,7 @@ class Coordinator:
         busy_series: SeriesInstanceUIDs of which more may be on its way: open associations, files not yet recorded.
         clock: the present, time zone aware.
         on_results: called when analyses have ended, so that deliveries may begin.
+        sources: asked whether a series is whole.
     """
 
     def __init__(
@@ -43,6 +84,7 @@ class Coordinator:
         busy_series: Callable[[], Collection[str]],
         clock: Callable[[], datetime],
         on_results: Callable[[], None] = lambda: None,
+        sources: Sources | None = None,
     ) -> None:
         self._rules = config.completion
         self._ledger = ledger
@@ -50,7 +92,8 @@ class Coordinator:
         self._busy_series = busy_series
         self._clock = clock
         self._on_results = on_results
-        self._judged: dict[str, tuple[int, Wait]] = {}  # by series: version that was judged, and what it waits for
+        self._sources = sources or NoSources()
+        self._judged: dict[str, _Judged] = {}  # by series
         self._woken = threading.Event()
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name="coordinator")
@@ -106,6 +149,7 @@ class Coordinator:
         """Judge each series that is quiet; yields when to look at the others."""
         receiving = self._ledger.receiving()
         self._judged = {r.series_uid: self._judged[r.series_uid] for r in receiving if r.series_uid in self._judged}
+        self._sources.forget_others([series.series_uid for series in receiving])
         for series in receiving:
             wait = completion.quiet(series, series.series_uid in busy, now, self._rules)
             if wait is None:
@@ -114,13 +158,22 @@ class Coordinator:
                 yield wait.until
 
     def _judge(self, series: SeriesRecord, now: datetime) -> Wait | None:
-        version, wait = self._judged.get(series.series_uid, (0, Wait(now)))
-        if version == series.version and now < wait.until:
-            return wait
-        decision = completion.judge(series, self._ledger.current_instances(series.series_uid), now, self._rules)
+        before = self._judged.get(series.series_uid)
+        if before is not None and before.version == series.version and now < before.wait.until:
+            if not self._sources.has_source(series):
+                return before.wait
+            if before.statement is not None and self._sources.statement(series, now) is before.statement:
+                return before.wait
+        instances = self._ledger.current_instances(series.series_uid)
+        statement = None
+        if not completion.unfit(instances) and self._sources.has_source(series):
+            statement = self._sources.statement(series, now)
+            if statement is None:
+                return Wait(now + completion.RELEASE_PAUSE)
+        decision = completion.judge(series, instances, now, self._rules, statement)
         if isinstance(decision, Wait):
             self._ledger.remark(series, decision.reason, now)
-            self._judged[series.series_uid] = series.version, decision
+            self._judged[series.series_uid] = _Judged(series.version, statement, decision)
             return decision
         written = self._ledger.settle(
             series, decision.state, decision.reason, now, completeness=decision.completeness

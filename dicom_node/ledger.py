@@ -6,8 +6,8 @@ be called from any thread. Frozen records go in and out (`ledger_records`); no O
 Every change takes `now`, time zone aware: the ledger has no clock.
 
 The rooms: `ledger_reception` (instances make series), `ledger_decisions` (completion, selection), `ledger_jobs`
-(analyses), `ledger_deliveries` (the outbox), `ledger_retention` (files that may go), `ledger_status` (people).
-They share `ledger_writer`.
+(analyses), `ledger_deliveries` (the outbox), `ledger_retention` (files that may go), `ledger_retrievals` (what is
+fetched), `ledger_status` (people). They share `ledger_writer`.
 """
 
 from __future__ import annotations
@@ -27,12 +27,15 @@ from dicom_node.ledger_records import (
     JobRecord,
     Purgeable,
     ResultRecord,
+    Retrieval,
     SeriesDetails,
     SeriesIdentity,
     SeriesRecord,
     Verdict,
+    Wanted,
 )
 from dicom_node.ledger_retention import RetentionRoom
+from dicom_node.ledger_retrievals import RetrievalRoom
 from dicom_node.ledger_status import StatusRoom
 
 __all__ = [
@@ -46,14 +49,16 @@ __all__ = [
     "Ledger",
     "Purgeable",
     "ResultRecord",
+    "Retrieval",
     "SeriesDetails",
     "SeriesIdentity",
     "SeriesRecord",
     "Verdict",
+    "Wanted",
 ]
 
 
-class Ledger(ReceptionRoom, DecisionRoom, JobRoom, DeliveryRoom, RetentionRoom, StatusRoom):
+class Ledger(ReceptionRoom, DecisionRoom, JobRoom, DeliveryRoom, RetentionRoom, RetrievalRoom, StatusRoom):
     """The only truth about what was received, what is to be done and what came of it."""
 
     def __init__(self, url: str, *, migrate: bool = True) -> None:

@@ -8,7 +8,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
-from dicom_node.states import DeliveryState, InstanceState, JobState, SeriesState
+from dicom_node.states import DeliveryState, InstanceState, JobState, RetrievalState, SeriesState
 from pipeline.types import ResultKind
 
 
@@ -228,6 +228,39 @@ class Delivery:
 
 
 @dataclass(frozen=True)
+class Wanted:
+    """A series that is to be brought from a source, for `Ledger.request_retrievals`."""
+
+    study_uid: str
+    series_uid: str
+
+
+@dataclass(frozen=True)
+class Retrieval:
+    """One series that is brought from a source.
+
+    Attributes:
+        why: who asked for it.
+        attempts: how often it was tried without bringing everything.
+        wanted: instances that were lacking; `fetched` of them have come since.
+    """
+
+    id: int
+    source: str
+    study_uid: str
+    series_uid: str
+    why: str
+    state: RetrievalState
+    attempts: int
+    wanted: int
+    fetched: int
+    reason: str
+    created_at: datetime
+    next_attempt_at: datetime
+    finished_at: datetime | None
+
+
+@dataclass(frozen=True)
 class Event:
     """What happened, when and why. `subject` is "series", "job", "delivery", "instance" or "node"."""
 
@@ -249,6 +282,7 @@ class SeriesDetails:
     jobs: tuple[JobRecord, ...]
     results: tuple[ResultRecord, ...]
     deliveries: tuple[Delivery, ...]
+    retrievals: tuple[Retrieval, ...]
     events: tuple[Event, ...]
 
 

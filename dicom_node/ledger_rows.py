@@ -12,11 +12,12 @@ from dicom_node.ledger_records import (
     InstanceRecord,
     JobRecord,
     ResultRecord,
+    Retrieval,
     SeriesIdentity,
     SeriesRecord,
 )
-from dicom_node.states import DeliveryState, InstanceState, JobState, SeriesState
-from dicom_node.tables import DeliveryRow, EventRow, InstanceRow, JobRow, ResultRow, SeriesRow
+from dicom_node.states import DeliveryState, InstanceState, JobState, RetrievalState, SeriesState
+from dicom_node.tables import DeliveryRow, EventRow, InstanceRow, JobRow, ResultRow, RetrievalRow, SeriesRow
 from pipeline.types import ResultKind
 
 INSTANCE_COUNT: ColumnElement[int] = (
@@ -143,6 +144,12 @@ def delivery_record(found: Row[DeliveryRow, ResultRow, JobRow, SeriesRow]) -> De
         transaction_uid=row.transaction_uid,
         **copied,
     )
+
+
+def retrieval_record(row: RetrievalRow) -> Retrieval:
+    """One series that is brought from a source."""
+    copied: dict[str, Any] = {name: getattr(row, name) for name in Retrieval.__dataclass_fields__}
+    return Retrieval(**(copied | {"state": RetrievalState(row.state)}))
 
 
 def event_record(row: EventRow, series_uid: str | None) -> Event:

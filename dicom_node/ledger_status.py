@@ -16,12 +16,22 @@ from dicom_node.ledger_rows import (
     event_record,
     job_record,
     result_record,
+    retrieval_record,
     series_query,
     series_record,
 )
 from dicom_node.ledger_writer import LedgerRoom, Writer, refuse
 from dicom_node.states import DeliveryState, InstanceState, SeriesState
-from dicom_node.tables import DeliveryRow, EventRow, InstanceRow, JobRow, ResultRow, SeriesRow, storable
+from dicom_node.tables import (
+    DeliveryRow,
+    EventRow,
+    InstanceRow,
+    JobRow,
+    ResultRow,
+    RetrievalRow,
+    SeriesRow,
+    storable,
+)
 
 UNSENT = (DeliveryState.PENDING, DeliveryState.FAILED)
 
@@ -89,6 +99,7 @@ class StatusRoom(LedgerRoom):
                 .order_by(ResultRow.id)
             )
             deliveries = delivery_query().where(SeriesRow.id == series.id).order_by(DeliveryRow.id)
+            retrievals = select(RetrievalRow).where(RetrievalRow.series_uid == series_uid).order_by(RetrievalRow.id)
             events = select(EventRow).where(EventRow.series_id == series.id).order_by(EventRow.id)
             found = dict(session.execute(kept).all())
             return SeriesDetails(
@@ -97,6 +108,7 @@ class StatusRoom(LedgerRoom):
                 jobs=tuple(job_record(row, series_uid) for row in session.scalars(jobs)),
                 results=tuple(result_record(*pair) for pair in session.execute(results)),
                 deliveries=tuple(delivery_record(row) for row in session.execute(deliveries)),
+                retrievals=tuple(retrieval_record(row) for row in session.scalars(retrievals)),
                 events=tuple(event_record(row, series_uid) for row in session.scalars(events)),
             )
 

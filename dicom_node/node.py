@@ -20,12 +20,13 @@ from dicom_node.ledger import Ledger, SeriesDetails
 from dicom_node.receiver import Receiver
 from dicom_node.result_file import quarantine
 from dicom_node.retention import RetentionService
+from dicom_node.sources import SourceService
 from dicom_node.spool import Spool
 from pipeline.errors import ResultError
 
 log = logging.getLogger(__name__)
 
-NUDGE_S = 5.0  # commands of other processes (retry, cancel) are noticed so soon
+NUDGE_S = 5.0  # commands of other processes (retry, cancel, pull) are noticed so soon
 
 
 def utc_now() -> datetime:
@@ -53,7 +54,7 @@ class Node:
         self._audit = AuditTrail.of(config, clock)
         self._spool = Spool(state_dir, config.reception.min_free_disk_mb * 1024 * 1024)
         self._ledger = Ledger(config.database_url)
-        self._ingest = Ingest(self._spool, self._ledger, clock, on_filed=self._wake)
+        self._ingest = Ingest(self._spool, self._ledger, clock, on_filed=self._on_filed)
         self._receiver = Receiver(
             config, self._spool, self._ingest.submit, self._on_event_report, lambda _series: self._wake()
         )
@@ -68,8 +69,17 @@ class Node:
             keep=self._keep,
         )
         self._delivery = DeliveryService(config, self._ledger, self._spool)
+        self._sources = SourceService(
+            config, self._ledger, clock, self._receiver.intake.keep, lambda: self._ingest.idle, self._wake
+        )
         self._coordinator = Coordinator(
-            config, self._ledger, self._dispatcher, self._busy_series, clock, on_results=self._delivery.wake
+            config,
+            self._ledger,
+            self._dispatcher,
+            self._busy_series,
+            clock,
+            on_results=self._delivery.wake,
+            sources=self._sources,
         )
         self._retention = RetentionService(config, self._ledger, self._spool, clock)
         self._nudger = threading.Thread(target=self._nudge, name="nudge", daemon=True)
@@ -89,6 +99,7 @@ class Node:
             self._coordinator.start()
             self._delivery.start()
             self._retention.start()
+            self._sources.start()
             self._nudger.start()
             self._ledger.note(f"the node starts, port {port}", self._clock())
         except BaseException:
@@ -100,6 +111,7 @@ class Node:
         """Refuse new associations, file what was received, return running analyses to the queue."""
         self._stopping.set()
         self._receiver.stop()
+        self._sources.stop()
         self._ingest.stop()
         self._coordinator.stop()
         self._retention.stop()
@@ -123,7 +135,8 @@ class Node:
         """Names of threads that ended although nobody stopped them."""
         threads = [self._ingest.thread, self._coordinator.thread, self._retention.thread, self._nudger]
         threads += [*self._dispatcher.threads, *self._audit.threads]
-        return [thread.name for thread in threads if not thread.is_alive()] + self._delivery.dead_threads()
+        dead = [thread.name for thread in threads if not thread.is_alive()]
+        return [*dead, *self._delivery.dead_threads(), *self._sources.dead_threads()]
 
     def _keep(self, error: ResultError) -> str:
         """Set a result object aside that failed its checks; the reason for its series."""
@@ -138,6 +151,10 @@ class Node:
             return active
         return active | {series.series_uid for series in self._ledger.receiving()}
 
+    def _on_filed(self) -> None:
+        self._sources.on_filed()
+        self._wake()
+
     def _wake(self) -> None:
         self._coordinator.wake()
 
@@ -149,3 +166,4 @@ class Node:
         while not self._stopping.wait(NUDGE_S):
             self._coordinator.wake()
             self._delivery.wake()
+            self._sources.wake()

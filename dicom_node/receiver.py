@@ -1,7 +1,7 @@
 """They call: C-ECHO, C-STORE and the N-EVENT-REPORT of Storage Commitment, as service class provider.
 
 A C-STORE is answered with success when the instance is durable in the spool, and not before: senders delete what
-was answered so. The data set goes to the spool as it came; only its head is looked at.
+was answered so (`intake`).
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from pathlib import Path
 from ssl import SSLContext
 from typing import cast
 
+from pydicom.uid import UID
 from pynetdicom import evt
 from pynetdicom.ae import ApplicationEntity
 from pynetdicom.dimse_primitives import C_STORE, N_EVENT_REPORT
@@ -26,27 +27,22 @@ from dicom_node.audit_message import Node, Study
 from dicom_node.commitment import CommitmentReport
 from dicom_node.config import Config
 from dicom_node.errors import LowDisk, NodeError, NotParsable
-from dicom_node.instance_check import Instance, Mismatch, check, identify
+from dicom_node.instance_check import Instance
+from dicom_node.intake import SUCCESS, Intake, Sender
 from dicom_node.malformed import MALFORMED, brief
-from dicom_node.part10 import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME, FileMeta
+from dicom_node.part10 import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from dicom_node.spool import Spool
-from dicom_node.supported import KEPT_SOP_CLASSES, supported_contexts
+from dicom_node.supported import supported_contexts
 from dicom_node.tls import PeerCertificate, server_context
-from dicom_node.upper_layer import Discarded, InstanceMemory, Patience
+from dicom_node.upper_layer import InstanceMemory, Patience
 
 LOGGER = logging.getLogger(__name__)
 ARTIM_S = 30.0  # PS3.8 9.1.5: how long a connection may stay without an association
 
-# C-STORE (PS3.4 B.2.3) and N-EVENT-REPORT (PS3.7 10.1.1.1.8) status
-SUCCESS = 0x0000
+# N-EVENT-REPORT status (PS3.7 10.1.1.1.8)
 PROCESSING_FAILURE = 0x0110
 NO_SUCH_EVENT_TYPE = 0x0113
 INVALID_ARGUMENT = 0x0115
-SOP_CLASS_NOT_SUPPORTED = 0x0122
-OUT_OF_RESOURCES = 0xA700
-DATA_SET_DOES_NOT_MATCH = 0xA900
-CANNOT_UNDERSTAND = 0xC000
-COMMENT_LENGTH = 64  # VR LO
 
 OnStored = Callable[[Path], None]
 OnEventReport = Callable[[CommitmentReport], None]
@@ -61,7 +57,7 @@ class Receiver:
 
     Args:
         config: `node` and `reception` are used.
-        spool: takes the instances.
+        spool: takes the instances, by `intake`, which may be used for those that come in another way too.
         on_stored: called with each file, once it is durable and before the peer is answered.
         on_event_report: takes the commitment reports of a PACS that calls back; None: no such call is accepted.
         on_association_end: called with the SeriesInstanceUIDs that an association has touched, after it is over
@@ -80,7 +76,7 @@ class Receiver:
     ) -> None:
         self._config = config
         self._spool = spool
-        self._on_stored = on_stored
+        self.intake = Intake(spool, on_stored)
         self._on_event_report = on_event_report
         self._on_association_end = on_association_end
         self._lock = threading.Lock()
@@ -182,18 +178,15 @@ class Receiver:
     def store(self, assoc: InboundAssociation, request: C_STORE, context: PresentationContext) -> Answer:
         """Keep an instance; success means that it is durable."""
         seen: list[Instance] = []
-        try:
-            answer = self._store(assoc, request, context, seen.append)
-        except Mismatch as error:
-            answer = _failure(DATA_SET_DOES_NOT_MATCH, str(error))
-        except NotParsable as error:
-            answer = _failure(CANNOT_UNDERSTAND, str(error))
-        except LowDisk as error:
-            answer = _failure(OUT_OF_RESOURCES, str(error))
-        except OSError as error:
-            answer = _failure(OUT_OF_RESOURCES, f"cannot be stored: {error.strerror}")
-        if answer.status != SUCCESS:
-            LOGGER.warning("%s: instance refused, %04X: %s", assoc.name, answer.status, answer.comment)
+
+        def note(instance: Instance) -> None:
+            seen.append(instance)
+            with self._lock:
+                self._series.setdefault(assoc, {})[instance.series_uid] = self._seconds()
+
+        sender = Sender(assoc.name, assoc.calling_ae, assoc.host)
+        sop_class, transfer_syntax = UID(cast(str, context.abstract_syntax)), context.transfer_syntax[0]
+        answer = self.intake.keep(request, sop_class, transfer_syntax, sender, note)
         for instance in seen:
             self._count(assoc, instance, answer)
         return answer
@@ -232,37 +225,6 @@ class Receiver:
             tally.close()
         if self._on_association_end is not None:
             self._on_association_end(frozenset(series))
-
-    def _store(
-        self,
-        assoc: InboundAssociation,
-        request: C_STORE,
-        context: PresentationContext,
-        on_instance: Callable[[Instance], None],
-    ) -> Answer:
-        sop_class, transfer_syntax = context.abstract_syntax, context.transfer_syntax[0]
-        if request.AffectedSOPClassUID != sop_class:
-            return _failure(SOP_CLASS_NOT_SUPPORTED, "SOP class is not that of the presentation context")
-        if sop_class not in KEPT_SOP_CLASSES:
-            return Answer(SUCCESS)  # reception.other_modalities = "ignore"
-        if request.DataSet is None:
-            return _failure(CANNOT_UNDERSTAND, "there is no data set")
-        if isinstance(request.DataSet, Discarded):
-            return _failure(OUT_OF_RESOURCES, request.DataSet.reason)
-        instance = identify(request.DataSet, transfer_syntax)
-        check(instance, str(sop_class), str(request.AffectedSOPInstanceUID))
-        on_instance(instance)
-        with self._lock:
-            self._series.setdefault(assoc, {})[instance.series_uid] = self._seconds()
-        meta = FileMeta(sop_class, instance.sop_instance_uid, transfer_syntax, assoc.calling_ae, assoc.host)
-        with request.DataSet.getbuffer() as data:
-            path = self._spool.write(meta, data)
-        self._on_stored(path)
-        return Answer(SUCCESS)
-
-
-def _failure(status: int, comment: str) -> Answer:
-    return Answer(status, comment[:COMMENT_LENGTH])
 
 
 def _patience(config: Config) -> Patience:

@@ -56,8 +56,17 @@ class InstanceState(StrEnum):
 # has still to decide, and the files are needed for that.
 ENDED = frozenset({SeriesState.DELIVERED, SeriesState.NOT_ANALYSED, SeriesState.INCOMPLETE, SeriesState.CANCELLED})
 
+
+class RetrievalState(StrEnum):
+    """Where the retrieval of a series from a source stands."""
+
+    WAITING = "waiting"  # to be carried out, or tried again
+    DONE = "done"  # everything that the source lists is here
+    FAILED = "failed"  # given up
+
+
 T = TypeVar("T", bound=StrEnum)
-S, J, D = SeriesState, JobState, DeliveryState
+S, J, D, R = SeriesState, JobState, DeliveryState, RetrievalState
 
 SERIES_TRANSITIONS: Mapping[SeriesState, frozenset[SeriesState]] = {
     # Any state goes back to RECEIVING: a late or corrected instance reopens the series as a new revision.
@@ -90,6 +99,12 @@ DELIVERY_TRANSITIONS: Mapping[DeliveryState, frozenset[DeliveryState]] = {
     D.FAILED: frozenset({D.PENDING, D.COMMITTED, D.CANCELLED}),
     # CANCELLED → SENT: it was on the wire when it was cancelled, and the peer has it.
     D.CANCELLED: frozenset({D.PENDING, D.SENT, D.COMMITTED}),
+}
+
+RETRIEVAL_TRANSITIONS: Mapping[RetrievalState, frozenset[RetrievalState]] = {
+    R.WAITING: frozenset({R.WAITING, R.DONE, R.FAILED}),
+    R.DONE: frozenset(),  # a further retrieval of the series is another row
+    R.FAILED: frozenset(),
 }
 
 

@@ -246,6 +246,36 @@ class DeliveryRow(Base):
     )
 
 
+class RetrievalRow(Base):
+    """Bring all instances of one series from a source. Of one series and source, at most one is waiting."""
+
+    __tablename__ = "retrieval"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    source: Mapped[str] = mapped_column(String(64))
+    study_uid: Mapped[str] = mapped_column(Uid)
+    series_uid: Mapped[str] = mapped_column(Uid, index=True)  # nothing of it may have come yet
+    why: Mapped[str] = mapped_column(Plain())
+    state: Mapped[str] = mapped_column(String(16))
+    attempts: Mapped[int] = mapped_column(Integer, default=0)
+    wanted: Mapped[int] = mapped_column(Integer, default=0)  # instances that were lacking
+    fetched: Mapped[int] = mapped_column(Integer, default=0)  # of these, have come since
+    reason: Mapped[str] = mapped_column(Plain(), default="")
+    created_at: Mapped[datetime] = mapped_column(Utc)
+    next_attempt_at: Mapped[datetime] = mapped_column(Utc)
+    finished_at: Mapped[datetime | None] = mapped_column(Utc)
+    __table_args__ = (
+        Index("ix_retrieval_due", "source", "state", "next_attempt_at"),
+        Index(
+            "ix_retrieval_waiting",
+            "source",
+            "series_uid",
+            unique=True,
+            sqlite_where=text("state = 'waiting'"),
+            postgresql_where=text("state = 'waiting'"),
+        ),
+    )
+
+
 class EventRow(Base):
     """What happened, when and why: one per transition, and one per thing worth telling."""
 
