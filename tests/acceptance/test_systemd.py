@@ -17,36 +17,72 @@ from tests.fixtures.served import Served
 MOST_EXPOSED = 2.0  # systemd-analyze's scale: 0 is sealed, 10 is open
 
 
-@pytest.fixture
-def unit(tmp_path: Path) -> Path:
-    """The unit with an ExecStart and a user that exist here: verify wants both."""
-    text = (systemd_folder() / "dicomnode.service").read_text()
-    rendered = text.replace("/opt/dicomnode/bin/dicomnode", str(Path(sys.executable).with_name("dicomnode")))
-    rendered = rendered.replace("User=dicomnode", "User=daemon").replace("Group=dicomnode", "Group=daemon")
-    path = tmp_path / "dicomnode.service"
-    path.write_text(rendered)
+SERVICES = ("dicomnode.service", "dicomnode-reconcile.service")
+
+
+def rendered(folder: Path, name: str) -> Path:
+    """A unit with an ExecStart and a user that exist here: verify wants both."""
+    text = (systemd_folder() / name).read_text()
+    text = text.replace("/opt/dicomnode/bin/dicomnode", str(Path(sys.executable).with_name("dicomnode")))
+    text = text.replace("User=dicomnode", "User=daemon").replace("Group=dicomnode", "Group=daemon")
+    path = folder / name
+    path.write_text(text)
     return path
 
 
-def test_systemd_understands_every_line(unit: Path, tool: Callable[[str], str]) -> None:
-    done = subprocess.run(
-        [tool("/usr/bin/systemd-analyze"), "verify", "--man=no", str(unit)], capture_output=True, text=True
+@pytest.fixture
+def unit(tmp_path: Path) -> Path:
+    return rendered(tmp_path, "dicomnode.service")
+
+
+def verify(tool: Callable[[str], str], *units: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [tool("/usr/bin/systemd-analyze"), "verify", "--man=no", *map(str, units)], capture_output=True, text=True
     )
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_systemd_understands_every_line(tmp_path: Path, tool: Callable[[str], str], name: str) -> None:
+    done = verify(tool, rendered(tmp_path, name))
     complaints = [line for line in done.stderr.splitlines() if "dicomnode" in line]
     assert done.returncode == 0 and complaints == []
 
 
+def test_the_timer_starts_the_comparison_every_night(tmp_path: Path, tool: Callable[[str], str]) -> None:
+    timer = rendered(tmp_path, "dicomnode-reconcile.timer")
+    done = verify(tool, timer, rendered(tmp_path, "dicomnode-reconcile.service"))
+    assert done.returncode == 0 and "dicomnode" not in done.stderr
+    (when,) = re.findall(r"^OnCalendar=(.*)$", timer.read_text(), re.MULTILINE)
+    calendar = [tool("/usr/bin/systemd-analyze"), "calendar", "--iterations=2", when]
+    shown = subprocess.run(calendar, capture_output=True, text=True, check=True).stdout
+    assert len(re.findall(r"02:30:00", shown)) >= 2
+
+
+def test_the_command_of_the_nightly_service_is_one_that_exists(tmp_path: Path) -> None:
+    (line,) = re.findall(
+        r"^ExecStart=(.*)$", rendered(tmp_path, "dicomnode-reconcile.service").read_text(), re.MULTILINE
+    )
+    command = line.replace("/etc/dicomnode/config.toml", str(tmp_path / "absent.toml")).split()
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert "absent.toml: cannot be read" in done.stderr  # every option was understood
+
+
 def test_a_wrong_line_would_be_seen(unit: Path, tool: Callable[[str], str]) -> None:
     unit.write_text(unit.read_text().replace("WatchdogSec=60", "WatchdogSec=often"))
-    done = subprocess.run(
-        [tool("/usr/bin/systemd-analyze"), "verify", "--man=no", str(unit)], capture_output=True, text=True
-    )
+    done = verify(tool, unit)
     assert "often" in done.stderr
 
 
-def test_the_sandbox_is_tight(unit: Path, tool: Callable[[str], str]) -> None:
+@pytest.mark.parametrize("name", SERVICES)
+def test_the_sandbox_is_tight(tmp_path: Path, tool: Callable[[str], str], name: str) -> None:
     done = subprocess.run(
-        [tool("/usr/bin/systemd-analyze"), "security", "--offline=true", "--no-pager", str(unit)],
+        [
+            tool("/usr/bin/systemd-analyze"),
+            "security",
+            "--offline=true",
+            "--no-pager",
+            str(rendered(tmp_path, name)),
+        ],
         capture_output=True,
         text=True,
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from hashlib import sha256
 from itertools import pairwise
@@ -23,6 +23,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 from pydicom import dcmread
+from pydicom.dataset import Dataset
 
 from dicom_node import config as configuration
 from dicom_node import coordinator as coordinator_module
@@ -32,13 +33,16 @@ from dicom_node.coordinator import Coordinator
 from dicom_node.dispatch import Dispatcher
 from dicom_node.errors import IllegalTransition, NotFound, TransientError
 from dicom_node.ingest import Ingest
+from dicom_node.intake import Intake
 from dicom_node.ledger import Ledger, SeriesRecord
+from dicom_node.sources import SourceService
 from dicom_node.spool import Spool
 from dicom_node.states import DeliveryState, InstanceState, JobState, SeriesState
 from pipeline.errors import SeriesRejected
 from pipeline.types import AnalysisOutcome, AnalysisRequest, ObjectReference, ResultKind, ResultObject
 from tests.fixtures.ct import slice_of, spooled
 from tests.fixtures.inline import Inline
+from tests.fixtures.paper_archive import ENTRY, PaperArchive
 from tests.fixtures.postgres import Warm
 from tests.fixtures.samples import START, deliver
 
@@ -48,17 +52,25 @@ KERNELS = {SOFT: "B40f", SHARP: "B70f"}
 WAIT_S = 30.0
 
 
-def _config(folder: Path, destinations: bool = True) -> Config:
+def _config(folder: Path, destinations: bool = True, sources: Sequence[Mapping[str, Any]] = ()) -> Config:
     where = [{"name": "pacs", "ae_title": "PACS", "host": "h", "port": 1}] if destinations else []
     rules = {"series_quiet_s": 10, "study_quiet_s": 20, "incomplete_after_s": 100, "min_slices": 3}
-    return configuration.parse({"node": {"state_dir": str(folder)}, "completion": rules, "destinations": where})
+    return configuration.parse(
+        {"node": {"state_dir": str(folder)}, "completion": rules, "destinations": where, "sources": list(sources)}
+    )
+
+
+def ct(series_uid: str, number: int, pid: str = "P1", pixels: int = 0, **attributes: Any) -> Dataset:
+    """A slice of one of the two series."""
+    kernel = KERNELS[series_uid]
+    return slice_of(number, series_uid, pixels=pixels, PatientID=pid, ConvolutionKernel=kernel, **attributes)
 
 
 class Bench:
     """A node without network and processes: spool, ingest, ledger, coordinator and an executor of this thread."""
 
-    def __init__(self, ledger: Ledger, folder: Path) -> None:
-        self.ledger, self.config, self.spool = ledger, _config(folder), Spool(folder)
+    def __init__(self, ledger: Ledger, folder: Path, *sources: Mapping[str, Any]) -> None:
+        self.ledger, self.config, self.spool = ledger, _config(folder, sources=sources), Spool(folder)
         self.now = START
         self.busy: set[str] = set()
         self.no_lungs: set[str] = set()
@@ -74,12 +86,18 @@ class Bench:
             self.config, self.ledger, archive, results, self.clock, executor=Inline, analyse=self.analyse
         )
         self.dispatcher.start()
+        keep = Intake(self.spool, lambda path: None).keep
+        self.sources = SourceService(self.config, self.ledger, self.clock, keep, self._file, lambda: None)
         self.coordinator = Coordinator(
-            self.config, self.ledger, self.dispatcher, lambda: self.busy, self.clock, self._tell
+            self.config, self.ledger, self.dispatcher, lambda: self.busy, self.clock, self._tell, self.sources
         )
 
     def clock(self) -> datetime:
         return self.now
+
+    def _file(self) -> bool:
+        self.ingest.process(self.spool.pending())
+        return True
 
     def _tell(self) -> None:
         self.results_told += 1
@@ -101,9 +119,9 @@ class Bench:
         path = request.out_dir / "sr.dcm"
         return AnalysisOutcome(seen, (ResultObject(ResultKind.SR, "default", path, reference, "f" * 64),))
 
-    def send(self, series_uid: str, number: int, pid: str = "P1", pixels: int = 0) -> None:
+    def send(self, series_uid: str, number: int, pid: str = "P1", pixels: int = 0, **attributes: Any) -> None:
         """One instance arrives and is filed."""
-        ds = slice_of(number, series_uid, pixels=pixels, PatientID=pid, ConvolutionKernel=KERNELS[series_uid])
+        ds = ct(series_uid, number, pid, pixels, **attributes)
         self.ingest.process([spooled(self.spool, ds)])
 
     def send_all(self, series_uid: str = SOFT, count: int = 5, **options: Any) -> None:
@@ -111,9 +129,17 @@ class Bench:
             self.send(series_uid, number, **options)
 
     def after(self, seconds: float) -> datetime | None:
-        """Time goes on, then one look; what it says about the next."""
+        """Time goes on, then one look, or more where a source has answered; what it says about the next."""
         self.now += timedelta(seconds=seconds)
-        return self.coordinator.sweep(self.now)
+        due = self.coordinator.sweep(self.now)
+        for inquirer, fetcher in zip(
+            self.sources._inquirers.values(), self.sources._fetchers.values(), strict=True
+        ):
+            for _ in range(3):
+                inquirer.run_once()
+                fetcher.run_once()
+                due = self.coordinator.sweep(self.now)
+        return due
 
     def state(self, series_uid: str = SOFT) -> SeriesState:
         return self.ledger.series(series_uid).state
@@ -408,21 +434,27 @@ def test_an_error_of_ours_ends_the_thread_so_that_the_node_notices(
 
 
 class Story(RuleBasedStateMachine):
-    """Arrivals, re-sends, corrections, conflicts, late slices, failed deliveries, restarts, people, in any order.
+    """Arrivals, re-sends, corrections, conflicts, late slices, slices that are fetched from the source, failed
+    deliveries, restarts, people, in any order.
 
     The model knows for each SOP instance which version counts: the last one received of equal pixels; once a person
-    has asked, the last one received.
+    has asked, the last one received. Slice 2 may come under a new SOP Instance UID: the one received last counts.
     """
 
     warm: Warm
     folder: Path
+    pacs: PaperArchive
     number = 0
 
     @initialize(no_lungs=st.sets(st.sampled_from([SOFT, SHARP]), max_size=1))
     def begin(self, no_lungs: set[str]) -> None:
         type(self).number += 1
-        self.bench = Bench(self.warm.emptied(), self.folder / str(self.number))
+        self.bench = Bench(self.warm.emptied(), self.folder / str(self.number), ENTRY)
         self.bench.no_lungs = no_lungs
+        self.pacs.held.clear()
+        self.pacs.error, self.pacs.on_sent = None, self._fetched
+        self.replacing: dict[str, tuple[str, datetime]] = {}  # PatientID of the new slice 2, and when it came
+        self.original_at: dict[str, datetime] = {}  # when the version of the old one that counts came
         self.current: dict[str, dict[int, tuple[str, int]]] = {SOFT: {}, SHARP: {}}
         self.last: dict[str, dict[int, tuple[str, int]]] = {SOFT: {}, SHARP: {}}
         self.conflicts: dict[str, dict[int, set[tuple[str, int]]]] = {SOFT: {}, SHARP: {}}
@@ -432,7 +464,14 @@ class Story(RuleBasedStateMachine):
     numbers = st.integers(1, 6)
 
     def _send(self, series_uid: str, number: int, pid: str, pixels: int) -> None:
+        self.bench.now += timedelta(milliseconds=1)  # no two at the same moment
         self.bench.send(series_uid, number, pid, pixels)
+        self._received(series_uid, number, pid, pixels)
+
+    def _fetched(self, ds: Dataset) -> None:
+        self._received(str(ds.SeriesInstanceUID), int(ds.InstanceNumber), str(ds.PatientID), 0)
+
+    def _received(self, series_uid: str, number: int, pid: str, pixels: int) -> None:
         version, counts = (pid, pixels), self.current[series_uid].get(number)
         self.last[series_uid][number] = version
         if counts is None or counts[1] == pixels:
@@ -442,6 +481,8 @@ class Story(RuleBasedStateMachine):
             conflicting = self.conflicts[series_uid].setdefault(number, set())
             changed = version not in conflicting
             conflicting.add(version)
+        if number == 2 and (changed or counts is None or self.conflicts[series_uid].get(2)):
+            self.original_at[series_uid] = self.bench.now
         if changed:  # may concern what was sent before it was cancelled
             self.cancelled.discard(series_uid)
 
@@ -457,6 +498,26 @@ class Story(RuleBasedStateMachine):
     @rule(uid=series, number=numbers, pid=st.sampled_from(["P1", "P2"]))
     def other_pixels(self, uid: str, number: int, pid: str) -> None:
         self._send(uid, number, pid, 7)
+
+    @rule(uid=series, pid=st.sampled_from(["P1", "P2"]))
+    def slice_2_under_a_new_uid(self, uid: str, pid: str) -> None:
+        self.bench.now += timedelta(milliseconds=1)
+        self.bench.send(uid, 2, pid, 9, SOPInstanceUID=f"{uid}.102")
+        if self.replacing.get(uid, ("",))[0] != pid:
+            self.cancelled -= {uid} if uid in self.replacing else set()
+            self.replacing[uid] = pid, self.bench.now
+
+    @rule(uid=series, number=numbers, pid=st.sampled_from(["P1", "P2"]))
+    def the_source_has(self, uid: str, number: int, pid: str) -> None:
+        self.pacs.hold(ct(uid, number, pid))
+
+    @rule()
+    def the_source_goes_away(self) -> None:
+        self.pacs.go_away()
+
+    @rule()
+    def the_source_comes_back(self) -> None:
+        self.pacs.error = None
 
     @rule(seconds=st.sampled_from([0, 5, 10, 20, 120]))
     def time_goes_on(self, seconds: float) -> None:
@@ -526,12 +587,12 @@ class Story(RuleBasedStateMachine):
         self._settle()
         ledger = self.bench.ledger
         assert list(self.bench.spool.quarantine.iterdir()) == []
-        fit = {uid for uid, kept in self.current.items() if self._is_fit(uid, kept)}
+        fit = {uid for uid in self.current if self._is_fit(uid, self._counting(uid))}
         current = _current(ledger)
         assert bool(current) == bool(fit - self.bench.no_lungs - self.cancelled)
         for result in current:
             uid = result["series_uid"]
-            kept = self.current[uid]
+            kept = self._counting(uid)
             assert uid in fit
             assert result["slices"] == sorted(kept)
             assert result["patients"] == sorted({pid for pid, _ in kept.values()})
@@ -539,13 +600,23 @@ class Story(RuleBasedStateMachine):
             assert ledger.series(uid).state is S.DELIVERED
         for record in ledger.list_series():
             details = ledger.details(record.series_uid)
-            assert details.instances[InstanceState.CURRENT] == len(self.current[record.series_uid])
+            instances = len(self.current[record.series_uid]) + (record.series_uid in self.replacing)
+            assert details.instances[InstanceState.CURRENT] == instances
             assert (record.state is S.CANCELLED) == (record.series_uid in self.cancelled)
             assert record.state in (S.DELIVERED, S.NOT_ANALYSED, S.INCOMPLETE, S.CANCELLED)
             assert record.state is S.DELIVERED or record.reason, "no series ends silently"
             assert all(job.state not in (JobState.WAITING, JobState.RUNNING) for job in details.jobs)
             assert {d.state for d in details.deliveries} <= {D.COMMITTED, D.CANCELLED, D.FAILED}
             assert {d.state for d in details.deliveries if d.current} <= {D.COMMITTED}
+
+    def _counting(self, uid: str) -> dict[int, tuple[str, int]]:
+        """Slices that count: of the two of the same place and number, the one received last."""
+        kept = dict(self.current[uid])
+        if uid in self.replacing:
+            pid, came = self.replacing[uid]
+            if 2 not in kept or self.original_at[uid] < came:
+                kept[2] = pid, 9
+        return kept
 
     def _is_fit(self, uid: str, kept: dict[int, tuple[str, int]]) -> bool:
         # Every second slice is a regular series, too: nothing can tell.
@@ -557,13 +628,15 @@ def test_any_story_ends_with_one_current_result(
     warm_sqlite: Warm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(os, "fsync", lambda _fd: None)  # no power cut here
+    source = PaperArchive()
+    source.patch(monkeypatch)
 
     class Run(Story):
-        warm, folder = warm_sqlite, tmp_path
+        warm, folder, pacs = warm_sqlite, tmp_path, source
 
     run_state_machine_as_test(
         Run,
         settings=settings(
-            max_examples=25, stateful_step_count=20, deadline=None, suppress_health_check=list(HealthCheck)
+            max_examples=40, stateful_step_count=20, deadline=None, suppress_health_check=list(HealthCheck)
         ),
     )
