@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import tomli_w
 from rich.console import Console
 from rich.table import Table
 
@@ -40,7 +41,7 @@ from training.data import Folders, Setting
 from training.recipes import EmRecipe, Recipe
 from training.runs import Where
 
-SPEC = PhantomSpec(slices=24, rows=192, columns=192, slice_spacing_mm=13.0, noise_hu=12.0)
+SPEC = PhantomSpec(slices=32, rows=160, columns=160, slice_spacing_mm=9.5, noise_hu=12.0)
 KINDS = ("healthy", "ggo", "both")
 REPORTS = {
     "healthy": "The lungs are clear. No ground-glass opacity, no consolidation.",
@@ -146,9 +147,9 @@ def main() -> int:
     folder = options.folder or Path(tempfile.mkdtemp(prefix="dicomnode-mission-"))
     pacs = Orthanc(folder / "orthanc", DicomAlwaysAllowGet=True, DicomAlwaysAllowMove=True)
     pacs.start()
-    analysis = {"device": "cpu"}
-    collector = Served(folder / "collector", [], analysis=analysis)
+    collector = Served(folder / "collector")  # a node for training only, as docs/cohort.md advises
     collector.config["sources"] = [pacs.destination()]
+    node = Served(folder / "node", analysis={"device": "cpu"})
     try:
         fill(pacs, folder / "studies", options.studies)
         pacs.know("DICOMNODE", collector.start())
@@ -156,14 +157,15 @@ def main() -> int:
         call("dicomnode-train", "cohort", str(folder / "cohort"), *pull, "--validation", "0", "--test", "0")
         collector.stop()
         package = train(folder / "cohort", folder, options)
-        call("dicomnode", "models", "install", str(package), "--config", str(collector.path))
-        (installed,) = (Path(collector.config["node"]["state_dir"]) / "models").iterdir()
-        collector.config["analysis"]["model"] = str(installed)
-        collector.start()
-        return 0 if judge(collector, Dcmtk(str), folder) else 1
+        node.path.write_text(tomli_w.dumps(node.config))
+        call("dicomnode", "models", "install", str(package), "--config", str(node.path))
+        (installed,) = (node.state_dir / "models").iterdir()
+        node.config["analysis"]["model"] = str(installed)
+        node.start()
+        return 0 if judge(node, Dcmtk(str), folder) else 1
     finally:
-        collector.kill()
-        pacs.kill()
+        for server in (collector, node, pacs):
+            server.kill()
         console.print(f"everything lies in {folder}", soft_wrap=True, highlight=False)
 
 
