@@ -162,6 +162,7 @@ class ProfileSection(Section):
     empty_frames: bool = False
     key_slices: bool = False
     picture: bool = True
+    rejection_note: bool = False
 
 
 class Source(PeerTable):

@@ -151,6 +151,7 @@ class Dispatcher:
             revision=job.revision,
             completeness=series.completeness,
             predecessors=self._ledger.predecessors(job.id),
+            superseded=self._ledger.superseded(job.id),
         )
 
     def _settle_finished(self, stopping: bool = False) -> int:

@@ -26,7 +26,7 @@ class DeliveryRoom(LedgerRoom):
     def due_deliveries(self, destination: str, now: datetime, limit: int = 100) -> list[Delivery]:
         """PENDING and due, oldest result set first, in the order of `ResultKind` within a set: the SR comes last.
 
-        An SR is not due while another object of its set waits for a later attempt at the same destination.
+        SR and rejection note are not due while another object of their set waits for a later attempt there.
         """
         sibling, sibling_result = aliased(DeliveryRow), aliased(ResultRow)
         held_back = (
@@ -40,7 +40,7 @@ class DeliveryRoom(LedgerRoom):
             delivery_query()
             .where(DeliveryRow.destination == destination, DeliveryRow.state == DeliveryState.PENDING)
             .where(DeliveryRow.next_attempt_at <= now)
-            .where((ResultRow.kind != ResultKind.SR) | ~held_back)
+            .where(ResultRow.kind.not_in((ResultKind.SR, ResultKind.REJECTION)) | ~held_back)
             .order_by(*IN_ORDER)
             .limit(limit)
         )

@@ -75,6 +75,24 @@ class JobRoom(LedgerRoom):
             )
             return {row.profile: _reference(row) for row in session.scalars(query)}
 
+    def superseded(self, job_id: int) -> dict[str, tuple[ObjectReference, ...]]:
+        """By profile, every object of the study that a destination was sent and that does not count any more."""
+        with self._read() as session:
+            job = session.get_one(JobRow, job_id)
+            study_uid = session.get_one(SeriesRow, job.series_id).study_uid
+            sent = exists().where(DeliveryRow.result_id == ResultRow.id, DeliveryRow.sent_at.is_not(None))
+            query = (
+                select(ResultRow)
+                .where(ResultRow.study_uid == study_uid, ResultRow.job_id != job_id, ~ResultRow.current, sent)
+                .where(ResultRow.kind != ResultKind.REJECTION)
+                .order_by(ResultRow.id)
+            )
+            rows = session.scalars(query).all()
+            return {
+                profile: tuple(_reference(row) for row in rows if row.profile == profile)
+                for profile in {row.profile for row in rows}
+            }
+
     def job_done(
         self,
         job: JobRecord,

@@ -7,16 +7,16 @@ receiver would and share no code with the builders.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 from pydicom.dataset import Dataset
 from pydicom.uid import UID
 
-from pipeline import codes
+from pipeline import codes, rejection
 from pipeline.checks_sr import sr_complaints
 from pipeline.errors import ResultError
-from pipeline.types import Analysis, Lung, MaskArray, ResultKind
+from pipeline.types import Analysis, Lung, MaskArray, ObjectReference, ResultKind
 
 _IDENTITY = ("PatientID", "PatientName", "PatientBirthDate", "AccessionNumber", "StudyInstanceUID", "StudyID")
 _MASKS: Mapping[tuple[str, str], Callable[[Analysis], MaskArray]] = {
@@ -28,22 +28,31 @@ _MASKS: Mapping[tuple[str, str], Callable[[Analysis], MaskArray]] = {
 }
 
 
-def check(ds: Dataset, analysis: Analysis, segmentations: Mapping[ResultKind, Dataset] | None = None) -> None:
+def check(
+    ds: Dataset,
+    analysis: Analysis,
+    segmentations: Mapping[ResultKind, Dataset] | None = None,
+    superseded: Sequence[ObjectReference] = (),
+) -> None:
     """Check one object of a result set.
 
     Args:
         segmentations: the SEG objects of the set; with them the references of an SR are checked too.
+        superseded: what a rejection note of the set is to name.
 
     Raises:
         ResultError: naming every complaint.
     """
-    found = list(complaints(ds, analysis, segmentations))
+    found = list(complaints(ds, analysis, segmentations, superseded))
     if found:
         raise ResultError(f"{ds.get('Modality', 'object')} of {analysis.volume.series_uid}: " + "; ".join(found))
 
 
 def complaints(
-    ds: Dataset, analysis: Analysis, segmentations: Mapping[ResultKind, Dataset] | None = None
+    ds: Dataset,
+    analysis: Analysis,
+    segmentations: Mapping[ResultKind, Dataset] | None = None,
+    superseded: Sequence[ObjectReference] = (),
 ) -> Iterator[str]:
     """Everything that is wrong with one object of a result set, as sentences."""
     yield from _common_complaints(ds, analysis.volume.headers[0])
@@ -51,6 +60,8 @@ def complaints(
         yield from _seg_complaints(ds, analysis)
     elif ds.Modality == "SR":
         yield from sr_complaints(ds, analysis, segmentations or {})
+    elif ds.Modality == "KO":
+        yield from rejection.complaints(ds, superseded)
     else:
         yield from _picture_complaints(ds)
 

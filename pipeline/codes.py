@@ -49,6 +49,7 @@ SEGMENTATION = Code("113076", "DCM", "Segmentation")  # CID 7203
 SOURCE_IMAGE = Code("121322", "DCM", "Source image for image processing operation")  # CID 7202
 ARTIFICIAL_INTELLIGENCE = Code("123110", "DCM", "Artificial Intelligence")  # CID 7162
 MORPHOLOGICAL_OPERATIONS = Code("123104", "DCM", "Morphological Operations")  # CID 7162
+REJECTED_FOR_QUALITY = Code("113001", "DCM", "Rejected for Quality Reasons")  # CID 7010 and 7011
 PROCESSING_EQUIPMENT = Code("109102", "DCM", "Processing Equipment")  # CID 7005
 
 
@@ -132,6 +133,7 @@ _VOCABULARY: Mapping[str, tuple[Code, ...]] = {
         ARTIFICIAL_INTELLIGENCE,
         MORPHOLOGICAL_OPERATIONS,
         PROCESSING_EQUIPMENT,
+        REJECTED_FOR_QUALITY,
     ),
 }
 

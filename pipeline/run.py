@@ -32,6 +32,7 @@ from pipeline import (
     picture,
     pixels,
     quality,
+    rejection,
     scores,
     seg,
     segment,
@@ -66,6 +67,7 @@ FILE_NAMES: Mapping[ResultKind, str] = {
     ResultKind.LUNGS: "lungs.dcm",
     ResultKind.PICTURE: "picture.dcm",
     ResultKind.SR: "sr.dcm",
+    ResultKind.REJECTION: "rejection.dcm",
 }
 
 
@@ -140,6 +142,9 @@ def build_results(analysis: Analysis, context: ResultContext) -> Iterator[tuple[
     if shown is not None:
         yield ResultKind.PICTURE, shown
     yield ResultKind.SR, sr.build(analysis, context)
+    note = rejection.build(analysis, context)
+    if note is not None:
+        yield ResultKind.REJECTION, note
 
 
 def settings_digest(settings: PipelineSettings, analysis: Analysis) -> str:
@@ -201,6 +206,7 @@ def analyse_series(request: AnalysisRequest) -> AnalysisOutcome:
             completeness=request.completeness,
             settings_digest=settings_digest(request.settings, analysis),
             predecessor=request.predecessors.get(profile.name),
+            superseded=request.superseded.get(profile.name, ()),
         )
         objects += write_results(analysis, context, request.out_dir / profile.name)
     return AnalysisOutcome(report=report(analysis), objects=tuple(objects))
@@ -218,7 +224,7 @@ def write_results(analysis: Analysis, context: ResultContext, folder: Path) -> l
         draft = Path(name)
         for kind, ds in build_results(analysis, context):
             pydicom.dcmwrite(draft / FILE_NAMES[kind], ds, enforce_file_format=True)
-            _gate(draft / FILE_NAMES[kind], analysis, segmentations, folder)
+            _gate(draft / FILE_NAMES[kind], analysis, context, segmentations, folder)
             if kind in (ResultKind.LESIONS, ResultKind.LUNGS):
                 segmentations[kind] = ds
             objects.append(_written(kind, context.profile, draft / FILE_NAMES[kind], folder, ds))
@@ -231,11 +237,17 @@ def write_results(analysis: Analysis, context: ResultContext, folder: Path) -> l
     return objects
 
 
-def _gate(file: Path, analysis: Analysis, segmentations: Mapping[ResultKind, Dataset], folder: Path) -> None:
+def _gate(
+    file: Path,
+    analysis: Analysis,
+    context: ResultContext,
+    segmentations: Mapping[ResultKind, Dataset],
+    folder: Path,
+) -> None:
     """Check an object as it would be sent; one that fails is kept in `folder`, and the error says where."""
     ds = pydicom.dcmread(file)
     try:
-        checks.check(ds, analysis, segmentations)
+        checks.check(ds, analysis, segmentations, context.superseded)
     except ResultError as error:
         error.rejected = file.replace(folder / f"{REJECTED}{ds.get('SOPInstanceUID', file.stem)}.dcm")
         raise

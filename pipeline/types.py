@@ -205,6 +205,7 @@ class Profile:
     empty_frames: bool = False
     key_slices: bool = False  # TID 1410 groups with SCOORD on the key slices of the SR
     picture: bool = True
+    rejection_note: bool = False  # name the objects of superseded sets in a Key Object Selection Document
 
 
 class ResultKind(StrEnum):
@@ -214,6 +215,7 @@ class ResultKind(StrEnum):
     LUNGS = "lungs"
     PICTURE = "picture"
     SR = "sr"
+    REJECTION = "rejection"
 
 
 @dataclass(frozen=True)
@@ -236,6 +238,7 @@ class ResultContext:
         completeness: a sentence, how it was shown that the series is whole; goes into the SR.
         settings_digest: SHA-256 (hex) over the settings that change a result.
         predecessor: the SR that this set replaces.
+        superseded: every object of earlier sets of the study that was sent and does not count any more.
         segmentations: the SEG datasets of this set, already built; the SR and picture refer to them.
     """
 
@@ -245,6 +248,7 @@ class ResultContext:
     completeness: str = "not established: processed from a folder"
     settings_digest: str = ""
     predecessor: ObjectReference | None = None
+    superseded: tuple[ObjectReference, ...] = ()
     segmentations: Mapping[ResultKind, Dataset] = field(default_factory=dict)
 
 
@@ -285,6 +289,7 @@ class AnalysisRequest:
     revision: int = 1
     completeness: str = "not established: processed from a folder"
     predecessors: Mapping[str, ObjectReference] = field(default_factory=dict)  # by profile name
+    superseded: Mapping[str, tuple[ObjectReference, ...]] = field(default_factory=dict)  # by profile name
 
 
 @dataclass(frozen=True)

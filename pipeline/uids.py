@@ -34,6 +34,7 @@ def result_set(analysis: Analysis, context: ResultContext) -> str:
         "profile": repr(profile),
         "revision": context.revision,
         "predecessor": predecessor.sop_instance_uid if predecessor else "",
+        "superseded": [each.sop_instance_uid for each in context.superseded],
         "statements": [context.completeness, context.created.isoformat()],
         "figures": [repr(sorted(analysis.scores.regions.items())), repr(analysis.flags)],
     }

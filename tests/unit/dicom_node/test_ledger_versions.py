@@ -193,3 +193,17 @@ def test_a_series_follows_the_version_that_won_into_its_study(ledger: Ledger) ->
     assert (record.state, record.study_uid, record.preferred) == (S.RECEIVING, "7.7", True)
     assert any(event.reason == f"moved from study {STUDY}" for event in ledger.details(SERIES).events)
     assert ledger.series(OTHER).state is S.ANALYSED, "the study that it left keeps its choice"
+
+
+def test_what_was_sent_and_is_superseded_is_named_for_a_rejection_note(ledger: Ledger) -> None:
+    first = analysed(ledger)
+    assert ledger.superseded(first) == {}
+    due = ledger.due_deliveries("pacs", at(0))
+    for delivery in due[:2]:  # the third was never sent
+        ledger.delivery_sent(delivery.id, at(0))
+    ledger.file_instances([filing(9)], at(0))
+    complete(ledger)
+    second = analyse(ledger)
+    sent = {delivery.sop_instance_uid for delivery in due[:2]}
+    assert {each.sop_instance_uid for each in ledger.superseded(second)["default"]} == sent
+    assert ledger.superseded(first) == {}  # the newer set counts
