@@ -24,7 +24,7 @@ _TITLES = {
     ResultKind.LUNGS: "Lung SEG",
     ResultKind.PICTURE: "Lung opacity picture",
     ResultKind.SR: "Lung opacity report",
-    ResultKind.REJECTION: "Lung opacity rejection note",
+    ResultKind.REJECTION: "Rejected results",
 }
 _USE = " - RESEARCH USE ONLY"
 _NUMBERS = {kind: place for place, kind in enumerate(ResultKind, start=1)}

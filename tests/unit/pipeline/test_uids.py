@@ -42,7 +42,7 @@ def test_kinds_and_uses_differ(analysis: Analysis) -> None:
     context = make_context()
     derived = [of(analysis, context, kind) for of in (uids.instance, uids.series) for kind in ResultKind]
     derived += [uids.tracking(analysis, context, name) for name in ("Opacity", "Consolidation")]
-    assert len(set(derived)) == len(derived) == 10
+    assert len(set(derived)) == len(derived) == 12
 
 
 PREDECESSOR = ObjectReference("1.2", "1.3", "1.4", "1.5")
@@ -52,6 +52,7 @@ PREDECESSOR = ObjectReference("1.2", "1.3", "1.4", "1.5")
     "other",
     [
         make_context(revision=2),
+        make_context(superseded=(PREDECESSOR,)),
         make_context(settings_digest="00"),
         make_context(profile=Profile(name="other")),
         make_context(profile=Profile(empty_frames=True)),
@@ -59,7 +60,16 @@ PREDECESSOR = ObjectReference("1.2", "1.3", "1.4", "1.5")
         make_context(completeness="64 of 64"),
         make_context(created=CREATED + timedelta(seconds=1)),
     ],
-    ids=["revision", "settings", "profile name", "profile content", "predecessor", "completeness", "created"],
+    ids=[
+        "revision",
+        "superseded",
+        "settings",
+        "profile name",
+        "profile content",
+        "predecessor",
+        "completeness",
+        "created",
+    ],
 )
 def test_every_cause_in_the_context_counts(analysis: Analysis, other: ResultContext) -> None:
     assert uids.instance(analysis, other, ResultKind.SR) != uids.instance(analysis, make_context(), ResultKind.SR)
