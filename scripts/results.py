@@ -29,9 +29,10 @@ TABLES = {  # by how their titles begin; the volumes have no labels of consolida
 
 def main(names: list[str]) -> None:
     """Evaluate, then write the document once."""
+    blocks = {name: block(name) for name in names or RUNS}
     text = DOCUMENT.read_text(encoding="utf-8")
-    for name in names or RUNS:
-        text = replaced(text, name, block(name))
+    for name, new in blocks.items():
+        text = replaced(text, name, new)
     DOCUMENT.write_text(text, encoding="utf-8")
 
 
