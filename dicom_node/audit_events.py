@@ -20,6 +20,7 @@ from pydicom.filewriter import write_dataset
 from pydicom.uid import ImplicitVRLittleEndian
 
 from dicom_node.audit_message import NODE_AUTHENTICATION, Node, Reporter, Study
+from dicom_node.instance_check import Instance
 from dicom_node.malformed import MALFORMED
 
 MAX_TALLIED_STUDIES = 100  # of one association; more are reported before it ends
@@ -121,6 +122,11 @@ def studies(instances: Iterable[Study]) -> list[Study]:
         for sop_class, count in one.instances.items():
             of_study[sop_class] = of_study.get(sop_class, 0) + count
     return [Study(*key, instances=of_study) for key, of_study in counts.items()]
+
+
+def of(instance: Instance) -> Study:
+    """One instance that came by DIMSE."""
+    return Study(instance.study_uid, instance.patient_id, instance.accession_number, {instance.sop_class_uid: 1})
 
 
 def in_file(path: Path) -> Study:

@@ -148,11 +148,15 @@ def _ask(
     settings: Config, name: str, ask: Callable[[Source], list[ListedSeries]]
 ) -> tuple[list[ListedSeries], str]:
     """What every source lists, a series once, and why the others could not be asked."""
+    from dicom_node import audit
+
     listed: dict[str, ListedSeries] = {}
     failures = []
     for source in _sources(settings, name):
         try:
-            for item in ask(source):
+            with audit.recording(settings):
+                found = ask(source)
+            for item in found:
                 listed.setdefault(item.series_uid, item)
         except (TransientError, PermanentError) as error:
             failures.append(f"{source.name}: {error}")

@@ -23,7 +23,7 @@ from pynetdicom.presentation import PresentationContext
 from dicom_node import audit_events, commitment
 from dicom_node.admission import Admission, Rejection
 from dicom_node.association_server import Answer, InboundAssociation, StorageServer
-from dicom_node.audit_message import Node, Study
+from dicom_node.audit_message import Node
 from dicom_node.commitment import CommitmentReport
 from dicom_node.config import Config
 from dicom_node.errors import LowDisk, NodeError, NotParsable
@@ -198,8 +198,7 @@ class Receiver:
             if tally is None:
                 sender = Node(assoc.calling_ae, assoc.calling_ae, assoc.host)
                 tally = self._tallies[assoc] = audit_events.Tally(sender)
-        counts = {instance.sop_class_uid: 1}
-        study = Study(instance.study_uid, instance.patient_id, instance.accession_number, counts)
+        study = audit_events.of(instance)
         tally.note(study, "" if answer.status == SUCCESS else answer.comment or f"status {answer.status:04X}")
 
     def report(self, event: evt.Event) -> tuple[int, None]:

@@ -28,7 +28,10 @@ from pynetdicom.sop_class import (  # type: ignore[attr-defined]  # made at impo
 
 from dicom_node.association import MAX_CONTEXTS, NoContexts, Peer, associate, call, describe, failure, watched
 from dicom_node.association_server import Answer
-from dicom_node.errors import NodeError, PermanentError, TransientError
+from dicom_node.audit_events import Tally, of
+from dicom_node.audit_message import Node
+from dicom_node.errors import NodeError, NotParsable, PermanentError, TransientError
+from dicom_node.instance_check import identify
 from dicom_node.query import PENDING, UNABLE_TO_PROCESS, identifier
 from dicom_node.upper_layer import InstanceMemory, MessageProvider
 
@@ -132,10 +135,12 @@ def get(
     classes = dict.fromkeys(str(context.abstract_syntax) for context in storage)
     roles = [build_role(uid, scp_role=True) for uid in classes]
     retrieved = Retrieved()
+    tally = Tally(Node(peer.ae_title, peer.ae_title, peer.host))
 
     def keep(event: evt.Event) -> Dataset:
         sop_class, transfer_syntax = UID(event.context.abstract_syntax), UID(event.context.transfer_syntax)
         answer = on_instance(cast(C_STORE, event.request), sop_class, transfer_syntax)
+        _note(tally, cast(C_STORE, event.request), transfer_syntax, answer)
         cast(MessageProvider, event.assoc.dimse).release_memory()
         return _store_status(answer)
 
@@ -149,7 +154,17 @@ def get(
                 retrieved += _outcome(peer, _get_responses(assoc, peer, request, limit_s))
     except NoContexts as error:
         raise _not_offered(peer, calling_ae, "C-GET", 'retrieve = "move"') from error
+    finally:
+        tally.close()
     return retrieved
+
+
+def _note(tally: Tally, request: C_STORE, transfer_syntax: UID, answer: Answer) -> None:
+    """For the audit trail; an instance of which nothing can be read is not in it."""
+    with suppress(NotParsable):
+        if request.DataSet is not None:
+            failure = answer.comment or f"status {answer.status:04X}"
+            tally.note(of(identify(request.DataSet, transfer_syntax)), failure if answer.status else "")
 
 
 def _move_responses(

@@ -114,3 +114,20 @@ def test_settings_that_break_torch_or_hide_the_gpu_are_absent() -> None:
     active = [line for line in text.splitlines() if not line.startswith("#")]
     assert not [line for line in active if re.match(r"(MemoryDenyWriteExecute|PrivateDevices|ProcSubset)=", line)]
     assert any(line.startswith("DeviceAllow=char-nvidia") for line in active)
+
+
+def test_the_state_folder_is_all_that_can_be_written() -> None:
+    text = (systemd_folder() / "dicomnode.service").read_text()
+    active = dict(line.split("=", 1) for line in text.splitlines() if "=" in line and not line.startswith("#"))
+    assert active["ProtectSystem"] == "strict" and active["ProtectHome"] == "yes" and active["PrivateTmp"] == "yes"
+    assert active["StateDirectory"] == "dicomnode" and active["StateDirectoryMode"] == "0700"
+    assert active["CapabilityBoundingSet"] == active["AmbientCapabilities"] == ""
+    others = {"ReadWritePaths", "CacheDirectory", "LogsDirectory", "RuntimeDirectory", "BindPaths"}
+    assert others.isdisjoint(active)
+
+
+def test_the_lines_for_secrets_are_understood_when_they_are_wanted(unit: Path, tool: Callable[[str], str]) -> None:
+    text = unit.read_text()
+    assert text.count("#LoadCredential=") == 2
+    unit.write_text(text.replace("#LoadCredential=", "LoadCredential="))
+    test_systemd_understands_every_line(unit, tool)
