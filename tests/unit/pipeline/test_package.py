@@ -15,46 +15,9 @@ from safetensors.torch import load_file, save
 
 from pipeline import package, phantom, segment
 from pipeline.errors import ModelError
-from pipeline.package import Licence, Manifest, Network, Training
 from pipeline.phantom import PhantomSpec
-from pipeline.preprocess import Preprocessing
 from pipeline.types import CtVolume, PipelineSettings
-from pipeline.unet import Architecture, UNet
-
-ARCH = Architecture(features=4)
-
-
-def random_net(seed: int) -> UNet:
-    torch.manual_seed(seed)
-    net = UNet(ARCH)
-    for name, buffer in net.named_buffers():
-        if name.endswith("running_var"):
-            buffer.uniform_(0.5, 1.5)
-    return net.eval()
-
-
-def write(folder: Path, name: str = "tiny", seed: int = 0) -> Path:
-    """A package with small random networks."""
-    weights, networks = {}, []
-    for number in (1, 2):
-        data, sha256 = package.encode(random_net(seed + number))
-        file = f"unet{number}.safetensors"
-        weights[file] = data
-        networks.append(Network.model_validate({"architecture": ARCH, "file": file, "sha256": sha256}))
-    manifest = Manifest(
-        name=name,
-        version="1.0",
-        intended_use="research",
-        unet1=networks[0],
-        unet2=networks[1],
-        preprocessing=Preprocessing(rows=32, columns=32),
-        training=Training(data=("none",), data_sha256="0" * 64, recipes={}, seeds={}),
-        licence=Licence(name="none", url="https://example.org", notice="random weights"),
-        metrics={"dice": 0.5},
-        software={"torch": torch.__version__},
-    )
-    package.write(folder, manifest, weights, {"MODEL_CARD.md": "# Tiny\n"})
-    return folder
+from tests.fixtures.packages import random_net, write
 
 
 @pytest.fixture
