@@ -198,7 +198,7 @@ class ResultRow(Base):
     __tablename__ = "result"
     id: Mapped[int] = mapped_column(primary_key=True)
     job_id: Mapped[int] = mapped_column(ForeignKey("job.id", ondelete="CASCADE"))
-    source_id: Mapped[int] = mapped_column(ForeignKey("series.id", ondelete="CASCADE"))  # the series analysed
+    source_id: Mapped[int] = mapped_column(ForeignKey("series.id", ondelete="CASCADE"), index=True)  # analysed
     profile: Mapped[str] = mapped_column(String(64))
     kind: Mapped[str] = mapped_column(String(16))
     study_uid: Mapped[str] = mapped_column(Uid)

@@ -29,7 +29,7 @@ from tests.fixtures.served import Served, series_uid
 SLICES = 14
 SPEC = phantom.PhantomSpec(slices=SLICES, rows=48, columns=48, slice_spacing_mm=9.0)
 PAUSE_S = 0.3  # of a sender before it calls again
-SEND_S, SETTLE_S = 300.0, 900.0
+START_S, SEND_S, SETTLE_S = 300.0, 600.0, 900.0  # a busy machine takes long to load torch
 UNDER_WAY = frozenset({SeriesState.RECEIVING, SeriesState.COMPLETE, SeriesState.QUEUED, SeriesState.ANALYSED})
 MANNERS = ("plain", "repeats", "aborts", "closes", "backwards")  # of senders
 
@@ -111,6 +111,7 @@ class Site:
         model = packages.write(self.folder / "model")
         analysis = {"device": "cpu", "model": str(model), "max_attempts": 10, "threads": 1}
         self.node = Served(self.folder / "node", [self.pacs.destination()], analysis=analysis, **self._sections)
+        self.node.start_s = START_S
         self.pacs.know("DICOMNODE", self.node.start())
 
     def stop(self) -> None:

@@ -24,6 +24,7 @@ def upgrade() -> None:
     for name, where in KEPT.items():
         _index(name, "changed_at", where)
     _index("purging", "id", "purging")
+    op.create_index("ix_result_source_id", "result", ["source_id"])
 
 
 def _index(name: str, column: str, where: str) -> None:
