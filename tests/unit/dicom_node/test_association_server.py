@@ -15,14 +15,22 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, ImplicitVRLittleEndian
-from pynetdicom import AE, build_context, evt
+from pydicom.uid import ImplicitVRLittleEndian
 from pynetdicom.sop_class import Verification
 
 from dicom_node import admission
 from dicom_node.association_server import _plain
 from dicom_node.upper_layer import DataPdu
-from tests.fixtures.reception import AE_TITLE, SECONDS, Node, calling, ct, receiving, status, store_dataset
+from tests.fixtures.reception import (
+    SECONDS,
+    Node,
+    calling,
+    ct,
+    receiving,
+    recorded,
+    status,
+    store_dataset,
+)
 
 A_ASSOCIATE_AC, A_ASSOCIATE_RJ, P_DATA_TF, A_RELEASE_RP, A_ABORT = 2, 3, 4, 6, 7
 
@@ -43,19 +51,7 @@ def hurried(tmp_path: Path) -> Iterator[Node]:
 @pytest.fixture(scope="module")
 def conversation(tmp_path_factory: pytest.TempPathFactory) -> list[bytes]:
     """The PDUs of a requestor: A-ASSOCIATE-RQ, C-ECHO, a C-STORE in several, A-RELEASE-RQ."""
-    sent: list[bytes] = []
-    with receiving(tmp_path_factory.mktemp("conversation")) as node:
-        contexts = [build_context(Verification), build_context(CTImageStorage, ExplicitVRLittleEndian)]
-        record = [(evt.EVT_DATA_SENT, lambda event: sent.append(event.data))]
-        assoc = AE("RECORDER").associate(
-            "127.0.0.1", node.port, contexts=contexts, ae_title=AE_TITLE, evt_handlers=record
-        )
-        assoc.send_c_echo()
-        ds = ct(size=16)
-        ds.file_meta = type(ds)()  # type: ignore[assignment]
-        ds.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-        assert assoc.send_c_store(ds).Status == 0x0000
-        assoc.release()
+    sent = recorded(tmp_path_factory.mktemp("conversation"))
     assert [pdu[0] for pdu in sent] == [1, 4, 4, 4, 5]
     return sent
 
