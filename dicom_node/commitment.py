@@ -53,7 +53,7 @@ def parse(event_information: Dataset) -> CommitmentReport:
             (_uid(item), int(item.get("FailureReason") or PROCESSING_FAILURE))
             for item in event_information.get("FailedSOPSequence") or ()
         )
-    except MALFORMED as error:
+    except (*MALFORMED, OSError) as error:  # OSError: pydicom's, of a sequence that breaks off
         raise NotParsable(f"the commitment report cannot be read: {brief(error)}") from error
     if not transaction_uid:
         raise NotParsable("the commitment report has no TransactionUID")

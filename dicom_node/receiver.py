@@ -207,7 +207,7 @@ class Receiver:
             return NO_SUCH_EVENT_TYPE, None
         try:
             report = commitment.parse(event.event_information)
-        except (NotParsable, *MALFORMED) as error:
+        except (NotParsable, *MALFORMED, OSError) as error:  # OSError: of what breaks off
             LOGGER.warning("%s: commitment report refused: %s", event.assoc.name, brief(error))
             return INVALID_ARGUMENT, None
         if self._on_event_report is None:

@@ -100,8 +100,12 @@ def reports(_folder: Path) -> Iterator[Target]:
 
     def parse(data: bytes) -> None:
         syntax, content = _split(data)
-        with suppress(NotParsable, *MALFORMED):
-            commitment.parse(decode(BytesIO(content), syntax.is_implicit_VR, syntax.is_little_endian))
+        try:
+            ds = decode(BytesIO(content), syntax.is_implicit_VR, syntax.is_little_endian)
+        except (*MALFORMED, OSError):  # as the receiver refuses it
+            return
+        with suppress(NotParsable):
+            commitment.parse(ds)
 
     yield Target(tuple(bytes([n]) + wire_encode(ds, syntax) for n, syntax in enumerate(SYNTAXES[:3])), parse)
 

@@ -67,6 +67,17 @@ def test_a_sequence_that_is_none_is_refused() -> None:
         parse(ds)
 
 
+def test_a_sequence_that_breaks_off_is_refused() -> None:
+    """Found by damaging reports at random: pydicom raises OSError, and only when the sequence is looked at."""
+    encoded = encode(_from_wire([_item("1.2.3.4")], []), is_implicit_vr=True, is_little_endian=True)
+    assert encoded is not None
+    at = encoded.index(b"\xfe\xff\x00\xe0")  # of the first item: a sequence of two bytes
+    broken = encoded[: at - 4] + (2).to_bytes(4, "little") + encoded[at : at + 2]
+    ds = decode(BytesIO(broken), is_implicit_vr=True, is_little_endian=True)
+    with pytest.raises(NotParsable, match="cannot be read"):
+        parse(ds)
+
+
 def test_reasons_in_words() -> None:
     assert describe(0x0112) == "no such object instance (0x0112)"
     assert "0xC123" in describe(0xC123)
