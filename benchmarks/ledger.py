@@ -31,14 +31,13 @@ from sqlalchemy import Connection, Engine, create_engine, insert, text
 
 from dicom_node.ledger import Ages, Filing, Ledger, SeriesIdentity
 from dicom_node.states import JobState, SeriesState
-from dicom_node.tables import EventRow, InstanceRow, JobRow, SeriesRow
+from dicom_node.tables import InstanceRow, JobRow, SeriesRow
 from tests.fixtures.postgres import BIN, running
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 FIRST_ID = 10_000_000  # of rows written with their ids: far from those that PostgreSQL counts up itself
 # Of a hospital's ledger: nearly all are over.
 STATES = [SeriesState.DELIVERED] * 60 + [SeriesState.NOT_ANALYSED] * 35 + [SeriesState.FAILED] * 4
-EVENTS = ("receiving", "complete", "queued", "analysed", "delivered")
 CHUNK = 2000  # series in one transaction
 
 
@@ -155,13 +154,12 @@ def fill(url: str, series: int, instances: int) -> None:
         with engine.begin() as connection:
             connection.execute(insert(SeriesRow), [_series(number) for number in numbers])
             connection.execute(insert(JobRow), [_job(number) for number in numbers])
-            connection.execute(insert(EventRow), [_event(n, state) for n in numbers for state in EVENTS])
     with _bulk(engine) as connection:
         for first in range(0, series, CHUNK):
             last = min(first + CHUNK, series)
             _instances(connection, first * instances, last * instances, instances)
             connection.commit()
-        for statement in (RESULTS, DELIVERIES):
+        for statement in (EVENTS, RESULTS, DELIVERIES):
             connection.execute(text(statement))
             connection.commit()
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
@@ -191,6 +189,11 @@ def _bulk(engine: Engine) -> Iterator[Connection]:
 UNIQUE, UNIQUE_COLUMNS = "uq_instance_sop_instance_uid_dataset_sha256", "sop_instance_uid, dataset_sha256"
 POSTGRES_BULK = ("SET session_replication_role = replica", f"ALTER TABLE instance DROP CONSTRAINT {UNIQUE}")
 SQLITE_BULK = ("PRAGMA synchronous = OFF", "PRAGMA cache_size = -500000")
+EVENTS = """
+    INSERT INTO event (at, subject, subject_id, series_id, old_state, new_state, reason)
+    SELECT created_at, 'series', id, id, '', steps.step, ''
+    FROM series CROSS JOIN (SELECT 'receiving' AS step UNION ALL SELECT 'complete' UNION ALL SELECT 'queued'
+                            UNION ALL SELECT 'analysed' UNION ALL SELECT 'delivered') AS steps"""
 RESULTS = """
     INSERT INTO result (job_id, source_id, profile, kind, study_uid, series_uid, sop_class_uid, sop_instance_uid,
                         path, sha256, current)
@@ -278,18 +281,6 @@ def _job(series: int) -> dict[str, Any]:
         "created_at": START,
         "started_at": START,
         "finished_at": START,
-    }
-
-
-def _event(series: int, state: str) -> dict[str, Any]:
-    return {
-        "at": START,
-        "subject": "series",
-        "subject_id": FIRST_ID + series,
-        "series_id": FIRST_ID + series,
-        "old_state": "",
-        "new_state": state,
-        "reason": "",
     }
 
 
