@@ -157,7 +157,13 @@ class Senders:
 def soak(folder: Path, minutes: float, at_once: int, seed: int) -> tuple[list[Look], Senders, list[str]]:
     """Run it; looks at the process, the senders, and what is wrong."""
     command = [sys.executable, "-m", "benchmarks.faults.syncs", "--child", str(folder / "state")]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+    log = folder / "log"
+    with (
+        log.open("w") as errors,
+        subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True
+        ) as process,
+    ):
         assert process.stdout is not None
         senders = Senders(int(process.stdout.readline()), folder, seed)
         watched = psutil.Process(process.pid)
@@ -170,7 +176,9 @@ def soak(folder: Path, minutes: float, at_once: int, seed: int) -> tuple[list[Lo
             looks.append(_look(watched, time.monotonic() - began))
         process.communicate("")
     senders.done["associations open at once"] = most
-    return looks, senders, [*leaks(looks), *_lost(folder, senders)]
+    unplanned = log.read_text(errors="replace").count("Traceback")
+    faults = [f"{unplanned} errors that nobody planned, in the log"] if unplanned else []
+    return looks, senders, [*faults, *leaks(looks), *_lost(folder, senders)]
 
 
 def _look(process: psutil.Process, second: float) -> Look:

@@ -176,7 +176,9 @@ def child(state_dir: Path) -> None:
     spool = Spool(state_dir)
     ledger = Ledger(f"sqlite:///{state_dir / 'ledger.sqlite'}")
     ingest = Ingest(spool, ledger, lambda: datetime.now(UTC))
-    receiver = Receiver(reception.settings(state_dir, max_associations=120), spool, ingest.submit)
+    receiver = Receiver(
+        reception.settings(state_dir, max_associations=120, max_associations_per_peer=120), spool, ingest.submit
+    )
     ingest.start()
     print(receiver.start(), flush=True)
     sys.stdin.read()
