@@ -22,7 +22,7 @@ from dicom_node.cli_common import DEFAULT_CONFIG, FAILED, MISUSED, ConfigOption,
 from dicom_node.config import AnyDestination, Config
 from dicom_node.errors import ConfigError, NodeError, NotFound
 from dicom_node.result_file import PREFIX, damaged
-from dicom_node.retention import Disk, Retention
+from dicom_node.retention import LOW_DISK, Disk, Retention
 from dicom_node.spool import REASON_SUFFIX, Spool
 from dicom_node.states import SeriesState
 from pipeline import RESEARCH_USE_ONLY, __version__
@@ -130,7 +130,7 @@ def status(
         return
     show.show_status(Console(), counts, series)
     if disk.low:
-        typer.echo(f"THE DISK IS LOW ({disk}): nothing is received until there is room; see `dicomnode purge`")
+        typer.echo(f"THE DISK IS LOW ({disk}): {LOW_DISK}")
     for warning in expiring:
         typer.echo(f"Renew soon: {warning}")
     if set_aside:

@@ -67,7 +67,7 @@ class Coordinator:
     """The one thread that decides about series and jobs.
 
     Args:
-        config: `completion` is used.
+        config: `completion`, and the longest pause of `delivery`, are used.
         ledger: what is known, and where decisions are written.
         dispatcher: started and stopped by the caller.
         busy_series: SeriesInstanceUIDs of which more may be on its way: open associations, files not yet recorded.
@@ -87,6 +87,7 @@ class Coordinator:
         sources: Sources | None = None,
     ) -> None:
         self._rules = config.completion
+        self._longest_pause = timedelta(seconds=config.delivery.backoff_cap_s)
         self._ledger = ledger
         self._dispatcher = dispatcher
         self._busy_series = busy_series
@@ -147,6 +148,8 @@ class Coordinator:
 
     def _complete(self, busy: Collection[str], now: datetime) -> Iterator[datetime]:
         """Judge each series that is quiet; yields when to look at the others."""
+        if self._ledger.follow_clock(now, self._longest_pause):
+            LOGGER.warning("the clock was put back: what was to be looked at later is looked at from now on")
         receiving = self._ledger.receiving()
         self._judged = {r.series_uid: self._judged[r.series_uid] for r in receiving if r.series_uid in self._judged}
         self._sources.forget_others([series.series_uid for series in receiving])

@@ -43,6 +43,7 @@ class Dispatcher:
         executor: makes the executor; None for a `WorkerPool` of `analysis.workers` processes.
         analyse: the picklable function that the executor runs.
         keep: called with the error of a result object that failed its checks: keeps it aside, gives the reason.
+        has_room: whether results can be written; while they cannot, jobs wait and no attempt is spent.
     """
 
     def __init__(
@@ -56,6 +57,7 @@ class Dispatcher:
         executor: Callable[[], Executor] | None = None,
         analyse: Analyse = worker.analyse,
         keep: Callable[[ResultError], str] = str,
+        has_room: Callable[[], bool] = lambda: True,
     ) -> None:
         self._config = config
         self._ledger = ledger
@@ -65,6 +67,7 @@ class Dispatcher:
         self._on_finished = on_finished
         self._make_executor = executor or self._worker_pool
         self._keep = keep
+        self._has_room = has_room
         self._analyse = analyse
         self._executor: Executor | None = None
         self._claimed: tuple[JobRecord, SeriesRecord] | None = None  # RUNNING in the ledger, not yet handed out
@@ -104,6 +107,8 @@ class Dispatcher:
         settled = self._settle_finished()
         self._end_cancelled()
         while self._executor is not None and len(self._running) < self._config.analysis.workers:
+            if not self._has_room():
+                break
             self._claimed = self._claimed or self._ledger.claim_job(self._clock())
             if self._claimed is None:
                 break

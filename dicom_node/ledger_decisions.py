@@ -5,15 +5,17 @@ Decisions are taken outside, on records; they are written only where nothing cha
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import datetime, timedelta
 
-from sqlalchemy import select
+from sqlalchemy import select, update
 
 from dicom_node.ledger_records import Choice, SeriesRecord
 from dicom_node.ledger_rows import series_query, series_record
 from dicom_node.ledger_writer import LedgerRoom, Writer
-from dicom_node.states import JobState, SeriesState
-from dicom_node.tables import JobRow, SeriesRow
+from dicom_node.states import DeliveryState, JobState, SeriesState
+from dicom_node.tables import DeliveryRow, JobRow, SeriesRow
+
+CLOCK_STEP = timedelta(minutes=1)  # smaller steps are waited out
 
 
 class DecisionRoom(LedgerRoom):
@@ -28,6 +30,23 @@ class DecisionRoom(LedgerRoom):
         )
         with self._read() as session:
             return [series_record(*found) for found in session.execute(query)]
+
+    def follow_clock(self, now: datetime, longest_pause: timedelta) -> bool:
+        """Where the clock was put back, let no series or delivery wait until it has caught up. Whether it was.
+
+        It shows by a series whose last instance came in the future. The quiet time of such series counts from now
+        on, and deliveries that wait longer than any pause is long are due at once.
+        """
+        ahead = SeriesRow.last_instance_at > now + CLOCK_STEP
+        with self._read() as session:
+            if session.scalar(select(SeriesRow.id).where(ahead).limit(1)) is None:
+                return False
+        waits = (DeliveryRow.state == DeliveryState.PENDING, DeliveryRow.next_attempt_at > now + longest_pause)
+        with self._write(now) as writer:
+            writer.session.execute(update(SeriesRow).where(ahead).values(last_instance_at=now))
+            writer.session.execute(update(DeliveryRow).where(*waits).values(next_attempt_at=now))
+            writer.event("node", "the clock was put back")
+        return True
 
     def complete_studies(self) -> list[str]:
         """StudyInstanceUIDs that have a COMPLETE series, which selection has to look at."""

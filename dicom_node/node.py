@@ -67,6 +67,7 @@ class Node:
             self._wake,
             executor,
             keep=self._keep,
+            has_room=self._spool.has_room,
         )
         self._delivery = DeliveryService(config, self._ledger, self._spool)
         self._sources = SourceService(

@@ -27,6 +27,8 @@ BATCH = 50  # series at a time: a stop waits for no more
 GRACE = timedelta(minutes=10)  # files that came again are put away by then, whatever [retention] says
 HEADROOM = 1.25  # of the reserve: below this sources go before their time
 
+LOW_DISK = "nothing is received or analysed until there is room; see `dicomnode purge`"
+
 
 @dataclass(frozen=True)
 class Disk:
@@ -178,10 +180,10 @@ class RetentionService:
 
     def _tell_of(self, disk: Disk, now: datetime) -> None:
         if disk.low:
-            text = f"the disk is low ({disk}): nothing is received until there is room; see `dicomnode purge`"
+            text = f"the disk is low ({disk}): {LOW_DISK}"
             LOGGER.error("%s", text)
         else:
-            text = f"there is room on the disk again ({disk}): instances are received"
+            text = f"there is room on the disk again ({disk}): reception and analysis go on"
             LOGGER.warning("%s", text)
         self._ledger.note(text, now)
 

@@ -161,6 +161,10 @@ class Spool:
         """Free space of the state folder's disk that the service's user may write."""
         return free_bytes(self.state_dir)
 
+    def has_room(self) -> bool:
+        """Whether more than the reserve is free."""
+        return self.free_bytes() >= self.min_free_bytes
+
     def require_room(self, needed_bytes: int = 0) -> None:
         """Raise `LowDisk` if writing so much would leave less than the reserve."""
         if self.free_bytes() - needed_bytes < self.min_free_bytes:

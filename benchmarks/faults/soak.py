@@ -79,7 +79,9 @@ class Senders:
 
     def _one(self, chance: random.Random) -> None:
         manner = chance.choice(self.manners)
-        with suppress(OSError, RuntimeError, AssertionError, ValueError):  # of a conversation that the node ended
+        with suppress(
+            OSError, RuntimeError, AssertionError, ValueError, LookupError
+        ):  # the node ended it, or refused
             manner(chance)
         with self._lock:
             self.done[manner.__name__] += 1

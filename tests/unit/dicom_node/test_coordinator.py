@@ -171,6 +171,31 @@ def test_each_look_says_when_the_next_is_due(bench: Bench) -> None:
     assert bench.results_told == 1
 
 
+def test_a_clock_that_is_put_back_holds_nothing_up(bench: Bench) -> None:
+    """As after a start with a wrong clock, before the time server has answered."""
+    bench.now += timedelta(days=30)
+    bench.send_all()
+    bench.now -= timedelta(days=30)
+    bench.after(1)
+    for _ in range(3):
+        bench.after(100)
+    assert bench.state() is S.ANALYSED
+    assert [event.reason for event in bench.ledger.recent_events()].count("the clock was put back") == 1
+
+
+def test_deliveries_do_not_wait_for_a_clock_that_was_put_back(bench: Bench) -> None:
+    bench.send_all()
+    for _ in range(4):
+        bench.after(100)
+    (first, *_) = bench.ledger.due_deliveries("pacs", bench.now)
+    later = bench.now + timedelta(days=2)
+    bench.ledger.delivery_postponed(first.id, later, later, "busy")
+    bench.send(SHARP, 1)
+    bench.now -= timedelta(days=1)
+    bench.after(1)
+    assert first.id in {delivery.id for delivery in bench.ledger.due_deliveries("pacs", bench.now)}
+
+
 def test_an_open_association_holds_back_completion_and_selection(bench: Bench) -> None:
     bench.send_all()
     bench.busy = {SOFT}

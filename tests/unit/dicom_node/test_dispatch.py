@@ -315,6 +315,25 @@ def test_a_superseded_analysis_is_stopped_and_its_end_does_not_count(bench: Benc
     assert before.jobs[0].state is J.CANCELLED
 
 
+def test_while_the_disk_is_low_jobs_wait_and_spend_no_attempt(book: Ledger, tmp_path: Path) -> None:
+    bench = Bench(book, tmp_path)
+    receive(book)
+    complete(book)
+    choose(book)
+    room = False
+    dispatcher = Dispatcher(
+        bench.config, book, tmp_path, tmp_path, bench.clock, executor=Inline, has_room=lambda: room
+    )
+    dispatcher.start()
+    assert dispatcher.pump() == 0
+    (job,) = bench.details().jobs
+    assert (job.state, job.attempts) == (J.WAITING, 0)
+    room = True
+    dispatcher.pump()
+    assert bench.details().jobs[0].attempts == 1
+    dispatcher.stop()
+
+
 def test_no_more_jobs_run_than_there_are_workers(book: Ledger, tmp_path: Path) -> None:
     bench = Bench(book, tmp_path, workers=2)
     for number in range(3):

@@ -446,9 +446,9 @@ def test_the_service_tells_when_the_disk_is_low_and_when_it_is_not_any_more(desk
         service.look()  # the disk is looked at twice: for what to purge, and for what to tell
     told = [event.reason for event in desk.ledger.recent_events()]
     assert told == [
-        "there is room on the disk again (2048 MB free, reserve 1024 MB): instances are received",
-        "the disk is low (1 MB free, reserve 1024 MB): nothing is received until there is room; "
-        "see `dicomnode purge`",
+        "there is room on the disk again (2048 MB free, reserve 1024 MB): reception and analysis go on",
+        "the disk is low (1 MB free, reserve 1024 MB): nothing is received or analysed until there "
+        "is room; see `dicomnode purge`",
     ]
 
 
