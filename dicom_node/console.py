@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import date, datetime
@@ -11,9 +12,8 @@ from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich import box
+from rich import box, markup
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from dicom_node.ledger_records import (
@@ -41,6 +41,8 @@ STYLES: Mapping[SeriesState, str] = {
     SeriesState.CANCELLED: "yellow",
 }
 
+CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]")  # names off the wire must not steer a terminal
+
 
 def as_json(value: Any) -> str:
     """Records as indented JSON; times in ISO 8601."""
@@ -60,6 +62,11 @@ def _plain(value: object) -> object:
     if isinstance(value, Mapping):
         return dict(value)
     raise TypeError(f"{type(value).__name__} is not shown as JSON")
+
+
+def escape(text: str) -> str:
+    """`text` as it is, without what rich or a terminal would take for a command."""
+    return markup.escape(CONTROL.sub("\N{REPLACEMENT CHARACTER}", text))
 
 
 def time(value: datetime | None) -> str:

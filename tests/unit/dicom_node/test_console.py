@@ -8,9 +8,11 @@ from dataclasses import replace
 from rich.console import Console
 
 from dicom_node import console as show
+from dicom_node.ledger import Ledger, SeriesIdentity
 from pipeline import quality, run
 from pipeline.types import Analysis
 from tests.fixtures.results import make_analysis, without_left_lung
+from tests.fixtures.samples import SERIES, START, filing
 
 
 def shown(analysis: Analysis) -> dict[str, str]:
@@ -44,3 +46,18 @@ def test_a_lung_that_was_not_found_is_not_measured() -> None:
     assert "%" not in lines["left"]
     assert "%" in lines["right"]
     assert "The left lung was not found" in lines["!"]
+
+
+def test_names_off_the_wire_are_shown_as_they_are_and_steer_nothing(book: Ledger) -> None:
+    """Neither rich's markup, nor HTML, nor a terminal's control sequences."""
+    hostile = "[red]P[/red]<script>x</script>"
+    identity = SeriesIdentity(SERIES, "1.2.3", hostile, description="\x1b]0;pwned\x07\x1b[2J\x9b31m end")
+    book.file_instances([filing(1, identity=identity)], START)
+    console = Console(file=io.StringIO(), width=300)
+    show.show_status(console, book.counts(), book.list_series())
+    show.show_series(console, book.details(SERIES))
+    assert isinstance(console.file, io.StringIO)
+    text = console.file.getvalue()
+    assert text.count(hostile) == 2
+    assert not set(text) & {"\x1b", "\x07", "\x9b"}
+    assert text.count("\N{REPLACEMENT CHARACTER}]0;pwned") == 2
