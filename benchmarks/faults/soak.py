@@ -87,10 +87,10 @@ class Senders:
             self.done[manner.__name__] += 1
 
     def _store(self, chance: random.Random, times: int = 1, **attributes: str) -> None:
-        series_uid = str(generate_uid())
+        series_uid = f"1.2.3.{chance.getrandbits(64)}"  # short: SOP Instance UIDs are made of it
         with reception.calling(self.node, calling_ae=f"SOAK{chance.randrange(9)}") as assoc:
             for number in range(1, chance.randint(2, 12)):
-                ds = slice_of(number, series_uid, StudyInstanceUID=f"{series_uid[:50]}.1", **attributes)
+                ds = slice_of(number, series_uid, StudyInstanceUID=f"{series_uid}.0", **attributes)
                 ds.file_meta = FileMetaDataset()
                 ds.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
                 for _ in range(times):
