@@ -90,6 +90,8 @@ _COUNTS = {
     "NumberOfSeriesRelatedInstances": "SOPInstanceUID",
 }
 
+_NOT_COMPARED = {"QueryRetrieveLevel", "SpecificCharacterSet", "ModalitiesInStudy", *_COUNTS}
+
 
 @dataclass(frozen=True)
 class KeptInstance:
@@ -318,7 +320,7 @@ def _data_set_sha256(content: bytes) -> str:
 def _fits(header: Dataset, query: Dataset) -> bool:
     """Whether an instance matches every key (PS3.4 C.2.2.2): single value, list of UID, wildcard or dates."""
     for element in query:
-        if element.keyword in {"QueryRetrieveLevel", "SpecificCharacterSet", *_COUNTS} or element.is_empty:
+        if element.keyword in _NOT_COMPARED or element.is_empty:
             continue
         value = str(header.get(element.keyword, "") or "")
         wanted = [str(item) for item in (element.value if element.VM > 1 else [element.value])]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Sequence
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -92,5 +94,40 @@ def test_twenty_of_three_hundred_slices_are_fetched_and_the_report_says_so(
         assert said(node, details) == details["series"]["completeness"]
         assert expected[:40] in node.command("show", details["series"]["identity"]["series_uid"]).stdout
         assert len({job["revision"] for job in details["jobs"]}) == 1, "nothing was analysed before it was whole"
+    finally:
+        node.kill()
+
+
+def test_what_the_node_never_saw_is_listed_and_pulled(tmp_path: Path, orthanc: Orthanc) -> None:
+    today = {"StudyDate": f"{date.today():%Y%m%d}", "PatientID": "PULLED", "AccessionNumber": "A77"}
+    drawn = phantom.make(phantom.PhantomSpec(slices=16, rows=64, columns=64, slice_spacing_mm=10.0))
+    folder = tmp_path / "unseen"
+    for path in phantom.write_series(drawn, folder, attributes=today):
+        orthanc.upload(path)
+    uid = series_uid(folder)
+    node = serving(tmp_path, orthanc)
+    try:
+        listed = json.loads(node.command("reconcile", "--since", "1d", "--json").stdout)
+        (finding,) = listed["findings"]
+        assert (finding["series"]["series_uid"], finding["reason"]) == (uid, "never seen")
+        assert listed["requested"] == 0
+        assert node.command("pull", "--accession", "*").returncode == 2
+        unknown = node.command("pull", "--accession", "none")
+        assert unknown.returncode == 1 and "no CT series of none" in unknown.stderr
+
+        node.stop()
+        waiting = node.command("pull", "--accession", "A77")
+        assert waiting.returncode == 1
+        assert (
+            "no node is running" in waiting.stderr and "fetched when `dicomnode serve` is started" in waiting.stderr
+        )
+        node.start()
+        done = node.command("pull", "--patient", "PULLED")
+        assert done.returncode == 0, done.stdout + done.stderr
+        details = node.settled(uid)
+        assert details["series"]["state"] == "delivered"
+        assert "16 of them fetched from pacs by C-MOVE" in details["series"]["completeness"]
+        again = json.loads(node.command("reconcile", "--since", "1d", "--pull", "--json").stdout)
+        assert (again["findings"], again["requested"]) == ([], 0)
     finally:
         node.kill()
