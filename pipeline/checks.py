@@ -14,8 +14,10 @@ from pydicom.dataset import Dataset
 from pydicom.uid import UID
 
 from pipeline import codes, rejection
+from pipeline.checks_priors import prior_complaints
 from pipeline.checks_sr import sr_complaints
 from pipeline.errors import ResultError
+from pipeline.priors import Priors
 from pipeline.types import Analysis, Lung, MaskArray, ObjectReference, ResultKind
 
 _IDENTITY = ("PatientID", "PatientName", "PatientBirthDate", "AccessionNumber", "StudyInstanceUID", "StudyID")
@@ -33,17 +35,19 @@ def check(
     analysis: Analysis,
     segmentations: Mapping[ResultKind, Dataset] | None = None,
     superseded: Sequence[ObjectReference] = (),
+    priors: Priors | None = None,
 ) -> None:
     """Check one object of a result set.
 
     Args:
         segmentations: the SEG objects of the set; with them the references of an SR are checked too.
         superseded: what a rejection note of the set is to name.
+        priors: the earlier results that it shows.
 
     Raises:
         ResultError: naming every complaint.
     """
-    found = list(complaints(ds, analysis, segmentations, superseded))
+    found = list(complaints(ds, analysis, segmentations, superseded, priors))
     if found:
         raise ResultError(f"{ds.get('Modality', 'object')} of {analysis.volume.series_uid}: " + "; ".join(found))
 
@@ -53,6 +57,7 @@ def complaints(
     analysis: Analysis,
     segmentations: Mapping[ResultKind, Dataset] | None = None,
     superseded: Sequence[ObjectReference] = (),
+    priors: Priors | None = None,
 ) -> Iterator[str]:
     """Everything that is wrong with one object of a result set, as sentences."""
     yield from _common_complaints(ds, analysis.volume.headers[0])
@@ -60,10 +65,11 @@ def complaints(
         yield from _seg_complaints(ds, analysis)
     elif ds.Modality == "SR":
         yield from sr_complaints(ds, analysis, segmentations or {})
+        yield from prior_complaints(ds, analysis, priors or Priors())
     elif ds.Modality == "KO":
         yield from rejection.complaints(ds, superseded)
     else:
-        yield from _picture_complaints(ds)
+        yield from _picture_complaints(ds, shows_dates=bool(priors and priors.results))
 
 
 def _common_complaints(ds: Dataset, source: Dataset) -> Iterator[str]:
@@ -147,8 +153,9 @@ def _voxels(ds: Dataset) -> dict[int, int]:
     return counted
 
 
-def _picture_complaints(ds: Dataset) -> Iterator[str]:
+def _picture_complaints(ds: Dataset, shows_dates: bool) -> Iterator[str]:
     if len(ds.PixelData) != ds.Rows * ds.Columns * 3 + (ds.Rows * ds.Columns * 3) % 2:
         yield "the pixels do not fill the page"
-    if ds.get("BurnedInAnnotation") != "NO" or not ds.get("PatientOrientation"):
+    burned_in = "YES" if shows_dates else "NO"
+    if ds.get("BurnedInAnnotation") != burned_in or not ds.get("PatientOrientation"):
         yield "orientation or BurnedInAnnotation is not stated"

@@ -32,6 +32,7 @@ ATTENUATION = Code("112031", "DCM", "Attenuation Coefficient")  # CID 7469
 MEAN = Code("373098007", "SCT", "Mean")  # CID 7464
 MILLILITRE = Code("ml", "UCUM", "milliliter")
 SQUARE_MILLIMETRE = Code("mm2", "UCUM", "square millimeter")
+MILLIMETRE = Code("mm", "UCUM", "millimeter")
 PERCENT = Code("%", "UCUM", "percent")
 HOUNSFIELD_UNIT = Code("[hnsf'U]", "UCUM", "Hounsfield unit")
 
@@ -41,6 +42,12 @@ CT_OF_CHEST = Code("169069000", "SCT", "CT of chest")
 QUALITATIVE_EVALUATIONS = Code("C0034375", "UMLS", "Qualitative Evaluations")  # TID 1500 row 12
 IMAGE_LIBRARY = Code("111028", "DCM", "Image Library")  # TID 1600
 IMAGE_LIBRARY_GROUP = Code("126200", "DCM", "Image Library Group")  # TID 1600
+DERIVED_MEASUREMENTS = Code("126011", "DCM", "Derived Imaging Measurements")  # TID 1500 row 10
+PREVIOUS_FINDINGS = Code("121068", "DCM", "Previous Findings")
+PRIOR_REPORT = Code("122075", "DCM", "Prior report for current patient")  # CID 3407
+ACQUISITION_DATE = Code("126201", "DCM", "Acquisition Date")  # TID 1602
+ACQUISITION_TIME = Code("126202", "DCM", "Acquisition Time")  # TID 1602
+SLICE_THICKNESS = Code("112225", "DCM", "Slice Thickness")  # TID 1604
 MODALITY = Code("121139", "DCM", "Modality")  # TID 1602
 COMPUTED_TOMOGRAPHY = Code("CT", "DCM", "Computed Tomography")  # CID 29
 FRAME_OF_REFERENCE_UID = Code("112227", "DCM", "Frame of Reference UID")  # TID 1602
@@ -78,6 +85,12 @@ MODEL = _private("MODEL", "Model package")
 LUNG_METHOD = _private("LUNG_METHOD", "Method of lung segmentation")
 COMPLETENESS = _private("COMPLETENESS", "How the series was shown to be complete")
 REVISION = _private("REVISION", "Revision of the result")
+KERNEL = _private("KERNEL", "Convolution kernel of the source")
+RESAMPLING = _private("RESAMPLING", "Rule by which slices were resampled")
+PRIOR_SEARCH = _private("PRIOR_SEARCH", "Where earlier results were looked for")
+COMPARABILITY = _private("COMPARABILITY", "Why the figures may not be comparable")
+SEVERITY_CHANGE = _private("SEVERITY_CHANGE", "Change of severity score, percentage points")
+CONSOLIDATION_CHANGE = _private("CONSOL_CHANGE", "Change of consolidation score, percentage points")
 HEADER_NOTE = _private("HEADER_NOTE", "Attribute of the source that was left out")
 
 _VOCABULARY: Mapping[str, tuple[Code, ...]] = {
@@ -106,8 +119,11 @@ _VOCABULARY: Mapping[str, tuple[Code, ...]] = {
         GGO_VOLUME,
         LUNG_ATTENUATION,
         OPACITY_ATTENUATION,
+        SEVERITY_CHANGE,
+        CONSOLIDATION_CHANGE,
+        SLICE_THICKNESS,
     ),
-    "unit": (MILLILITRE, SQUARE_MILLIMETRE, PERCENT, HOUNSFIELD_UNIT),
+    "unit": (MILLILITRE, SQUARE_MILLIMETRE, MILLIMETRE, PERCENT, HOUNSFIELD_UNIT),
     "evaluation": (
         SEVERITY_CLASS,
         *SEVERITY_CLASSES.values(),
@@ -117,12 +133,21 @@ _VOCABULARY: Mapping[str, tuple[Code, ...]] = {
         LUNG_METHOD,
         COMPLETENESS,
         REVISION,
+        KERNEL,
+        RESAMPLING,
+        PRIOR_SEARCH,
+        COMPARABILITY,
         HEADER_NOTE,
     ),
     "structure or provenance": (
         PROCEDURE_REPORTED,
         CT_OF_CHEST,
         QUALITATIVE_EVALUATIONS,
+        DERIVED_MEASUREMENTS,
+        PREVIOUS_FINDINGS,
+        PRIOR_REPORT,
+        ACQUISITION_DATE,
+        ACQUISITION_TIME,
         IMAGE_LIBRARY,
         IMAGE_LIBRARY_GROUP,
         MODALITY,

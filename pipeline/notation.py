@@ -29,6 +29,15 @@ def percent(fraction: float | None, decimals: int = 1) -> str:
     return f"{rounded} %"
 
 
+def points(difference: float | None) -> str:
+    """A difference of two fractions in percentage points, signed; what is there does not read 0."""
+    if difference is None:
+        return NOT_MEASURED
+    exact = 100 * Decimal(difference)
+    rounded = next(value for places in count(1) if (value := round(exact, places)) or not exact or places >= 2)
+    return f"{rounded:+}" if rounded else "0.0" if not exact else "about 0"
+
+
 def millilitres(volume_ml: float) -> str:
     """A volume in whole ml, without the unit; "< 1" where it would read 0."""
     text = f"{volume_ml:.0f}"

@@ -2,6 +2,7 @@
 
 The page carries neither the patient's name nor a date: a corrected identity reaches the header of a reissued result
 but never pixels that are already somewhere, and a de-identified study stays so. BurnedInAnnotation is therefore NO.
+Where there are earlier results the page is longer by a trend panel, which cannot do without dates: then it is YES.
 """
 
 from __future__ import annotations
@@ -19,6 +20,9 @@ from pipeline.header import SourceHeader, series_number
 from pipeline.picture_canvas import AMBER, BACKGROUND, MUTED, TEXT, Box, Canvas, wrap
 from pipeline.picture_figures import draw_bars, draw_headline, draw_legend, draw_table, draw_warnings
 from pipeline.picture_panels import cut_to_lungs, draw_overview, draw_slice
+from pipeline.picture_trend import HEIGHT as TREND_HEIGHT
+from pipeline.picture_trend import draw_trend
+from pipeline.priors import NOT_LOOKED_FOR
 from pipeline.types import Analysis, ResultContext, ResultKind
 
 WIDTH, HEIGHT = 1600, 1000
@@ -26,6 +30,7 @@ _SLICES = Box(24, 84, 1096, 690)
 _WARNINGS = Box(24, 702, 740, 976)
 _ORIGIN = Box(752, 702, 1096, 976)
 _FIGURES = Box(1112, 84, 1576, 976)
+_TREND = Box(24, 988, 1576, 988 + TREND_HEIGHT)
 _READING = "Outlines are segmented by software. They show how much of the lung is opaque, not why."
 
 
@@ -47,6 +52,7 @@ def build(analysis: Analysis, context: ResultContext) -> Dataset | None:
     ds = provenance.finish(built, analysis, context, source)
     shown = [keyslices.source_index(analysis, index) for index in keyslices.shown_slices(analysis)]
     _describe(ds, source, [analysis.volume.headers[place] for place in shown])
+    ds.BurnedInAnnotation = "YES" if context.priors and context.priors.results else "NO"
     return ds
 
 
@@ -55,7 +61,6 @@ def _describe(ds: Dataset, source: SourceHeader, shown: Sequence[Dataset]) -> No
     ds.DateOfSecondaryCapture, ds.TimeOfSecondaryCapture = ds.ContentDate, ds.ContentTime
     ds.ConversionType = "SYN"
     ds.BodyPartExamined = "CHEST"
-    ds.BurnedInAnnotation = "NO"
     ds.RecognizableVisualFeatures = "NO"
     ds.DerivationDescription = provenance.plain(f"Made by software. {RESEARCH_USE_ONLY}", 1024)
     ds.LossyImageCompression = source.ds.get("LossyImageCompression", "00") or "00"
@@ -75,8 +80,12 @@ def _source_image(image: Dataset) -> Dataset:
 
 
 def render(analysis: Analysis, context: ResultContext) -> Image.Image:
-    """The page, RGB, 1600 × 1000. Slices are numbered from the head down, also in the view from the front."""
-    canvas = Canvas(Image.new("RGB", (WIDTH, HEIGHT), BACKGROUND))
+    """The page, RGB, 1600 × 1000, longer where there are priors.
+
+    Slices are numbered from the head down, also in the view from the front.
+    """
+    shows_trend = context.priors is not None and context.priors.latest is not None
+    canvas = Canvas(Image.new("RGB", (WIDTH, _TREND.bottom + 24 if shows_trend else HEIGHT), BACKGROUND))
     shown = keyslices.shown_slices(analysis)[::-1]
     numbers = {index: number for number, index in enumerate(shown, start=1)}
     cut = cut_to_lungs(analysis)
@@ -86,6 +95,8 @@ def render(analysis: Analysis, context: ResultContext) -> Image.Image:
     _draw_figures(canvas, analysis, numbers)
     _draw_origin(canvas, analysis, context)
     _draw_title(canvas, analysis, context)
+    if context.priors is not None and shows_trend:
+        draw_trend(canvas, _TREND, analysis, context.priors)
     return canvas.image
 
 
@@ -125,6 +136,7 @@ def _draw_origin(canvas: Canvas, analysis: Analysis, context: ResultContext) -> 
         "Lungs": analysis.lungs.method,
         "Software": f"{SOFTWARE_NAME} {__version__}",
         "Series complete": context.completeness,
+        "Earlier results": context.priors.search if context.priors else NOT_LOOKED_FOR,
     }
     y, last = _ORIGIN.top + 26, _ORIGIN.bottom - 14
     for name, words in entries.items():

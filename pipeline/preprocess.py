@@ -61,6 +61,12 @@ class Preprocessing(BaseModel):
             raise ValueError("slice_spacing_mm below resample_below_mm would resample up")
         return self
 
+    def rule(self, spacing_mm: float) -> str:
+        """The rule along z in words, for a series of that slice spacing."""
+        applied = "applied" if spacing_mm < self.resample_below_mm else "not needed"
+        target = f"{self.slice_spacing_mm:g} mm, sigma {self.smoothing:g}"
+        return f"slices closer than {self.resample_below_mm:g} mm to {target}: {applied}"
+
     def normalise(self, hu: Tensor) -> Tensor:
         """HU → network units."""
         return (hu.clamp(self.hu_min, self.hu_max) - self.hu_min) / self.hu_per_unit

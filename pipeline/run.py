@@ -31,16 +31,19 @@ from pipeline import (
     package,
     picture,
     pixels,
+    priors,
     quality,
     rejection,
     scores,
     seg,
     segment,
     sr,
+    trend,
     volume,
 )
 from pipeline.errors import PipelineError, ResultError, SeriesRejected
 from pipeline.package import ModelPackage
+from pipeline.priors import Priors
 from pipeline.segment import Probabilities
 from pipeline.types import (
     Analysis,
@@ -126,6 +129,7 @@ def analyse(files: Sequence[Path], settings: PipelineSettings) -> Analysis:
         flags=quality.flags(ct, found.lungs, found.lesions, found.scores),
         model=model.identity,
         source_digest=volume.source_digest(files),
+        resampling=model.manifest.preprocessing.rule(ct.spacing_mm[0]),
     )
 
 
@@ -153,7 +157,7 @@ def settings_digest(settings: PipelineSettings, analysis: Analysis) -> str:
     return hashlib.sha256(json.dumps(relevant, sort_keys=True).encode()).hexdigest()
 
 
-def report(analysis: Analysis) -> dict[str, Any]:
+def report(analysis: Analysis, earlier: Priors | None = None) -> dict[str, Any]:
     """The content of result.json: fractions of 1, millilitres, Hounsfield units."""
     regions = analysis.scores.regions
     return {
@@ -171,6 +175,8 @@ def report(analysis: Analysis) -> dict[str, Any]:
         },
         "software": f"dicomnode {__version__}",
         "flags": [{"code": flag.code, "text": flag.text} for flag in analysis.flags],
+        "acquired": priors.first_acquired(analysis.volume.headers),
+        **trend.report(analysis, earlier),
     }
 
 
@@ -197,6 +203,7 @@ def analyse_series(request: AnalysisRequest) -> AnalysisOutcome:
         SeriesRejected, ModelError, ResultError: as the steps do.
     """
     analysis = analyse(request.files, request.settings)
+    earlier = priors.usable(request.priors, analysis.volume.headers) if request.priors else None
     objects: list[ResultObject] = []
     for profile in request.profiles:
         context = ResultContext(
@@ -207,9 +214,10 @@ def analyse_series(request: AnalysisRequest) -> AnalysisOutcome:
             settings_digest=settings_digest(request.settings, analysis),
             predecessor=request.predecessors.get(profile.name),
             superseded=request.superseded.get(profile.name, ()),
+            priors=earlier,
         )
         objects += write_results(analysis, context, request.out_dir / profile.name)
-    return AnalysisOutcome(report=report(analysis), objects=tuple(objects))
+    return AnalysisOutcome(report=report(analysis, earlier), objects=tuple(objects))
 
 
 def write_results(analysis: Analysis, context: ResultContext, folder: Path) -> list[ResultObject]:
@@ -230,7 +238,7 @@ def write_results(analysis: Analysis, context: ResultContext, folder: Path) -> l
             objects.append(_written(kind, context.profile, draft / FILE_NAMES[kind], folder, ds))
         if context.profile.picture:
             picture.render(analysis, context).save(draft / PICTURE)
-        (draft / REPORT).write_text(json.dumps(report(analysis), indent=2) + "\n", encoding="utf-8")
+        (draft / REPORT).write_text(json.dumps(report(analysis, context.priors), indent=2) + "\n", encoding="utf-8")
         _replace(draft, folder)
     for path in (folder, folder.parent):
         _sync(path)
@@ -247,7 +255,7 @@ def _gate(
     """Check an object as it would be sent; one that fails is kept in `folder`, and the error says where."""
     ds = pydicom.dcmread(file)
     try:
-        checks.check(ds, analysis, segmentations, context.superseded)
+        checks.check(ds, analysis, segmentations, context.superseded, context.priors)
     except ResultError as error:
         error.rejected = file.replace(folder / f"{REJECTED}{ds.get('SOPInstanceUID', file.stem)}.dcm")
         raise

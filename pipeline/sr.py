@@ -17,19 +17,28 @@ from highdicom.sr import (
     ObservationContext,
     ObserverContext,
     RelationshipTypeValues,
-    TextContentItem,
     UIDRefContentItem,
 )
 from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes as dictionary
 from pydicom.sr.coding import Code
 
-from pipeline import RESEARCH_USE_ONLY, SOFTWARE_NAME, codes, header, provenance, sr_groups, sr_outlines, uids
+from pipeline import (
+    RESEARCH_USE_ONLY,
+    SOFTWARE_NAME,
+    codes,
+    header,
+    priors,
+    provenance,
+    sr_groups,
+    sr_outlines,
+    sr_priors,
+    uids,
+)
 from pipeline.header import SourceHeader
-from pipeline.types import Analysis, ObjectReference, ResultContext, ResultKind
+from pipeline.sr_items import ACQUISITION_CONTEXT, CONTAINS, container, text
+from pipeline.types import Analysis, ResultContext, ResultKind
 
-_CONTAINS = RelationshipTypeValues.CONTAINS
-_ACQUISITION_CONTEXT = RelationshipTypeValues.HAS_ACQ_CONTEXT
 _LANGUAGE = CodedConcept("en", "RFC5646", "English")
 _DISCLAIMER = (
     f"{RESEARCH_USE_ONLY}. The figures are measured by software and say how much of the lung is opaque, not why."
@@ -44,13 +53,14 @@ def build(analysis: Analysis, context: ResultContext) -> Dataset:
             provenance.nameless(source),
             *header.evidence(analysis.volume.headers[1:]),
             *context.segmentations.values(),
+            *sr_priors.evidence(context),
         ],
         content=_document(analysis, context, source),
         is_complete=True,
         is_verified=False,
         performed_procedure_codes=_performed_procedures(source),
         requested_procedures=_requested_procedures(source),
-        previous_versions=[_named(context.predecessor)] if context.predecessor else None,
+        previous_versions=[sr_priors.named(context.predecessor)] if context.predecessor else None,
         coding_schemes=codes.coding_schemes(),
         **provenance.arguments(analysis, context, source, ResultKind.SR),
     )
@@ -59,13 +69,13 @@ def build(analysis: Analysis, context: ResultContext) -> Dataset:
 
 def _document(analysis: Analysis, context: ResultContext, source: SourceHeader) -> ContainerContentItem:
     """The root of TID 1500, row by row."""
-    measurements = _container(dictionary.DCM.ImagingMeasurements)
+    measurements = container(dictionary.DCM.ImagingMeasurements)
     for group in sr_groups.subject_groups(analysis, context):
         measurements.ContentSequence.extend(group)
     if context.profile.key_slices:
         for outline in sr_outlines.key_slice_groups(analysis, context):
             measurements.ContentSequence.extend(outline)
-    statements = _container(codes.QUALITATIVE_EVALUATIONS)
+    statements = container(codes.QUALITATIVE_EVALUATIONS)
     statements.ContentSequence.extend(_statements(analysis, context, source))
 
     root = ContainerContentItem(name=dictionary.cid7021.ImagingMeasurementReport, template_id="1500")
@@ -77,14 +87,9 @@ def _document(analysis: Analysis, context: ResultContext, source: SourceHeader) 
             dictionary.DCM.ProcedureReported, codes.PROCEDURE_REPORTED, RelationshipTypeValues.HAS_CONCEPT_MOD
         )
     )
-    root.ContentSequence.extend([_image_library(analysis, source), measurements, statements])
+    root.ContentSequence.extend([_image_library(analysis, source), measurements])
+    root.ContentSequence.extend([*sr_priors.containers(analysis, context), statements])
     return root
-
-
-def _container(name: Code) -> ContainerContentItem:
-    item = ContainerContentItem(name=name, relationship_type=_CONTAINS)
-    item.ContentSequence = ContentSequence()
-    return item
 
 
 def _observer(analysis: Analysis) -> ObservationContext:
@@ -105,18 +110,20 @@ def _observer(analysis: Analysis) -> ObservationContext:
 
 def _image_library(analysis: Analysis, source: SourceHeader) -> ContainerContentItem:
     """TID 1600: every source slice, what they share once for the group (TID 1602)."""
-    library, group = _container(codes.IMAGE_LIBRARY), _container(codes.IMAGE_LIBRARY_GROUP)
-    group.ContentSequence.append(CodeContentItem(codes.MODALITY, codes.COMPUTED_TOMOGRAPHY, _ACQUISITION_CONTEXT))
+    library, group = container(codes.IMAGE_LIBRARY), container(codes.IMAGE_LIBRARY_GROUP)
+    group.ContentSequence.append(CodeContentItem(codes.MODALITY, codes.COMPUTED_TOMOGRAPHY, ACQUISITION_CONTEXT))
     group.ContentSequence.append(
-        UIDRefContentItem(codes.FRAME_OF_REFERENCE_UID, source.ds.FrameOfReferenceUID, _ACQUISITION_CONTEXT)
+        UIDRefContentItem(codes.FRAME_OF_REFERENCE_UID, source.ds.FrameOfReferenceUID, ACQUISITION_CONTEXT)
     )
+    group.ContentSequence.extend(sr_priors.acquisition(priors.first_acquired(analysis.volume.headers)))
+    group.ContentSequence.extend(sr_priors.thickness(priors.technique(analysis)))
     for image in analysis.volume.headers:
         group.ContentSequence.append(
             ImageContentItem(
                 name=dictionary.SCT.Source,
                 referenced_sop_class_uid=image.SOPClassUID,
                 referenced_sop_instance_uid=image.SOPInstanceUID,
-                relationship_type=_CONTAINS,
+                relationship_type=CONTAINS,
             )
         )
     library.ContentSequence.append(group)
@@ -125,22 +132,17 @@ def _image_library(analysis: Analysis, source: SourceHeader) -> ContainerContent
 
 def _statements(analysis: Analysis, context: ResultContext, source: SourceHeader) -> Iterator[ContentItem]:
     """Rows 13 and 14: the severity class, and what a reader must know before the figures are used."""
-    model = analysis.model
     severity_class = codes.SEVERITY_CLASSES[analysis.scores.severity_class]
-    yield CodeContentItem(codes.SEVERITY_CLASS, severity_class, _CONTAINS)
-    yield _text(codes.INTENDED_USE, _DISCLAIMER)
+    yield CodeContentItem(codes.SEVERITY_CLASS, severity_class, CONTAINS)
+    yield text(codes.INTENDED_USE, _DISCLAIMER)
     for flag in analysis.flags:
-        yield _text(codes.QUALITY_FINDING, f"{flag.text} [{flag.code}]")
-    yield _text(codes.MODEL, f"{model.name} {model.version}, SHA-256 {model.digest}")
-    yield _text(codes.LUNG_METHOD, analysis.lungs.method)
-    yield _text(codes.COMPLETENESS, context.completeness)
-    yield _text(codes.REVISION, str(context.revision))
+        yield text(codes.QUALITY_FINDING, f"{flag.text} [{flag.code}]")
+    yield from sr_priors.statements(priors.technique(analysis))
+    yield text(codes.PRIOR_SEARCH, context.priors.search if context.priors else priors.NOT_LOOKED_FOR)
+    yield text(codes.COMPLETENESS, context.completeness)
+    yield text(codes.REVISION, str(context.revision))
     for note in source.notes:
-        yield _text(codes.HEADER_NOTE, note)
-
-
-def _text(name: Code, value: str) -> TextContentItem:
-    return TextContentItem(name=name, value=provenance.plain(value, 1024), relationship_type=_CONTAINS)
+        yield text(codes.HEADER_NOTE, note)
 
 
 def _performed_procedures(source: SourceHeader) -> list[Code]:
@@ -174,12 +176,3 @@ def _requested_procedure(request: Dataset, source: SourceHeader) -> Dataset:
     ):
         setattr(item, keyword, request.get(keyword) or source.ds.get(keyword, ""))
     return item
-
-
-def _named(reference: ObjectReference) -> Dataset:
-    ds = Dataset()
-    ds.StudyInstanceUID = reference.study_uid
-    ds.SeriesInstanceUID = reference.series_uid
-    ds.SOPClassUID = reference.sop_class_uid
-    ds.SOPInstanceUID = reference.sop_instance_uid
-    return ds

@@ -26,11 +26,11 @@ from pydicom.dataset import Dataset
 from pydicom.sr.coding import Code
 
 from pipeline import codes, provenance, uids
+from pipeline.sr_items import LATERALITY
 from pipeline.subjects import DESCRIPTIONS, Subject
 from pipeline.types import Analysis, Region, RegionScores, ResultContext, ResultKind
 
 Group = MeasurementsAndQualitativeEvaluations | VolumetricROIMeasurementsAndQualitativeEvaluations
-LATERALITY = {Region.BOTH: codes.BILATERAL, Region.RIGHT: codes.RIGHT, Region.LEFT: codes.LEFT}
 
 
 @dataclass(frozen=True)

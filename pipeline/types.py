@@ -13,11 +13,14 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from enum import IntEnum, StrEnum
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 from pydicom.dataset import Dataset
+
+if TYPE_CHECKING:
+    from pipeline.priors import Priors
 
 HuArray = npt.NDArray[np.int16]
 MaskArray = npt.NDArray[np.bool_]
@@ -193,6 +196,7 @@ class Analysis:
     flags: tuple[Flag, ...]
     model: ModelIdentity
     source_digest: str  # SHA-256 (hex) over the sorted hashes of the source files
+    resampling: str = ""  # the package's rule along z, and whether it applied
 
 
 @dataclass(frozen=True)
@@ -240,6 +244,7 @@ class ResultContext:
         predecessor: the SR that this set replaces.
         superseded: every object of earlier sets of the study that was sent and does not count any more.
         segmentations: the SEG datasets of this set, already built; the SR and picture refer to them.
+        priors: earlier results of the patient; None where nobody looked for any.
     """
 
     created: datetime
@@ -250,6 +255,7 @@ class ResultContext:
     predecessor: ObjectReference | None = None
     superseded: tuple[ObjectReference, ...] = ()
     segmentations: Mapping[ResultKind, Dataset] = field(default_factory=dict)
+    priors: Priors | None = None
 
 
 @dataclass(frozen=True)
@@ -290,6 +296,7 @@ class AnalysisRequest:
     completeness: str = "not established: processed from a folder"
     predecessors: Mapping[str, ObjectReference] = field(default_factory=dict)  # by profile name
     superseded: Mapping[str, tuple[ObjectReference, ...]] = field(default_factory=dict)  # by profile name
+    priors: Priors | None = None
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import hashlib
 import json
 import uuid
 
-from pipeline import SOFTWARE_NAME, __version__
+from pipeline import SOFTWARE_NAME, __version__, priors
 from pipeline.types import Analysis, ModelIdentity, ResultContext, ResultKind
 
 
@@ -35,6 +35,7 @@ def result_set(analysis: Analysis, context: ResultContext) -> str:
         "revision": context.revision,
         "predecessor": predecessor.sop_instance_uid if predecessor else "",
         "superseded": [each.sop_instance_uid for each in context.superseded],
+        "priors": priors.to_json(context.priors) if context.priors else None,
         "statements": [context.completeness, context.created.isoformat()],
         "figures": [repr(sorted(analysis.scores.regions.items())), repr(analysis.flags)],
     }
