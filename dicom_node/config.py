@@ -129,6 +129,14 @@ class LungsSection(Section):
     weights: Path | None = None
 
 
+class PriorsSection(Section):
+    """[priors]"""
+
+    enabled: bool = True
+    max_count: Annotated[int, Field(ge=1, le=12)] = 6
+    max_age_days: Annotated[int, Field(ge=1, le=36500)] = 1825
+
+
 class DeliverySection(Section):
     """[delivery]"""
 
@@ -199,6 +207,7 @@ class Config(Section):
     completion: CompletionSection = CompletionSection()
     analysis: AnalysisSection = AnalysisSection()
     lungs: LungsSection = LungsSection()
+    priors: PriorsSection = PriorsSection()
     delivery: DeliverySection = DeliverySection()
     retention: RetentionSection = RetentionSection()
     profiles: dict[ShortName, ProfileSection] = Field(default_factory=dict)

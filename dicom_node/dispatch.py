@@ -10,19 +10,22 @@ import hashlib
 import logging
 import queue
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future
 from datetime import datetime
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from dicom_node import completion, worker
 from dicom_node.config import Config
 from dicom_node.errors import PermanentError, TransientError
-from dicom_node.ledger import JobRecord, Ledger, SeriesRecord
+from dicom_node.ledger import CurrentCt, JobRecord, Ledger, PriorRules, SeriesRecord
 from dicom_node.states import JobState
 from dicom_node.worker_pool import WorkerPool
+from pipeline import priors
 from pipeline.errors import ModelError, ResultError, SeriesRejected
+from pipeline.priors import Priors
 from pipeline.types import AnalysisOutcome, AnalysisRequest
 
 log = logging.getLogger(__name__)
@@ -147,6 +150,7 @@ class Dispatcher:
     def request(self, job: JobRecord, series: SeriesRecord) -> AnalysisRequest:
         """What the worker is asked to do."""
         slices = completion.slices(self._ledger.current_instances(series.series_uid))
+        headers = [instance.header for instance in slices]
         return AnalysisRequest(
             files=tuple(self._archive_dir / instance.path for instance in slices),
             out_dir=self._results_dir / results_folder(job),
@@ -157,6 +161,18 @@ class Dispatcher:
             completeness=series.completeness,
             predecessors=self._ledger.predecessors(job.id),
             superseded=self._ledger.superseded(job.id),
+            priors=self._priors(job, headers),
+        )
+
+    def _priors(self, job: JobRecord, headers: Sequence[Mapping[str, Any]]) -> Priors | None:
+        """Earlier results of the patient, the same with every attempt."""
+        section = self._config.priors
+        if not section.enabled:
+            return None
+        birth_date = str(headers[0].get("PatientBirthDate") or "") if headers else ""
+        current = CurrentCt(priors.first_acquired(headers), birth_date)
+        return self._ledger.fix_priors(
+            job, current, PriorRules(section.max_count, section.max_age_days), self._clock()
         )
 
     def _settle_finished(self, stopping: bool = False) -> int:

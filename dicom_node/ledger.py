@@ -6,8 +6,9 @@ be called from any thread. Frozen records go in and out (`ledger_records`); no O
 Every change takes `now`, time zone aware: the ledger has no clock.
 
 The rooms: `ledger_reception` (instances make series), `ledger_decisions` (completion, selection), `ledger_jobs`
-(analyses), `ledger_deliveries` (the outbox), `ledger_retention` (files that may go), `ledger_retrievals` (what is
-fetched), `ledger_status` (people). They share `ledger_writer`.
+(analyses), `ledger_priors` (earlier results of a patient), `ledger_deliveries` (the outbox), `ledger_retention`
+(files that may go), `ledger_retrievals` (what is fetched from archives), `ledger_status` (people). They share
+`ledger_writer`.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from dicom_node.ledger_database import open_engine, require_current, upgrade
 from dicom_node.ledger_decisions import DecisionRoom
 from dicom_node.ledger_deliveries import DeliveryRoom
 from dicom_node.ledger_jobs import JobRoom
+from dicom_node.ledger_priors import CurrentCt, PriorRoom, PriorRules
 from dicom_node.ledger_reception import ReceptionRoom
 from dicom_node.ledger_records import (
     Ages,
@@ -41,12 +43,14 @@ from dicom_node.ledger_status import StatusRoom
 __all__ = [
     "Ages",
     "Choice",
+    "CurrentCt",
     "Delivery",
     "Event",
     "Filing",
     "InstanceRecord",
     "JobRecord",
     "Ledger",
+    "PriorRules",
     "Purgeable",
     "ResultRecord",
     "Retrieval",
@@ -58,7 +62,9 @@ __all__ = [
 ]
 
 
-class Ledger(ReceptionRoom, DecisionRoom, JobRoom, DeliveryRoom, RetentionRoom, RetrievalRoom, StatusRoom):
+class Ledger(
+    ReceptionRoom, DecisionRoom, JobRoom, PriorRoom, DeliveryRoom, RetentionRoom, RetrievalRoom, StatusRoom
+):
     """The only truth about what was received, what is to be done and what came of it."""
 
     def __init__(self, url: str, *, migrate: bool = True) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from sqlalchemy import exists, select
 
 from dicom_node.errors import NotFound
+from dicom_node.ledger_priors import waits_for_earlier_study
 from dicom_node.ledger_records import JobRecord, SeriesRecord
 from dicom_node.ledger_rows import job_record, series_query, series_record
 from dicom_node.ledger_writer import LedgerRoom, Writer
@@ -33,9 +34,18 @@ class JobRoom(LedgerRoom):
             return len(jobs)
 
     def claim_job(self, now: datetime) -> tuple[JobRecord, SeriesRecord] | None:
-        """The job that waits longest → RUNNING, its attempt counted; None when none waits."""
+        """The job that waits longest → RUNNING, its attempt counted; None when none waits.
+
+        Studies of one patient are analysed in the order of their dates, one after the other.
+        """
         with self._write(now) as writer:
-            query = select(JobRow).where(JobRow.state == JobState.WAITING).order_by(JobRow.id).limit(1)
+            query = (
+                select(JobRow)
+                .join(SeriesRow, SeriesRow.id == JobRow.series_id)
+                .where(JobRow.state == JobState.WAITING, ~waits_for_earlier_study())
+                .order_by(JobRow.id)
+                .limit(1)
+            )
             job = writer.session.scalar(query)
             if job is None:
                 return None

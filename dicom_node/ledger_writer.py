@@ -200,12 +200,27 @@ class Writer:
 
     def follow(self, row: SeriesRow, identity: SeriesIdentity) -> None:
         """Patient, study and description become those of the newest header; the study it leaves chooses anew."""
-        left = row.study_uid
+        left, patient = row.study_uid, (row.patient_id, row.patient_id_issuer)
         for name in IDENTITY_FIELDS:
             setattr(row, name, getattr(identity, name))
+        if left is not None and patient != (row.patient_id, row.patient_id_issuer):
+            self._reissue_without(row, left, patient)
         if left not in (None, row.study_uid):  # None: the row is new
             self.event("series", f"moved from study {left}", series_id=row.id, subject_id=row.id)
             self.release_rivals(left, "the chosen series left the study")
+
+    def _reissue_without(self, row: SeriesRow, study_uid: str, patient: tuple[str, str]) -> None:
+        """What shows a study as an earlier one of a patient whose it is not any more is analysed again."""
+        query = (
+            select(SeriesRow, JobRow)
+            .join(JobRow, (JobRow.series_id == SeriesRow.id) & (JobRow.revision == SeriesRow.revision))
+            .where(SeriesRow.patient_id == patient[0], SeriesRow.patient_id_issuer == patient[1])
+            .where(SeriesRow.id != row.id)
+        )
+        for other, job in self.session.execute(query).all():
+            shown = (job.priors or {}).get("results", [])
+            if self.is_chosen(other) and any(prior["study_uid"] == study_uid for prior in shown):
+                self.reopen(other, "an earlier result in it turned out to be another patient's", changed=True)
 
     def resolve_conflicts(self, row: SeriesRow) -> bool:
         """Of conflicting versions the one received last counts from now on, in whatever series each of them came.

@@ -33,6 +33,7 @@ from dicom_node.malformed import MALFORMED, brief
 
 UIDS = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID")
 PATIENT = ("PatientID", "IssuerOfPatientID", "PatientName", "PatientBirthDate", "AccessionNumber", "StudyDate")
+MOMENTS = ("StudyTime", "AcquisitionDateTime", "AcquisitionDate", "AcquisitionTime")
 TEXTS = (
     "Modality",
     "SeriesDescription",
@@ -61,7 +62,7 @@ NUMBERS = (
     "ImagePositionPatient",
     "ImageOrientationPatient",
 )
-KEYWORDS = (*UIDS, *PATIENT, *TEXTS, *NUMBERS)
+KEYWORDS = (*UIDS, *PATIENT, *MOMENTS, *TEXTS, *NUMBERS)
 MAX_TEXT = 256
 MAX_VALUES = 64
 MAX_INFLATED_BYTES = 512 << 20

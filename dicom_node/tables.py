@@ -7,6 +7,7 @@ Migrations live in `dicom_node/migrations`; a test compares them with this file.
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from typing import Any
 
 from sqlalchemy import (
     JSON,
@@ -173,6 +174,8 @@ class JobRow(Base):
     attempts: Mapped[int] = mapped_column(Integer, default=0)
     reason: Mapped[str] = mapped_column(Plain(), default="")
     report: Mapped[dict[str, object] | None] = mapped_column(JSON)  # content of result.json
+    # Earlier results that it is given (`pipeline.priors.to_json`), like the files the same in every attempt.
+    priors: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
     created_at: Mapped[datetime] = mapped_column(Utc)  # the `created` of every result of this job
     started_at: Mapped[datetime | None] = mapped_column(Utc)
     finished_at: Mapped[datetime | None] = mapped_column(Utc)

@@ -117,8 +117,8 @@ def from_json(content: Mapping[str, Any]) -> Priors:
 class Header(Protocol):
     """Attributes by keyword: a data set, or what a node keeps of one."""
 
-    def get(self, keyword: str, default: Any = None, /) -> Any:
-        """The value, or the default."""
+    def get(self, keyword: str, /) -> Any:
+        """The value; None where there is none."""
 
 
 def acquired(header: Header) -> str:
