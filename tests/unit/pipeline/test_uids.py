@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from pydicom.uid import UID
 
 from pipeline import uids
+from pipeline.priors import Priors
 from pipeline.types import Analysis, Flag, ModelIdentity, ObjectReference, Profile, ResultContext, ResultKind
-from tests.fixtures.results import CREATED, MODEL, make_analysis, make_context
+from tests.fixtures.results import CREATED, MODEL, make_analysis, make_context, make_prior
 
 
 @pytest.fixture(scope="module")
@@ -59,16 +60,12 @@ PREDECESSOR = ObjectReference("1.2", "1.3", "1.4", "1.5")
         make_context(predecessor=PREDECESSOR),
         make_context(completeness="64 of 64"),
         make_context(created=CREATED + timedelta(seconds=1)),
+        make_context(priors=Priors()),
+        make_context(priors=Priors((make_prior("2020-01-01", 0.1, 0.0),))),
     ],
     ids=[
-        "revision",
-        "superseded",
-        "settings",
-        "profile name",
-        "profile content",
-        "predecessor",
-        "completeness",
-        "created",
+        *("revision", "superseded", "settings", "profile name", "profile content", "predecessor", "completeness", "created"),
+        *("no priors found", "a prior"),
     ],
 )
 def test_every_cause_in_the_context_counts(analysis: Analysis, other: ResultContext) -> None:
@@ -97,3 +94,15 @@ def test_the_software_version_counts(analysis: Analysis, monkeypatch: pytest.Mon
 def test_the_device_changes_with_each_trained_model() -> None:
     assert uids.device(MODEL) == uids.device(replace(MODEL))
     assert uids.device(replace(MODEL, digest="00")) != uids.device(MODEL)
+
+
+def test_other_figures_or_dates_of_a_prior_give_other_uids(analysis: Analysis) -> None:
+    changed = [
+        make_prior("2020-01-01", 0.1, 0.0),
+        make_prior("2020-01-01", 0.2, 0.0),
+        make_prior("2020-01-02", 0.1, 0.0),
+        make_prior("2020-01-01", 0.1, 0.0, patient_id_issuer="X"),
+    ]
+    contexts = [make_context(priors=Priors((prior,))) for prior in changed]
+    derived = {uids.instance(analysis, context, ResultKind.SR) for context in contexts}
+    assert len(derived) == len(changed)
