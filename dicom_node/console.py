@@ -26,7 +26,7 @@ from dicom_node.ledger_records import (
     SeriesRecord,
 )
 from dicom_node.states import DeliveryState, RetrievalState, SeriesState
-from pipeline.notation import NOT_MEASURED, millilitres, percent
+from pipeline.notation import NOT_MEASURED, millilitres, percent, points
 
 if TYPE_CHECKING:  # they bring pynetdicom with them
     from dicom_node.reconcile import Finding
@@ -171,6 +171,31 @@ def show_report(console: Console, report: Mapping[str, Any]) -> None:
     )
     for flag in report["flags"]:
         console.print(f"  [yellow]![/] {escape(flag['text'])}")
+    _show_priors(console, report)
+
+
+def _show_priors(console: Console, report: Mapping[str, Any]) -> None:
+    """Which earlier results were used, what changed, and why it may not be comparable."""
+    if "priors_search" not in report:  # of a version that had none
+        return
+    console.print(f"  {'earlier':<13}{escape(report['priors_search'])}")
+    for prior in report["priors"]:
+        figures = (
+            f"severity {percent(prior['severity_score'])}, consolidation {percent(prior['consolidation_score'])}"
+        )
+        console.print(
+            f"  {'':<13}{prior['acquired']}  {figures}  study {prior['study_uid']}, {escape(prior['origin'])}"
+        )
+        for words in prior["not_comparable"]:
+            console.print(f"  {'':<13}  [yellow]![/] {escape(words)}")
+    if change := report["change"]:
+        points_of = ", ".join(
+            f"{name} {points(change[key])}"
+            for name, key in (("severity", "severity_score"), ("consolidation", "consolidation_score"))
+        )
+        console.print(
+            f"  {'change':<13}since {change['since']} ({change['days']} d): {points_of} percentage points"
+        )
 
 
 def outcome_lines(outcomes: Sequence[Outcome]) -> str:
