@@ -31,6 +31,7 @@ from dicom_node.config_base import (
     ShortName,
     read_secret,
 )
+from dicom_node.config_priors import PriorsSection
 from dicom_node.config_security import AuditSection, PeerTable, TlsSection, inherit_tls
 from dicom_node.destinations import (
     DEFAULT_PROFILE,
@@ -127,14 +128,6 @@ class LungsSection(Section):
     """[lungs]"""
 
     weights: Path | None = None
-
-
-class PriorsSection(Section):
-    """[priors]"""
-
-    enabled: bool = True
-    max_count: Annotated[int, Field(ge=1, le=12)] = 6
-    max_age_days: Annotated[int, Field(ge=1, le=36500)] = 1825
 
 
 class DeliverySection(Section):
