@@ -229,6 +229,8 @@ class Config(Section):
                     "what comes outside the window is given up after one attempt"
                 )
             seen.add(destination.name)
+        for name in sorted(set(self.priors.sources) - {source.name for source in self.sources}):
+            complaints.append(f"priors.sources: there is no source {name!r} in [[sources]]")
         complaints += _source_complaints(self.sources, self.reception)
         if complaints:
             raise ValueError("\n".join(complaints))
@@ -270,6 +272,13 @@ class Config(Section):
         """The profiles that destinations name, each once; the default one where there is no destination."""
         names = dict.fromkeys(destination.profile for destination in self.destinations)
         return tuple(self.profile(name) for name in names or (DEFAULT_PROFILE,))
+
+    @property
+    def prior_sources(self) -> tuple[Source, ...]:
+        """The sources that are asked for earlier results."""
+        return tuple(
+            source for source in self.sources if self.priors.enabled and source.name in self.priors.sources
+        )
 
     def source_of(self, calling_ae: str) -> Source | None:
         """The source that series from this calling AE title belong to."""

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from dicom_node.config_base import Section
+from dicom_node.config_base import Seconds, Section, ShortName
 
 
 class PriorsSection(Section):
@@ -15,3 +15,5 @@ class PriorsSection(Section):
     enabled: bool = True
     max_count: Annotated[int, Field(ge=1, le=12)] = 6
     max_age_days: Annotated[int, Field(ge=1, le=36500)] = 1825
+    sources: tuple[ShortName, ...] = ()
+    search_limit_s: Seconds = 60.0

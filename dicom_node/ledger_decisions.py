@@ -122,6 +122,6 @@ def _queue(writer: Writer, row: SeriesRow, why: str) -> None:
         writer.event("job", why, series_id=row.id, subject_id=job.id, new=job.state)
     else:
         job.attempts = 0
-        job.priors = None  # nothing that it wrote was recorded: it is given what there is now
+        job.priors = job.priors_found = None  # nothing that it wrote was recorded: it is given what there is now
         writer.move_job(job, JobState.WAITING, why)
     writer.move_series(row, SeriesState.QUEUED, "", told=why)

@@ -33,10 +33,11 @@ class JobRoom(LedgerRoom):
                 _again_or_failed(writer, job, "the node stopped while it ran", max_attempts)
             return len(jobs)
 
-    def claim_job(self, now: datetime) -> tuple[JobRecord, SeriesRecord] | None:
+    def claim_job(self, now: datetime, *, searched: bool = False) -> tuple[JobRecord, SeriesRecord] | None:
         """The job that waits longest → RUNNING, its attempt counted; None when none waits.
 
-        Studies of one patient are analysed in the order of their dates, one after the other.
+        Studies of one patient are analysed in the order of their dates, one after the other. With `searched`, only
+        after the archives were asked for earlier results.
         """
         with self._write(now) as writer:
             query = (
@@ -46,6 +47,8 @@ class JobRoom(LedgerRoom):
                 .order_by(JobRow.id)
                 .limit(1)
             )
+            if searched:
+                query = query.where(JobRow.priors_found.is_not(None))
             job = writer.session.scalar(query)
             if job is None:
                 return None

@@ -15,7 +15,8 @@ from typing import Any
 from sqlalchemy import ColumnElement, Row, and_, exists, select
 from sqlalchemy.orm import Session, aliased
 
-from dicom_node.ledger_records import JobRecord
+from dicom_node.ledger_records import JobRecord, SeriesRecord
+from dicom_node.ledger_rows import job_record, series_query, series_record
 from dicom_node.ledger_writer import LedgerRoom
 from dicom_node.states import InstanceState, JobState
 from dicom_node.tables import InstanceRow, JobRow, ResultRow, SeriesRow
@@ -66,18 +67,45 @@ class PriorRoom(LedgerRoom):
             row = writer.session.get_one(JobRow, job.id)
             if row.priors is None:
                 series = writer.session.get_one(SeriesRow, row.series_id)
-                found = _choose(writer.session, series, current, rules)
+                elsewhere = priors.from_json(row.priors_found) if row.priors_found else None
+                found = _choose(writer.session, series, current, rules, elsewhere)
                 row.priors = priors.to_json(found)
                 writer.event("job", f"earlier results: {found.search}", series_id=series.id, subject_id=row.id)
             return priors.from_json(row.priors)
 
+    def jobs_to_search(self) -> list[tuple[JobRecord, SeriesRecord]]:
+        """WAITING jobs for which archives were not asked yet, longest waiting first."""
+        query = (
+            series_query()
+            .add_columns(JobRow)
+            .join(JobRow, JobRow.series_id == SeriesRow.id)
+            .where(JobRow.state == JobState.WAITING, JobRow.priors_found.is_(None))
+            .order_by(JobRow.id)
+        )
+        with self._read() as session:
+            return [
+                (job_record(job, series.series_uid), series_record(series, instances))
+                for series, instances, job in session.execute(query)
+            ]
 
-def _choose(session: Session, series: SeriesRow, current: CurrentCt, rules: PriorRules) -> Priors:
+    def keep_found(self, job: JobRecord, found: Priors, now: datetime) -> None:
+        """What archives have; nothing where the job is not WAITING any more, or has an answer already."""
+        with self._write(now) as writer:
+            row = writer.session.get_one(JobRow, job.id)
+            if row.state == JobState.WAITING and row.priors_found is None:
+                row.priors_found = priors.to_json(found)
+                told = f"archives were asked for earlier results: {found.search}"
+                writer.event("job", told, series_id=row.series_id, subject_id=row.id)
+
+
+def _choose(
+    session: Session, series: SeriesRow, current: CurrentCt, rules: PriorRules, elsewhere: Priors | None
+) -> Priors:
     if not priors.identifies(series.patient_id) or len(series.patient_id_issuer) > priors.MAX_ID:
         return Priors(search=f"{priors.NOT_LOOKED_FOR}: the CT has no PatientID that tells patients apart")
     if not current.acquired:
         return Priors(search=f"{priors.NOT_LOOKED_FOR}: the CT has neither an acquisition nor a study date")
-    by_study: dict[str, Prior] = {}
+    by_study = _of_archives(session, elsewhere, current)
     unreadable = contradicting = 0
     for other, job in _results_of_patient(session, series):
         if _contradicts(_birth_date(session, other), current.birth_date):
@@ -93,11 +121,25 @@ def _choose(session: Session, series: SeriesRow, current: CurrentCt, rules: Prio
     newest = sorted(by_study.values(), key=lambda prior: (prior.acquired, prior.study_uid))
     recent = [p for p in newest if priors.days_between(p.acquired, current.acquired) <= rules.max_age_days]
     kept = tuple(recent[-rules.max_count :])
-    return Priors(kept, _told(len(kept), len(newest) - len(kept), contradicting, unreadable))
+    told = _told(len(kept), len(newest) - len(kept), contradicting, unreadable)
+    looked_for = f"looked for in {HERE}" + (f"; {elsewhere.search}" if elsewhere else "")
+    return Priors(kept, f"{told}; {looked_for}")
+
+
+def _of_archives(session: Session, found: Priors | None, current: CurrentCt) -> dict[str, Prior]:
+    """By study, results of earlier studies that this node did not analyse: of its own it knows which count."""
+    other = {
+        prior.study_uid: prior
+        for prior in (found.results if found else ())
+        if priors.is_earlier(prior.acquired, current.acquired)
+    }
+    analysed = select(SeriesRow.study_uid).join(JobRow, JobRow.series_id == SeriesRow.id)
+    known = set(session.scalars(analysed.where(SeriesRow.study_uid.in_(sorted(other)))))
+    return {study_uid: prior for study_uid, prior in other.items() if study_uid not in known}
 
 
 def _told(kept: int, passed_over: int, contradicting: int, unreadable: int) -> str:
-    told = f"{HERE}, {kept or 'no'} earlier result{'' if kept == 1 else 's'} of this patient"
+    told = f"{kept or 'no'} earlier result{'' if kept == 1 else 's'} of this patient"
     for number, why in (
         (passed_over, "left out as too old or too many"),
         (contradicting, "left out: same PatientID, other birth date"),

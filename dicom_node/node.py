@@ -17,6 +17,7 @@ from dicom_node.dispatch import Dispatcher
 from dicom_node.errors import NodeError, NotFound
 from dicom_node.ingest import Ingest
 from dicom_node.ledger import Ledger, SeriesDetails
+from dicom_node.prior_search import PriorSearch
 from dicom_node.receiver import Receiver
 from dicom_node.result_file import quarantine
 from dicom_node.retention import RetentionService
@@ -82,6 +83,7 @@ class Node:
             on_results=self._delivery.wake,
             sources=self._sources,
         )
+        self._prior_search = PriorSearch(config, self._ledger, clock, self._coordinator.wake)
         self._retention = RetentionService(config, self._ledger, self._spool, clock)
         self._nudger = threading.Thread(target=self._nudge, name="nudge", daemon=True)
         self._stopping = threading.Event()
@@ -98,6 +100,7 @@ class Node:
             self._dispatcher.start()
             self._ingest.start()
             self._coordinator.start()
+            self._prior_search.start()
             self._delivery.start()
             self._retention.start()
             self._sources.start()
@@ -115,6 +118,7 @@ class Node:
         self._sources.stop()
         self._ingest.stop()
         self._coordinator.stop()
+        self._prior_search.stop()
         self._retention.stop()
         try:
             self._dispatcher.stop()
@@ -135,7 +139,7 @@ class Node:
     def dead_threads(self) -> list[str]:
         """Names of threads that ended although nobody stopped them."""
         threads = [self._ingest.thread, self._coordinator.thread, self._retention.thread, self._nudger]
-        threads += [*self._dispatcher.threads, *self._audit.threads]
+        threads += [*self._dispatcher.threads, *self._prior_search.threads, *self._audit.threads]
         dead = [thread.name for thread in threads if not thread.is_alive()]
         return [*dead, *self._delivery.dead_threads(), *self._sources.dead_threads()]
 
@@ -166,5 +170,6 @@ class Node:
     def _nudge(self) -> None:
         while not self._stopping.wait(NUDGE_S):
             self._coordinator.wake()
+            self._prior_search.wake()
             self._delivery.wake()
             self._sources.wake()

@@ -115,7 +115,7 @@ def read(path: Path) -> Received:
         NotParsable: it is not DICOM, or one of the four UIDs is missing or malformed; says which.
         OSError: it cannot be read.
     """
-    with _parsing():
+    with parsing():
         meta = read_file_meta_info(path)
         syntax = UID(meta.TransferSyntaxUID)
         with _WholeFile(path) as file:
@@ -149,7 +149,7 @@ def same_pixels(one: Path, other: Path) -> bool:
 def same_header(one: Path, other: Path) -> bool:
     """Whether two files say the same beside their pixels: standard attributes, whatever the transfer syntax."""
     try:
-        with _parsing():
+        with parsing():
             first, second = (_said(_dataset(path, stop_before_pixels=True)) for path in (one, other))
             return first == second
     except (NotParsable, FileNotFoundError):
@@ -175,7 +175,7 @@ class _WholeFile(BufferedReader):
 
 
 @contextmanager
-def _parsing() -> Iterator[None]:
+def parsing() -> Iterator[None]:
     """What is wrong with the content is NotParsable; nothing about values is written to stderr or a log.
 
     pydicom warns of values that break the rules of their VR, and quotes them: dates of birth, names. Its setting is
@@ -202,7 +202,7 @@ def _dataset(path: Path, stop_before_pixels: bool = False) -> Dataset:
 
 def _native_values(path: Path) -> np.ndarray[Any, Any] | None:
     """Stored values one after the other (PS3.5 8.1.1); None where there are none, or compressed ones."""
-    with _parsing():
+    with parsing():
         ds = _dataset(path)
         syntax = ds.file_meta.TransferSyntaxUID
         if syntax.is_compressed or "PixelData" not in ds:

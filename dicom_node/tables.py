@@ -176,6 +176,7 @@ class JobRow(Base):
     report: Mapped[dict[str, object] | None] = mapped_column(JSON)  # content of result.json
     # Earlier results that it is given (`pipeline.priors.to_json`), like the files the same in every attempt.
     priors: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
+    priors_found: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))  # what archives had
     created_at: Mapped[datetime] = mapped_column(Utc)  # the `created` of every result of this job
     started_at: Mapped[datetime | None] = mapped_column(Utc)
     finished_at: Mapped[datetime | None] = mapped_column(Utc)

@@ -109,7 +109,7 @@ def test_the_second_study_of_a_patient_shows_the_change_and_a_namesake_shows_non
     assert "PertinentOtherEvidenceSequence" not in third
 
     shown = served.command("show", series_uid(folders["second"])).stdout
-    assert "this node, 1 earlier result of this patient" in shown
+    assert "1 earlier result of this patient; looked for in this node" in shown
     assert "since 2026-01-01" in shown
     for path in sorted((served.state_dir / "results").rglob("*.dcm")):
         assert validators.dciodvfy(tool, path, *validators.FROM_THE_SOURCE) == [], path

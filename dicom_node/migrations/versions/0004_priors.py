@@ -12,3 +12,4 @@ down_revision = "0003"
 def upgrade() -> None:
     """Apply."""
     op.add_column("job", sa.Column("priors", sa.JSON(), nullable=True))
+    op.add_column("job", sa.Column("priors_found", sa.JSON(), nullable=True))

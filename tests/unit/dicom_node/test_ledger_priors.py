@@ -89,7 +89,7 @@ def test_an_earlier_study_of_the_patient_is_a_prior_with_figures_report_and_tech
     analysed(ledger, FIRST, "20260101", 0.3)
     found = given(ledger, SECOND, "20260201")
     (prior,) = found.results
-    assert found.search == "this node, 1 earlier result of this patient"
+    assert found.search == "1 earlier result of this patient; looked for in this node"
     assert (prior.study_uid, prior.acquired) == (FIRST, "2026-01-01T10:00:00")
     assert prior.shares[Region.BOTH].severity == 0.3
     assert prior.shares[Region.LEFT].severity is None
@@ -212,7 +212,7 @@ def test_every_attempt_is_given_the_same(ledger: Ledger) -> None:
     current = CurrentCt("2026-02-01T10:00:00", "")
     assert ledger.fix_priors(again_claimed, current, RULES, at(6)) == found
     told = [event.reason for event in ledger.details(f"{SECOND}.1").events]
-    assert told.count("earlier results: this node, 1 earlier result of this patient") == 1
+    assert told.count("earlier results: 1 earlier result of this patient; looked for in this node") == 1
 
 
 def test_studies_of_one_patient_are_analysed_in_the_order_of_their_dates(ledger: Ledger) -> None:
