@@ -18,8 +18,9 @@ from sqlalchemy.orm import Session, aliased
 from dicom_node.ledger_records import JobRecord, SeriesRecord
 from dicom_node.ledger_rows import job_record, series_query, series_record
 from dicom_node.ledger_writer import LedgerRoom
-from dicom_node.states import InstanceState, JobState
-from dicom_node.tables import InstanceRow, JobRow, ResultRow, SeriesRow
+from dicom_node.result_file import QUARANTINED
+from dicom_node.states import DeliveryState, InstanceState, JobState
+from dicom_node.tables import DeliveryRow, InstanceRow, JobRow, ResultRow, SeriesRow
 from pipeline import priors
 from pipeline.priors import Prior, Priors, Shares, Technique
 from pipeline.types import ModelIdentity, ObjectReference, Region, ResultKind
@@ -153,6 +154,13 @@ def _told(kept: int, passed_over: int, contradicting: int, unreadable: int) -> s
 def _results_of_patient(session: Session, series: SeriesRow) -> Sequence[Row[SeriesRow, JobRow]]:
     """Analyses whose results count at present, of other studies of the patient; the last of a study comes last."""
     has_results = exists().where(ResultRow.job_id == JobRow.id, ResultRow.current, ResultRow.kind == ResultKind.SR)
+    quarantined = exists().where(
+        ResultRow.job_id == JobRow.id,
+        ResultRow.current,
+        DeliveryRow.result_id == ResultRow.id,
+        DeliveryRow.state == DeliveryState.FAILED,
+        DeliveryRow.reason.startswith(QUARANTINED),
+    )
     query = (
         select(SeriesRow, JobRow)
         .join(JobRow, JobRow.series_id == SeriesRow.id)
@@ -161,7 +169,7 @@ def _results_of_patient(session: Session, series: SeriesRow) -> Sequence[Row[Ser
             SeriesRow.patient_id_issuer == series.patient_id_issuer,
             SeriesRow.study_uid != series.study_uid,
         )
-        .where(and_(JobRow.state == JobState.DONE, has_results))
+        .where(and_(JobRow.state == JobState.DONE, has_results, ~quarantined))
         .order_by(JobRow.id)
     )
     return session.execute(query).all()

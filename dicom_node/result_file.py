@@ -11,6 +11,7 @@ from dicom_node.ledger_records import ResultRecord
 from dicom_node.spool import Spool
 
 PREFIX = "result-"  # of the names in quarantine/
+QUARANTINED = "Quarantined, not sent:"  # how the reason of a failed delivery then begins
 REMEDY = "restore it from a backup and retry; without a backup, `dicomnode retry` analyses the series again"
 
 
@@ -42,4 +43,4 @@ def quarantine(path: Path, name: str, reason: str, spool: Spool) -> str:
         kept = spool.set_aside(path, reason, f"{PREFIX}{name}{path.suffix}")
     except (LowDisk, OSError) as error:
         return f"{reason} It is not sent, and could not be set aside: {error}."
-    return f"Quarantined, not sent: {reason} It lies in {kept}."
+    return f"{QUARANTINED} {reason} It lies in {kept}."

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from dicom_node.ledger import CurrentCt, JobRecord, Ledger, PriorRules, SeriesIdentity, Verdict
+from dicom_node.result_file import QUARANTINED
 from dicom_node.states import JobState, SeriesState
 from pipeline.priors import Priors
 from pipeline.types import AnalysisOutcome, Region
@@ -169,6 +170,20 @@ def test_a_superseded_result_is_no_prior(ledger: Ledger) -> None:
     ledger.file_instances([filing(4, f"{FIRST}.1", identity=identity(FIRST, "20260101"))], at(1))
     assert ledger.series(f"{FIRST}.1").state is SeriesState.RECEIVING
     assert given(ledger, SECOND, "20260201").results == ()
+
+
+def test_a_result_of_which_an_object_went_to_quarantine_is_no_prior(ledger: Ledger) -> None:
+    analysed(ledger, FIRST, "20260101")
+    delivery = ledger.due_deliveries("default", START)[0]
+    ledger.delivery_failed(delivery.id, START, f"{QUARANTINED} its bytes were changed")
+    assert given(ledger, SECOND, "20260201").results == ()
+
+
+def test_a_result_that_a_destination_refused_is_a_prior_all_the_same(ledger: Ledger) -> None:
+    analysed(ledger, FIRST, "20260101")
+    delivery = ledger.due_deliveries("default", START)[0]
+    ledger.delivery_failed(delivery.id, START, "the PACS refuses it")
+    assert len(given(ledger, SECOND, "20260201").results) == 1
 
 
 def test_a_result_that_cannot_be_read_is_counted_and_left_out(ledger: Ledger) -> None:
