@@ -64,7 +64,16 @@ PREDECESSOR = ObjectReference("1.2", "1.3", "1.4", "1.5")
         make_context(priors=Priors((make_prior("2020-01-01", 0.1, 0.0),))),
     ],
     ids=[
-        *("revision", "superseded", "settings", "profile name", "profile content", "predecessor", "completeness", "created"),
+        *(
+            "revision",
+            "superseded",
+            "settings",
+            "profile name",
+            "profile content",
+            "predecessor",
+            "completeness",
+            "created",
+        ),
         *("no priors found", "a prior"),
     ],
 )
