@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import stat
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -49,6 +50,28 @@ def expiring(config: Config, now: datetime) -> list[str]:
     limit = now + timedelta(days=config.tls.warn_days)
     ends = [_end(where, found) for where, path in _files(config) if (found := _readable(path))]
     return [end.text(now) for end in ends if end.at <= limit]
+
+
+def names(path: Path) -> list[str]:
+    """DNS names, addresses and the common name of the first certificate in a file.
+
+    Raises:
+        ConfigError: it holds none, or one without a name.
+    """
+    found = _readable(path)
+    if not found or not found[1]:
+        raise ConfigError(f"{path} holds no certificate in PEM format")
+    certificate = found[1][0]
+    named: list[str] = []
+    with suppress(x509.ExtensionNotFound):
+        alternative = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+        named += alternative.get_values_for_type(x509.DNSName)
+        named += map(str, alternative.get_values_for_type(x509.IPAddress))
+    subject = certificate.subject.get_attributes_for_oid(x509.NameOID.COMMON_NAME)
+    named += [str(attribute.value) for attribute in subject]
+    if not named:
+        raise ConfigError(f"{path}: the certificate has no name")
+    return named
 
 
 def _listener(config: Config) -> Iterator[str]:

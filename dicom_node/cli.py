@@ -15,7 +15,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from dicom_node import certificates, cli_sources, resources
+from dicom_node import certificates, cli_doctor, cli_sources, resources
 from dicom_node import config as configuration
 from dicom_node import console as show
 from dicom_node.cli_common import DEFAULT_CONFIG, FAILED, MISUSED, ConfigOption, JsonOption, open_ledger
@@ -245,6 +245,7 @@ def send_test(
         raise typer.Exit(FAILED)
 
 
+app.command()(cli_doctor.doctor)
 app.command()(cli_sources.pull)
 app.command()(cli_sources.reconcile)
 

@@ -81,6 +81,9 @@ class DeliveryService:
             return
         if not deliveries:
             log.warning("a commitment report for the unknown transaction %s is ignored", report.transaction_uid)
+            # `dicomnode doctor` asks peers for reports, and looks for this
+            text = f"a commitment report came for transaction {report.transaction_uid}, which nothing waits for"
+            self._ledger.note(text, self._pace.clock(), subject="delivery")
             return
         for name, courier in self._couriers.items():
             mine = [delivery for delivery in deliveries if delivery.destination == name]

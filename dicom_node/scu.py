@@ -91,14 +91,19 @@ class Item:
     @property
     def fallbacks(self) -> tuple[UID, ...]:
         """Transfer syntaxes that it may be converted to without touching a pixel."""
-        if self.syntax in (*_INTERCHANGEABLE, DeflatedExplicitVRLittleEndian):
-            return tuple(syntax for syntax in _INTERCHANGEABLE if syntax != self.syntax)
-        return ()
+        return syntaxes_of(self.syntax)[1:]
 
     @property
     def contexts(self) -> set[tuple[UID, UID]]:
         """(SOP class, transfer syntax) of the presentation contexts that it can go through."""
         return {(self.sop_class, syntax) for syntax in (self.syntax, *self.fallbacks)}
+
+
+def syntaxes_of(own: UID) -> tuple[UID, ...]:
+    """Transfer syntaxes that an object may be sent in, its own first."""
+    if own in (*_INTERCHANGEABLE, DeflatedExplicitVRLittleEndian):
+        return (own, *(syntax for syntax in _INTERCHANGEABLE if syntax != own))
+    return (own,)
 
 
 def store(
@@ -200,11 +205,19 @@ def _store_one(assoc: Association, peer: Peer, item: Item, message_id: int) -> S
         )
     except (ValueError, AttributeError, OSError) as error:  # an object that cannot be read or encoded
         return StoreResult(item.path, item.sop_instance, PermanentError(f"{item.path} cannot be sent: {error}"))
+    found = outcome(peer, item.sop_class.name, status)
+    if isinstance(found, str):
+        return StoreResult(item.path, item.sop_instance, warning=found)
+    return StoreResult(item.path, item.sop_instance, found)
+
+
+def outcome(peer: Peer, what: str, status: Dataset) -> NodeError | str:
+    """What the status of a C-STORE means: an error, or stored with this warning; empty: without."""
     if status.Status == 0x0000:
-        return StoreResult(item.path, item.sop_instance)
+        return ""
     if status.Status in STORED_WITH_WARNING or status.Status == DUPLICATE:
-        return StoreResult(item.path, item.sop_instance, warning=f"stored with warning {words(status)}")
-    return StoreResult(item.path, item.sop_instance, failure(peer, item.sop_class.name, status))
+        return f"stored with warning {words(status)}"
+    return failure(peer, what, status)
 
 
 def _not_accepted(peer: Peer, item: Item) -> PermanentError:
