@@ -1,4 +1,4 @@
-"""What `dicomnode doctor` finds on the network: our own ports, the way to each peer, and the way back.
+"""What `dicomnode doctor` finds about each peer: the way there, what it takes and offers, and the way back.
 
 Nothing is stored at a peer and nothing is fetched: it is asked about objects that do not exist. An archive that
 answers "no such object" does what it should.
@@ -6,141 +6,32 @@ answers "no such object" does what it should.
 
 from __future__ import annotations
 
-import fcntl
-import socket
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv6Address, ip_address
-from pathlib import Path
 
-from pydicom.uid import UID, generate_uid
+from pydicom.uid import UID, SecondaryCaptureImageStorage, generate_uid
 from pynetdicom.presentation import build_context
 from pynetdicom.sop_class import (  # type: ignore[attr-defined]  # made at import time
     StudyRootQueryRetrieveInformationModelGet,
 )
 
-from dicom_node import certificates, commitment, query, retrieve, scu
+from dicom_node import commitment, dicomweb, query, retrieve, scu
 from dicom_node.association import NoContexts, Peer, associate
 from dicom_node.commitment import CommitmentReport
-from dicom_node.config import Config, Destination, Source
+from dicom_node.config import Config, Destination, Source, WebDestination
 from dicom_node.courier import STAY_S
+from dicom_node.doctor_listener import running
 from dicom_node.errors import NodeError, PermanentError, TransientError
 from dicom_node.findings import Finding, fault, ok, remark
 from dicom_node.ledger import Ledger
-from dicom_node.tls import ClientTls
 from pipeline.produced import TRANSFER_SYNTAX, sop_classes
 from pipeline.types import ObjectReference, ResultKind
 
 PATIENCE_S = 20.0  # for a commitment report
 LOOK_EVERY_S = 0.2
-ANYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - where a listener on all addresses is called
 SEE_PACS = 'docs/pacs.md, "When it does not work"'
-
-
-# --- our own ports -----------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class _Ourselves:
-    """The node as a peer would call it."""
-
-    ae_title: str
-    host: str
-    port: int
-    client_tls: ClientTls | None
-    timeout_s: float = 10.0
-
-
-def listener(config: Config) -> Iterator[Finding]:
-    """Whether the node runs and answers at its ports, and whether peers can reach and may call it."""
-    check = "listener"
-    if not running(config.node.state_dir):
-        yield fault(check, "the node does not run", "`systemctl start dicomnode`, or `dicomnode serve`")
-    else:
-        yield from _answers(config)
-    yield from reachable(config)
-
-
-def running(state_dir: Path) -> bool:
-    """Whether a node holds the lock of the state folder (`service.only_one`)."""
-    try:
-        with (state_dir / "lock").open() as lock:
-            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:
-        return False
-    return False
-
-
-def _answers(config: Config) -> Iterator[Finding]:
-    node, security = config.node, config.tls
-    host = ANYWHERE.get(node.bind, node.bind)
-    calling = next(iter(config.reception.calling_ae_titles), node.ae_title)
-    ports: list[tuple[int, ClientTls | None]] = [] if security.only else [(node.port, None)]
-    if security.port is not None and security.identity is not None and security.certificate is not None:
-        trust = security.ca or security.certificate
-        name = certificates.names(security.certificate)[0]
-        ports.append((security.port, ClientTls(name, trust, security.identity)))
-    for port, client_tls in ports:
-        kind = f"listener on port {port}" + (", TLS" if client_tls else "")
-        if not port:
-            yield remark(kind, "the port is taken anew at each start", "give the node a port of its own")
-            continue
-        began = time.monotonic()
-        try:
-            scu.echo(_Ourselves(node.ae_title, host, port, client_tls), calling)
-        except NodeError as error:
-            yield fault(
-                kind,
-                f"{error}",
-                f"does another program have the port, and may this machine call ({host} in reception.networks)?",
-            )
-        else:
-            yield ok(kind, f"{node.ae_title} answers {calling} in {(time.monotonic() - began) * 1000:.0f} ms")
-
-
-def reachable(config: Config) -> Iterator[Finding]:
-    """What keeps peers from calling: an address that only this machine can reach, and our own allow lists."""
-    check = "listener"
-    bound = ip_address(config.node.bind)
-    admitted = config.reception.calling_ae_titles
-    for _, peer in config.peers:
-        addresses = _addresses(peer.host)
-        remote = [one for one in addresses if not one.is_loopback]
-        if remote and bound.is_loopback:
-            yield fault(
-                check,
-                f"node.bind is {config.node.bind}, where {peer.name} cannot call: no commitment reports, no images",
-                'node.bind = "0.0.0.0", or the address of this machine in the hospital network',
-            )
-        networks = config.reception.networks
-        if addresses and networks and not any(one in network for one in addresses for network in networks):
-            yield fault(
-                check,
-                f"{peer.name} ({', '.join(map(str, addresses))}) is in none of reception.networks",
-                "add its network, or what it sends and reports is refused",
-            )
-        if admitted and peer.ae_title not in admitted:
-            yield fault(
-                check,
-                f"{peer.ae_title} ({peer.name}) is not in reception.calling_ae_titles",
-                "add it: commitment reports and fetched images come from it",
-            )
-
-
-def _addresses(host: str) -> list[IPv4Address | IPv6Address]:
-    try:
-        found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
-    except OSError:
-        return []  # said by the echo
-    return list(dict.fromkeys(ip_address(str(entry[4][0]).partition("%")[0]) for entry in found))
-
-
-# --- peers -------------------------------------------------------------------------------------------------------
 
 
 def echo(check: str, peer: Peer, calling_ae: str) -> Finding:
@@ -171,8 +62,11 @@ def accepted(peer: Peer, calling_ae: str, wanted: list[tuple[UID, UID]]) -> set[
         return set()
 
 
-def destination(config: Config, peer: Destination) -> Iterator[Finding]:
+def destination(config: Config, peer: Destination | WebDestination) -> Iterator[Finding]:
     """The way to a destination, what it takes, and whether it says what it keeps."""
+    if isinstance(peer, WebDestination):
+        yield from _web(f"destination {peer.name}", peer)
+        return
     check, calling_ae = f"destination {peer.name}", config.node.ae_title
     reached = echo(check, peer, calling_ae)
     yield reached
@@ -188,6 +82,39 @@ def destination(config: Config, peer: Destination) -> Iterator[Finding]:
             yield ok(f"{check}: commitment", 'verify = "none": the success of C-STORE is believed')
     except NodeError as error:
         yield fault(check, str(error), SEE_PACS)
+
+
+def _web(check: str, peer: WebDestination) -> Iterator[Finding]:
+    """Whether the service answers, also about an object that nobody has. What it takes shows when it is sent."""
+    began = time.monotonic()
+    try:
+        dicomweb.check(peer)
+    except NodeError as error:
+        yield fault(f"{check}: DICOMweb", str(error), SEE_PACS)
+        return
+    security = "over TLS" if peer.client_tls else "without TLS"
+    yield ok(f"{check}: DICOMweb", f"{peer.url} answers, {security}, {(time.monotonic() - began) * 1000:.0f} ms")
+    if peer.verify == "none":
+        yield ok(f"{check}: query", 'verify = "none": the success of STOW-RS is believed')
+        return
+    unknown = _nothing(str(SecondaryCaptureImageStorage))
+    try:
+        found = dicomweb.find_instances(peer, [unknown])
+    except NodeError as error:
+        yield fault(f"{check}: query", str(error), SEE_PACS)
+        return
+    yield _nothing_found(f"{check}: query", "QIDO-RS", len(found))
+
+
+def _nothing_found(check: str, service: str, matches: int) -> Finding:
+    """The answer to a query for what does not exist."""
+    if matches:
+        return fault(
+            check,
+            f"gives {matches} matches for a UID that nobody has",
+            "it ignores the key: what is missing cannot be asked from it",
+        )
+    return ok(check, f"{service} is answered, and rightly with nothing")
 
 
 def _contexts(check: str, config: Config, peer: Destination) -> Iterator[Finding]:
@@ -225,7 +152,10 @@ def _without(made: dict[ResultKind, UID], uid: UID) -> str:
 
 def _commitment(check: str, config: Config, peer: Destination) -> Iterator[Finding]:
     """Ask about an object that nobody has: the report must come, on this association or on one to our port."""
-    transaction_uid, unknown = str(generate_uid(prefix=None)), _nothing(sop_classes(config.profile(peer.profile)))
+    transaction_uid, unknown = (
+        str(generate_uid(prefix=None)),
+        _nothing(str(sop_classes(config.profile(peer.profile))[ResultKind.SR])),
+    )
     answered, reports = threading.Event(), list[CommitmentReport]()
 
     def take(report: CommitmentReport) -> None:
@@ -270,10 +200,10 @@ def _register(config: Config) -> str:
     )
 
 
-def _nothing(made: dict[ResultKind, UID]) -> ObjectReference:
+def _nothing(sop_class: str) -> ObjectReference:
     """An object that does not exist."""
-    uids = [str(generate_uid(prefix=None)) for _ in range(3)]
-    return ObjectReference(uids[0], uids[1], str(made[ResultKind.SR]), uids[2])
+    study, series, instance = (str(generate_uid(prefix=None)) for _ in range(3))
+    return ObjectReference(study, series, sop_class, instance)
 
 
 def _watch_ledger(config: Config, transaction_uid: str, answered: threading.Event, stop: threading.Event) -> None:
@@ -295,14 +225,7 @@ def _query(check: str, peer: Peer, calling_ae: str) -> Iterator[Finding]:
     except NodeError as error:
         yield fault(check, str(error), SEE_PACS)
         return
-    if found:
-        yield fault(
-            check,
-            f"gives {len(found)} studies for a StudyInstanceUID that nobody has",
-            "it ignores the key: what is missing cannot be asked from it",
-        )
-    else:
-        yield ok(check, "C-FIND is answered, and rightly with nothing")
+    yield _nothing_found(check, "C-FIND", len(found))
 
 
 def source(config: Config, peer: Source) -> Iterator[Finding]:

@@ -1,0 +1,114 @@
+"""`dicomnode doctor` about this machine: each fault is found, and has something to do about it."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dicom_node import config as configuration
+from dicom_node import doctor_host, doctor_listener, service
+from dicom_node.config import Config
+from dicom_node.findings import Finding, Grade
+from dicom_node.ledger import Ledger
+from dicom_node.retention import Disk
+from tests.fixtures.reception import receiving
+
+NOW = datetime(2026, 1, 2, 3, 4, tzinfo=UTC)
+MOUNTS = """22 1 8:1 / / rw,relatime shared:1 - ext4 /dev/sda1 rw
+30 22 0:40 / /srv/a\\040b rw shared:9 - nfs4 server:/x rw
+"""
+
+
+def config(tmp_path: Path, **sections: Any) -> Config:
+    (tmp_path / "state").mkdir(exist_ok=True)
+    return configuration.parse({"node": {"state_dir": str(tmp_path / "state")}, **sections})
+
+
+def texts(findings: list[Finding]) -> str:
+    assert all(finding.remedy for finding in findings if finding.grade is not Grade.OK)
+    return "\n".join(finding.text for finding in findings)
+
+
+@pytest.mark.parametrize(("free_mb", "grade"), [(100, Grade.FAULT), (2100, Grade.REMARK), (100_000, Grade.OK)])
+def test_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free_mb: int, grade: Grade) -> None:
+    monkeypatch.setattr(Disk, "of", lambda _: Disk(free_mb << 20, 2048 << 20))
+    assert list(doctor_host.disk(config(tmp_path)))[0].grade is grade
+
+
+def test_sqlite_on_a_network_file_system(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert doctor_host.file_system(Path("/srv/a b/state"), MOUNTS) == "nfs4"
+    assert doctor_host.file_system(Path("/srv/other"), MOUNTS) == "ext4"
+    monkeypatch.setattr(doctor_host, "file_system", lambda *_: "nfs4")
+    assert "where SQLite loses data" in texts(list(doctor_host.disk(config(tmp_path))))
+
+
+def test_a_clock_that_was_set_back_or_runs_free(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = config(tmp_path)
+    with closing(Ledger(settings.database_url)) as ledger:
+        ledger.note("the node starts", NOW)
+    monkeypatch.setattr(doctor_host, "synchronised", lambda: True)
+    assert [one.grade for one in doctor_host.clock(settings, NOW + timedelta(hours=1))] == [Grade.OK]
+    found = list(doctor_host.clock(settings, NOW - timedelta(hours=1)))
+    assert "still to come" in texts(found)
+    monkeypatch.setattr(doctor_host, "synchronised", lambda: False)
+    assert [one.grade for one in doctor_host.clock(settings, NOW)] == [Grade.REMARK]
+
+
+def test_the_kernel_says_whether_a_time_service_keeps_the_clock() -> None:
+    assert doctor_host.synchronised() in {True, False}
+
+
+def test_the_database(tmp_path: Path) -> None:
+    settings = config(tmp_path)
+    assert "no ledger yet" in texts(list(doctor_host.database(settings)))
+    with closing(Ledger(settings.database_url)):
+        pass
+    (found,) = doctor_host.database(settings)
+    assert found.grade is Grade.OK
+    assert found.text.startswith("0 series")
+    (settings.node.state_dir / "quarantine").mkdir()
+    (settings.node.state_dir / "quarantine" / "x.reason").write_text("?")
+    (settings.node.state_dir / "ledger.sqlite").write_bytes(b"no database" * 1000)
+    assert list(doctor_host.database(settings))[0].grade is Grade.FAULT
+
+
+def test_the_model_and_the_device(tmp_path: Path) -> None:
+    settings = config(tmp_path)
+    assert "demonstration" in texts(list(doctor_host.model(settings)))
+    assert "CPU" in texts(list(doctor_host.device(config(tmp_path, analysis={"device": "cpu"}))))
+    absent = list(doctor_host.device(config(tmp_path, analysis={"device": "cuda:63"})))
+    assert absent[0].grade is Grade.FAULT
+
+
+def test_files_that_config_names(tmp_path: Path) -> None:
+    assert texts(list(doctor_host.files(config(tmp_path), [], NOW))) == "what it names is there and can be used"
+    (found,) = doctor_host.files(config(tmp_path), ["lungs.weights: cannot be read"], NOW)
+    assert found.grade is Grade.FAULT
+
+
+def test_the_listener(tmp_path: Path) -> None:
+    settings = config(tmp_path)
+    assert texts(list(doctor_listener.listener(settings))) == "the node does not run"
+    with receiving(tmp_path / "state") as node, service.only_one(tmp_path / "state"):
+        running = settings.model_copy(update={"node": settings.node.model_copy(update={"port": node.port})})
+        (found,) = doctor_listener.listener(running)
+        assert found.grade is Grade.OK
+        elsewhere = running.model_copy(update={"node": running.node.model_copy(update={"ae_title": "OTHER"})})
+        assert list(doctor_listener.listener(elsewhere))[0].grade is Grade.FAULT
+
+
+def test_peers_that_could_never_call(tmp_path: Path) -> None:
+    peer = {"name": "pacs", "ae_title": "PACS", "host": "192.0.2.7", "port": 104}
+    settings = config(
+        tmp_path, destinations=[peer], reception={"calling_ae_titles": ["CT1"], "networks": ["10.0.0.0/8"]}
+    )
+    found = texts(list(doctor_listener.reachable(settings)))
+    assert "where pacs cannot call" in found
+    assert "in none of reception.networks" in found
+    assert "not in reception.calling_ae_titles" in found
+    near = {**peer, "host": "127.0.0.1"}
+    assert not list(doctor_listener.reachable(config(tmp_path, destinations=[near])))
