@@ -25,7 +25,7 @@ from pynetdicom.sop_class import (  # type: ignore[attr-defined]  # made at impo
     Verification,
 )
 
-from dicom_node import association, commitment, receiver, scu
+from dicom_node import association, commitment, intake, receiver, scu
 from dicom_node.config import Config, Destination
 from dicom_node.errors import TransientError
 from dicom_node.part10 import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
@@ -51,15 +51,15 @@ SERVICES: Mapping[str, tuple[str, str]] = {  # SOP class → what for, where in 
     ),
 }
 STATUSES: Mapping[int, str] = {  # of C-STORE as SCP
-    receiver.SUCCESS: "it is on stable storage: written, flushed, in its place; a re-sent one too. Or it is "
+    intake.SUCCESS: "it is on stable storage: written, flushed, in its place; a re-sent one too. Or it is "
     'of another SOP class, with `other_modalities = "ignore"`, and is not kept',
-    receiver.OUT_OF_RESOURCES: "disk below its reserve, no memory for receiving, data set too long, file error",
-    receiver.DATA_SET_DOES_NOT_MATCH: "SOP class or instance UID of the data set is not that of the command",
-    receiver.CANNOT_UNDERSTAND: "no data set; not parsable; a UID that names instance, series or study is missing",
-    receiver.SOP_CLASS_NOT_SUPPORTED: "SOP class of the command is not that of the presentation context",
+    intake.OUT_OF_RESOURCES: "disk below its reserve, no memory for receiving, data set too long, file error",
+    intake.DATA_SET_DOES_NOT_MATCH: "SOP class or instance UID of the data set is not that of the command",
+    intake.CANNOT_UNDERSTAND: "no data set; not parsable; a UID that names instance, series or study is missing",
+    intake.SOP_CLASS_NOT_SUPPORTED: "SOP class of the command is not that of the presentation context",
 }
 REPORT_STATUSES: Mapping[int, str] = {  # of N-EVENT-REPORT
-    receiver.SUCCESS: "written to the ledger, or about a transaction that nothing waits for",
+    intake.SUCCESS: "written to the ledger, or about a transaction that nothing waits for",
     receiver.NO_SUCH_EVENT_TYPE: "event type is neither 1 nor 2",
     receiver.INVALID_ARGUMENT: "no Transaction UID, or an item without SOP Instance UID",
     receiver.PROCESSING_FAILURE: "the database is away: to be sent again",
