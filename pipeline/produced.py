@@ -6,6 +6,7 @@ from pydicom.uid import (
     UID,
     Comprehensive3DSRStorage,
     ExplicitVRLittleEndian,
+    KeyObjectSelectionDocumentStorage,
     SecondaryCaptureImageStorage,
     SegmentationStorage,
 )
@@ -17,7 +18,7 @@ TRANSFER_SYNTAX = ExplicitVRLittleEndian
 
 
 def sop_classes(profile: Profile) -> dict[ResultKind, UID]:
-    """What a destination with this profile is sent; a healthy patient has no SEG of lesions."""
+    """What a profile sends; a healthy patient has no SEG of lesions, a first result no rejection note."""
     made: dict[ResultKind, UID] = {}
     if profile.seg != "NONE":
         segmentation = SegmentationStorage if profile.seg == "BINARY" else LABELMAP
@@ -26,4 +27,7 @@ def sop_classes(profile: Profile) -> dict[ResultKind, UID]:
             made[ResultKind.LUNGS] = segmentation
     if profile.picture:
         made[ResultKind.PICTURE] = SecondaryCaptureImageStorage
-    return {**made, ResultKind.SR: Comprehensive3DSRStorage}
+    made[ResultKind.SR] = Comprehensive3DSRStorage
+    if profile.rejection_note:
+        made[ResultKind.REJECTION] = KeyObjectSelectionDocumentStorage
+    return made

@@ -39,6 +39,7 @@ PROFILES = {
     "`default`": Profile(),
     'seg = "LABELMAP"': Profile(seg="LABELMAP", lungs_seg=True),
     "lungs_seg = true": Profile(lungs_seg=True),
+    "rejection_note = true": Profile(rejection_note=True),
 }
 SERVICES: Mapping[str, tuple[str, str]] = {  # SOP class → what for, where in config.toml
     Verification: ("C-ECHO", "`dicomnode echo`, `doctor`"),
