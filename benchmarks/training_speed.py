@@ -57,7 +57,7 @@ def plans_of(pool: Pool, recipe: Recipe, second: bool, count: int) -> list[Plan]
     )
     made: list[Plan] = []
     while len(made) < count:
-        made += epoch(pool, recipe, np.random.default_rng(len(made)), Architecture().slices, GRID)
+        made += epoch(pool, recipe, np.random.default_rng(len(made)), Architecture().slices, GRID.hu_per_unit)
     return made[:count]
 
 

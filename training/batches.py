@@ -9,8 +9,7 @@ import torch
 from numpy.random import Generator
 from torch import Tensor
 
-from pipeline.preprocess import Preprocessing
-from training import augment, dataset, pasting
+from training import augment, dataset
 from training.augment import Change
 from training.dataset import Draw, Example
 from training.recipes import Recipe
@@ -84,16 +83,16 @@ class Pool:
     phantoms: Sequence[Example] = ()
 
 
-def unet1_epoch(pool: Pool, recipe: Recipe, rng: Generator, width: int, settings: Preprocessing) -> Iterator[Plan]:
+def unet1_epoch(pool: Pool, recipe: Recipe, rng: Generator, width: int, hu_per_unit: float) -> Iterator[Plan]:
     """Batches of UNet-1: every slice of the cohort once, and the recipe's number from volumes and phantoms."""
     order = dataset.epoch_order(rng, pool.cohort, None)
     order += dataset.epoch_order(rng, pool.volumes, recipe.volume_slices)
     order += dataset.epoch_order(rng, pool.phantoms, recipe.phantom_slices)
     mixed = [order[k] for k in rng.permutation(len(order))]
-    yield from _plans(mixed, recipe, rng, width, settings)
+    yield from _plans(mixed, recipe, rng, width, hu_per_unit)
 
 
-def unet2_epoch(pool: Pool, recipe: Recipe, rng: Generator, width: int, settings: Preprocessing) -> Iterator[Plan]:
+def unet2_epoch(pool: Pool, recipe: Recipe, rng: Generator, width: int, hu_per_unit: float) -> Iterator[Plan]:
     """Batches of UNet-2: positive and negative images in turn, the rarer kind repeated (Table I)."""
     order = dataset.epoch_order(rng, pool.cohort, None)
     order += dataset.epoch_order(rng, pool.phantoms, recipe.phantom_slices)
@@ -101,11 +100,11 @@ def unet2_epoch(pool: Pool, recipe: Recipe, rng: Generator, width: int, settings
     longest = max(len(kind) for kind in kinds)
     shuffled = [[kind[k % len(kind)] for k in rng.permutation(longest)] for kind in kinds if kind]
     interleaved = [pair for pairs in zip(*shuffled, strict=True) for pair in pairs]
-    yield from _plans(interleaved, recipe, rng, width, settings)
+    yield from _plans(interleaved, recipe, rng, width, hu_per_unit)
 
 
 def _plans(
-    order: Sequence[tuple[Example, int]], recipe: Recipe, rng: Generator, width: int, settings: Preprocessing
+    order: Sequence[tuple[Example, int]], recipe: Recipe, rng: Generator, width: int, hu_per_unit: float
 ) -> Iterator[Plan]:
     """Full batches, and a last smaller one; a single left-over image joins the batch before."""
     starts = list(range(0, len(order), recipe.batch))
@@ -116,7 +115,5 @@ def _plans(
             dataset.draw(rng, example, centre, width, recipe.stacks, recipe.masked)
             for example, centre in order[start:stop]
         ]
-        if recipe.opacities > 0:
-            draws = [pasting.perhaps(rng, one, recipe, settings) for one in draws]
         changes = [augment.draw(rng, recipe.augmentation) for _ in draws]
-        yield Plan(draws, changes, recipe.crop, settings.hu_per_unit)
+        yield Plan(draws, changes, recipe.crop, hu_per_unit)

@@ -108,14 +108,6 @@ def apply(plane: Plane, lungs: MaskArray, opacities: tuple[Opacity, ...], settin
     return np.asarray(made.clip(0, highest), dtype=np.float32)
 
 
-def cover(lungs: MaskArray, opacities: tuple[Opacity, ...], settings: Preprocessing) -> MaskArray:
-    """Where opacities make up more than half of a pixel."""
-    covered = np.zeros_like(lungs)
-    for weight, _ in _layers(lungs, opacities, settings):
-        covered |= weight > 0.5
-    return covered
-
-
 def _layers(
     lungs: MaskArray, opacities: tuple[Opacity, ...], settings: Preprocessing
 ) -> Iterator[tuple[Plane, Plane]]:

@@ -26,7 +26,6 @@ class Recipe(BaseModel):
             each small batch than on average, and a network fitted to the former fails in inference mode.
         masked: chance that the lung mask is applied to a training image.
         average_last: weights are the mean over so many last epochs; 0 and 1 take the last.
-        opacities: chance that dense opacities are pasted into the lungs of a repeated slice (`training.pasting`).
         volume_slices, phantom_slices: drawn per epoch from the volumes and the phantoms, beside the cohort.
     """
 
@@ -44,7 +43,6 @@ class Recipe(BaseModel):
     masked: float = Field(default=0.0, ge=0, le=1)
     frozen_norm: bool = False
     average_last: int = Field(default=0, ge=0)
-    opacities: float = Field(default=0.0, ge=0, le=1)
     volume_slices: int = Field(default=0, ge=0)
     phantom_slices: int = Field(default=0, ge=0)
 
@@ -58,6 +56,7 @@ class LungRecipe(Recipe):
 
     Attributes:
         slices: drawn per epoch, from each kind of data equally often.
+        opacities: chance that opacities are pasted into a slice (`training.pasting`).
         saturated: chance that it is cut off at a HU within `ceiling_hu`, as pictures of a lung window are, so that
             bones are not seen.
     """
@@ -131,7 +130,6 @@ _FINE: Mapping[str, Any] = {  # second stage: experts' labels
     "augmentation": _MILD.model_copy(update={"zoom": 0.2, "shift_hu": 30.0, "noise_hu": 10.0}),
     "crop": _LUNG_CROP,
     "average_last": 15,
-    "opacities": 0.3,
 }
 
 UNET1: Mapping[str, Recipe] = {

@@ -27,6 +27,6 @@ def fit(pool: Pool, arch: Architecture, settings: Preprocessing, run: Run, start
     return train(
         copy.deepcopy(start) if start is not None else UNet(arch),
         run,
-        lambda rng: batches.unet1_epoch(pool, run.recipe, rng, arch.slices, settings),
+        lambda rng: batches.unet1_epoch(pool, run.recipe, rng, arch.slices, settings.hu_per_unit),
         Objective(lambda logits, batch: measure(logits[:, 0], batch.target)),
     )

@@ -41,7 +41,7 @@ def fit(start: UNet, pool: Pool, settings: Preprocessing, run: Run) -> UNet:
     return train(
         copy.deepcopy(start),
         run,
-        lambda rng: batches.unet2_epoch(known, recipe, rng, width, settings),
+        lambda rng: batches.unet2_epoch(known, recipe, rng, width, settings.hu_per_unit),
         Objective(measure, lambda model, batch, epoch: expectation(model, batch, recipe, epoch)),
     )
 
