@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+from pydantic import ValidationError
 from safetensors.torch import load_file, save
 
 from pipeline import package
@@ -65,10 +66,13 @@ def finished(folder: Path, kind: type[Kind]) -> Finished[Kind]:
     if not (folder / NETWORK).is_file():
         raise RunError(f"{folder} holds no finished run: run its training command again, it resumes")
     run = checkpoint.read(folder)
-    recipe = _kind(run["recipe"]).model_validate(run["recipe"])
+    try:
+        recipe = _kind(run["recipe"]).model_validate(run["recipe"])
+        setting = Setting.model_validate(run["setting"])
+    except ValidationError as error:
+        raise RunError(f"{folder} was made by another version of this program: train it again") from error
     if not isinstance(recipe, kind) or type(recipe) is not kind:
         raise RunError(f"{folder} is a run of {_NAMES[type(recipe)]}, not of {_NAMES[kind]}")
-    setting = Setting.model_validate(run["setting"])
     net = UNet(setting.architecture)
     net.load_state_dict(load_file(folder / NETWORK))
     return Finished(net.eval(), setting, recipe, run["seed"])

@@ -100,6 +100,11 @@ def test_an_unfinished_run_and_a_swapped_one_are_refused(folder: Path, tmp_path:
     label = export.Label("tiny", "0.1", (), LICENCE, {}, {})
     with pytest.raises(RunError, match="a run of UNet-2, not of UNet-1"):
         export.export(two, one, label, tmp_path / "out")
+    run = (one / "run.json").read_text()
+    (one / "run.json").write_text(run.replace('"epochs"', '"epochs_of_old"'))
+    with pytest.raises(RunError, match="another version of this program"):
+        export.export(one, two, label, tmp_path / "out")
+    (one / "run.json").write_text(run)
     (two / export.NETWORK).unlink()
     with pytest.raises(RunError, match="no finished run"):
         export.export(one, two, label, tmp_path / "out")
