@@ -41,11 +41,15 @@ def verify(tool: Callable[[str], str], *units: Path) -> subprocess.CompletedProc
     )
 
 
-@pytest.mark.parametrize("name", SERVICES)
-def test_systemd_understands_every_line(tmp_path: Path, tool: Callable[[str], str], name: str) -> None:
-    done = verify(tool, rendered(tmp_path, name))
+def understood(tool: Callable[[str], str], unit: Path) -> None:
+    done = verify(tool, unit)
     complaints = [line for line in done.stderr.splitlines() if "dicomnode" in line]
     assert done.returncode == 0 and complaints == []
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_systemd_understands_every_line(tmp_path: Path, tool: Callable[[str], str], name: str) -> None:
+    understood(tool, rendered(tmp_path, name))
 
 
 def test_the_timer_starts_the_comparison_every_night(tmp_path: Path, tool: Callable[[str], str]) -> None:
@@ -130,4 +134,4 @@ def test_the_lines_for_secrets_are_understood_when_they_are_wanted(unit: Path, t
     text = unit.read_text()
     assert text.count("#LoadCredential=") == 2
     unit.write_text(text.replace("#LoadCredential=", "LoadCredential="))
-    test_systemd_understands_every_line(unit, tool)
+    understood(tool, unit)
