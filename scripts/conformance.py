@@ -234,6 +234,7 @@ TABLES: Mapping[str, Callable[[], str]] = {
     "picture": objects(ResultKind.PICTURE),
     "sr": objects(ResultKind.SR),
     "sr content": tree,
+    "rejection note": objects(ResultKind.REJECTION),
 }
 
 

@@ -14,8 +14,10 @@ from functools import cache
 from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
 from pydicom.tag import BaseTag
+from pydicom.uid import Comprehensive3DSRStorage
 
 from pipeline import header, phantom, run, scores
+from pipeline.priors import Prior, Priors, Shares, Technique
 from pipeline.types import (
     Analysis,
     Flag,
@@ -23,6 +25,7 @@ from pipeline.types import (
     ModelIdentity,
     ObjectReference,
     Profile,
+    Region,
     ResultContext,
     ResultKind,
 )
@@ -81,18 +84,35 @@ def _made(number: int) -> Made:
     previous = ObjectReference(
         str(volume.headers[0].StudyInstanceUID),
         f"2.25.{number}1",
-        "1.2.840.10008.5.1.4.1.1.88.34",
+        Comprehensive3DSRStorage,
         f"2.25.{number}2",
     )
     context = ResultContext(
         created=datetime(2026, 3, number, 10, number, tzinfo=UTC) + timedelta(seconds=number),
-        profile=Profile(lungs_seg=True, key_slices=True),
+        profile=Profile(lungs_seg=True, key_slices=True, rejection_note=True),
         revision=number + 1,
         completeness=f"shown in way {number}",
         settings_digest=f"{number}c" * 32,
         predecessor=previous,
+        superseded=(previous,),
+        priors=Priors((_prior(number),), f"example {number}"),
     )
     return Made(header.normalise(volume.headers[0]).ds, dict(run.build_results(analysis, context)))
+
+
+def _prior(number: int) -> Prior:
+    """An earlier result of the patient, obtained in another way."""
+    uid = f"2.25.{number}3"
+    report = ObjectReference(uid, f"{uid}.1", Comprehensive3DSRStorage, f"{uid}.2")
+    return Prior(
+        patient_id=f"EXAMPLE{number}",
+        patient_id_issuer="",
+        acquired=f"2025-12-0{number}T10:00:00",
+        study_uid=uid,
+        shares=dict.fromkeys(Region, Shares(0.1 * number, 0.05 * number)),
+        technique=Technique(ModelIdentity("earlier", "0.9", "ee" * 32), "built-in", "", "B70f", 1.0),
+        reports={"default": report},
+    )
 
 
 def attributes(kind: ResultKind) -> Iterator[tuple[str, str, str, str]]:
@@ -124,7 +144,7 @@ def _origin(tag: int, found: Pair, sources: Pair, mark: str) -> str:
 
 
 def _same(one: DataElement | None, other: DataElement | None) -> bool:
-    return one is not None and other is not None and one.value == other.value
+    return one is not None and other is not None and str(one.value) == str(other.value)  # a date or its text
 
 
 def _shown(element: DataElement) -> str:
@@ -150,8 +170,9 @@ def _items(parent: Dataset, mark: str, whole: set[str]) -> Iterator[tuple[str, s
     seen = set()
     for item in parent.get("ContentSequence", ()):
         name = _code(item.ConceptNameCodeSequence[0]) if "ConceptNameCodeSequence" in item else ""
-        kind = f"{item.ValueType} {_template(item)}" if _template(item) or item.ValueType == "NUM" else ""
-        if (item.ValueType, name, kind) in seen or (kind in whole and _template(item)):
+        template, figure = _template(item), item.ValueType == "NUM" and "ContentSequence" in item
+        kind = f"{item.ValueType} {template}" if template or figure else ""
+        if (item.ValueType, name, kind) in seen or (kind in whole and template):
             continue
         seen.add((item.ValueType, name, kind))
         yield f"{mark}{item.RelationshipType}", item.ValueType, name, _value(item)
