@@ -4,17 +4,33 @@ from __future__ import annotations
 
 import sys
 import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from dataclasses import replace as changed
 from datetime import UTC, datetime
 from pathlib import Path
 
 from PIL import Image
 
-from pipeline import phantom, run
-from pipeline.types import PipelineSettings, Profile
+from pipeline import phantom, picture, priors, run
+from pipeline.priors import Prior, Priors, Shares
+from pipeline.types import Analysis, ObjectReference, PipelineSettings, Profile, Region, ResultContext
+
+
+@dataclass(frozen=True)
+class Case:
+    """What is drawn, and what earlier results say: date → severity, consolidation."""
+
+    spec: phantom.PhantomSpec
+    earlier: Mapping[str, tuple[float, float]] | None = None
+
 
 CASES = {
-    "picture-phantom": phantom.PhantomSpec(rows=512, columns=512),
-    "picture-healthy": phantom.PhantomSpec(lesions=()),
+    "picture-phantom": Case(phantom.PhantomSpec(rows=512, columns=512)),
+    "picture-healthy": Case(phantom.PhantomSpec(lesions=())),
+    "picture-trend": Case(
+        phantom.PhantomSpec(), {"2020-01-20": (0.21, 0.09), "2020-02-03": (0.31, 0.14), "2020-02-24": (0.15, 0.04)}
+    ),
 }
 CREATED = datetime(2026, 1, 1, 12, 0, tzinfo=UTC)
 
@@ -22,12 +38,33 @@ CREATED = datetime(2026, 1, 1, 12, 0, tzinfo=UTC)
 def main(folder: Path) -> None:
     """Analyse each phantom and keep its picture, with few colours so that the file stays small."""
     folder.mkdir(parents=True, exist_ok=True)
-    for name, spec in CASES.items():
+    for name, case in CASES.items():
         with tempfile.TemporaryDirectory() as temporary:
-            files = phantom.write_series(phantom.make(spec), Path(temporary) / "ct")
-            run.process_folder(files, Path(temporary) / "out", PipelineSettings(), Profile(), CREATED)
-            picture = Image.open(Path(temporary) / "out" / run.PICTURE)
-            picture.quantize(200).save(folder / f"{name}.png", optimize=True)
+            files = phantom.write_series(phantom.make(case.spec), Path(temporary) / "ct")
+            analysis = run.analyse(files, PipelineSettings())
+        context = ResultContext(CREATED, Profile(), priors=_priors(analysis, case.earlier or {}))
+        page: Image.Image = picture.render(analysis, context)
+        page.quantize(200).save(folder / f"{name}.png", optimize=True)
+
+
+def _priors(analysis: Analysis, earlier: Mapping[str, tuple[float, float]]) -> Priors | None:
+    """Made up; the oldest is of a sharp kernel."""
+    if not earlier:
+        return None
+    alike = priors.technique(analysis)
+    results = tuple(
+        Prior(
+            patient_id=str(analysis.volume.headers[0].PatientID),
+            patient_id_issuer="",
+            acquired=acquired,
+            study_uid=f"1.2.{number}",
+            shares=dict.fromkeys(Region, Shares(*shares)),
+            technique=alike if number else changed(alike, kernel="B70f"),
+            reports={"default": ObjectReference(f"1.2.{number}", "1.3", "1.4", f"1.5.{number}")},
+        )
+        for number, (acquired, shares) in enumerate(earlier.items())
+    )
+    return Priors(results, f"{len(results)} earlier results of this patient; looked for in this node")
 
 
 if __name__ == "__main__":
