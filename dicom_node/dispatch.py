@@ -112,9 +112,7 @@ class Dispatcher:
         while self._executor is not None and len(self._running) < self._config.analysis.workers:
             if not self._has_room():
                 break
-            self._claimed = self._claimed or self._ledger.claim_job(
-                self._clock(), searched=bool(self._config.prior_sources)
-            )
+            self._claimed = self._claimed or self._ledger.claim_job(self._clock(), bool(self._config.prior_sources))
             if self._claimed is None:
                 break
             self._submit(self._executor, *self._claimed)

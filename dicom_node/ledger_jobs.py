@@ -33,7 +33,7 @@ class JobRoom(LedgerRoom):
                 _again_or_failed(writer, job, "the node stopped while it ran", max_attempts)
             return len(jobs)
 
-    def claim_job(self, now: datetime, *, searched: bool = False) -> tuple[JobRecord, SeriesRecord] | None:
+    def claim_job(self, now: datetime, searched: bool = False) -> tuple[JobRecord, SeriesRecord] | None:
         """The job that waits longest → RUNNING, its attempt counted; None when none waits.
 
         Studies of one patient are analysed in the order of their dates, one after the other. With `searched`, only
