@@ -242,16 +242,14 @@ def source(config: Config, peer: Source) -> Iterator[Finding]:
 def _move(check: str, peer: Source, calling_ae: str) -> Iterator[Finding]:
     """C-MOVE to ourselves of a study that does not exist: an archive that does not know our address says so."""
     requests = retrieve.identifiers(str(generate_uid(prefix=None)))
+    register = f"register {calling_ae} there as a destination of C-MOVE, with this machine's address and port"
     try:
         done = retrieve.move(peer, requests, calling_ae, calling_ae, peer.timeout_s)
-    except PermanentError as error:
-        yield fault(check, str(error), f"register {calling_ae} there, with this machine's address and port")
-    except TransientError as error:
-        yield remark(
-            check,
-            f"{error} So it answers for a study that does not exist: it may do for one that does",
-            f"is {calling_ae} registered there as a destination of C-MOVE? try `dicomnode pull` with a real study",
-        )
+    except retrieve.Unprocessed as error:  # Orthanc's answer for what it does not have
+        said = str(error).partition(". If")[0]
+        yield ok(check, f"C-MOVE to {calling_ae} is taken; for a study that nobody has: {said}")
+    except NodeError as error:  # Orthanc breaks off where it does not know the destination
+        yield fault(check, str(error), register)
     else:
         yield ok(check, f"C-MOVE to {calling_ae} is taken ({done.remark or 'nothing to send, rightly'})")
 

@@ -42,6 +42,10 @@ Response = tuple[Dataset, Dataset | None]
 OnInstance = Callable[[C_STORE, UID, UID], Answer]  # request, SOP class, transfer syntax; must not raise
 
 
+class Unprocessed(TransientError):
+    """The archive takes the request and cannot do it now; some say so of what they do not have."""
+
+
 @dataclass(frozen=True)
 class Retrieved:
     """What the archive says about one retrieval: sub-operations by outcome (PS3.4 C.4.2.1.5 to .9).
@@ -215,10 +219,11 @@ def _refusal(peer: Peer, status: Dataset, destination_ae: str) -> NodeError:
             f"{destination_ae} with this machine's address and port as a destination of C-MOVE."
         )
     error = failure(peer, what, status, may_pass=UNABLE_TO_PROCESS)
+    kind = Unprocessed if status.Status in UNABLE_TO_PROCESS else type(error)
     if not destination_ae:
-        return error
+        return kind(str(error))
     hint = f" If this goes on, ask whether {destination_ae} is registered there as a destination of C-MOVE."
-    return type(error)(f"{error}{hint}")
+    return kind(f"{error}{hint}")
 
 
 def _store_status(answer: Answer) -> Dataset:
