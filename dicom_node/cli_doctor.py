@@ -58,5 +58,5 @@ def show_finding(console: Console, finding: Finding) -> None:
 def show_grade(console: Console, findings: Sequence[Finding]) -> None:
     """How many there were of each."""
     counts = {grade: sum(finding.grade is grade for finding in findings) for grade in Grade}
-    text = f"{counts[Grade.FAULT]} faults, {counts[Grade.REMARK]} remarks, {counts[Grade.OK]} checks passed"
+    text = f"faults: {counts[Grade.FAULT]}, remarks: {counts[Grade.REMARK]}, checks passed: {counts[Grade.OK]}"
     console.print(text, style="bold", highlight=False)

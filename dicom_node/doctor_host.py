@@ -27,6 +27,7 @@ from dicom_node.states import SeriesState
 from dicom_node.worker_pool import WorkerPool
 from pipeline import package, phantom
 from pipeline.errors import PipelineError
+from pipeline.lungs import METHOD, NETWORK_METHOD
 from pipeline.types import AnalysisOutcome, AnalysisRequest
 
 CLOCK_TOLERANCE = timedelta(seconds=10)
@@ -181,10 +182,10 @@ def files(config: Config, faults: list[str], now: datetime) -> Iterator[Finding]
 def model(config: Config) -> Iterator[Finding]:
     """Which networks and which lungs are used."""
     try:
-        identity = package.load(config.analysis.model).identity
+        loaded = package.load(config.analysis.model)
     except PipelineError:
         return  # a fault of `files`
-    name = f"{identity.name} {identity.version}"
+    name = f"{loaded.identity.name} {loaded.identity.version}"
     if config.analysis.model is None:
         yield remark(
             "weights",
@@ -193,8 +194,10 @@ def model(config: Config) -> Iterator[Finding]:
         )
     else:
         yield ok("weights", name)
-    lungs = f"lungmask, {config.lungs.weights}" if config.lungs.weights else "the built-in method"
-    yield ok("lungs", lungs)
+    if config.lungs.weights is not None:
+        yield ok("lungs", f"lungmask, {config.lungs.weights}")
+    else:
+        yield ok("lungs", METHOD if loaded.lungs is None else NETWORK_METHOD)
 
 
 def device(config: Config) -> Iterator[Finding]:

@@ -15,6 +15,7 @@ from dicom_node.config import Config
 from dicom_node.findings import Finding, Grade
 from dicom_node.ledger import Ledger
 from dicom_node.retention import Disk
+from pipeline.lungs import NETWORK_METHOD
 from tests.fixtures.reception import receiving
 
 NOW = datetime(2026, 1, 2, 3, 4, tzinfo=UTC)
@@ -78,7 +79,9 @@ def test_the_database(tmp_path: Path) -> None:
 
 def test_the_model_and_the_device(tmp_path: Path) -> None:
     settings = config(tmp_path)
-    assert "demonstration" in texts(list(doctor_host.model(settings)))
+    told = texts(list(doctor_host.model(settings)))
+    assert "demonstration" in told
+    assert NETWORK_METHOD in told  # the shipped package brings a lung network
     assert "CPU" in texts(list(doctor_host.device(config(tmp_path, analysis={"device": "cpu"}))))
     absent = list(doctor_host.device(config(tmp_path, analysis={"device": "cuda:63"})))
     assert absent[0].grade is Grade.FAULT
