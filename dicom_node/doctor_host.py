@@ -27,7 +27,7 @@ from dicom_node.states import SeriesState
 from dicom_node.worker_pool import WorkerPool
 from pipeline import package, phantom
 from pipeline.errors import PipelineError
-from pipeline.lungs import METHOD, NETWORK_METHOD
+from pipeline.lung_builtin import METHOD, NETWORK_METHOD
 from pipeline.types import AnalysisOutcome, AnalysisRequest
 
 CLOCK_TOLERANCE = timedelta(seconds=10)

@@ -15,7 +15,7 @@ from dicom_node.config import Config
 from dicom_node.findings import Finding, Grade
 from dicom_node.ledger import Ledger
 from dicom_node.retention import Disk
-from pipeline.lungs import NETWORK_METHOD
+from pipeline.lung_builtin import NETWORK_METHOD
 from tests.fixtures.reception import receiving
 
 NOW = datetime(2026, 1, 2, 3, 4, tzinfo=UTC)
