@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from datetime import datetime
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,13 +17,6 @@ from tests.fixtures.samples import RESULTS, START, again, at, complete, filing, 
 RULES = PriorRules(max_count=6, max_age_days=400)
 HERE = {"default": "default"}
 FIRST, SECOND, THIRD = "1.1", "1.2", "1.3"  # studies; the series of each is STUDY.1
-
-
-@pytest.fixture
-def ledger(tmp_path: Path) -> Iterator[Ledger]:
-    opened = Ledger(f"sqlite:///{tmp_path / 'ledger.sqlite'}")
-    yield opened
-    opened.close()
 
 
 def identity(study: str, day: str, **changes: Any) -> SeriesIdentity:
