@@ -16,6 +16,7 @@ from pydicom.dataset import Dataset
 
 from pipeline import phantom, seg, volume
 from pipeline.phantom_series import PATIENT_POSITIONS, rotation
+from pipeline.priors import Priors
 from pipeline.types import (
     Analysis,
     Flag,
@@ -33,6 +34,7 @@ from tests.fixtures.results import (
     build_set,
     make_analysis,
     make_context,
+    make_prior,
     no_lesions,
     through_bytes,
     without_left_lung,
@@ -129,6 +131,20 @@ def test_pixelmed_validates_the_templates(
     pydicom.dcmwrite(tmp_path / "sr.dcm", report, enforce_file_format=True)
     assert f"Template Identifier                 CS: '{template}'" in str(report)
     assert validators.pixelmed(tool, tmp_path / "sr.dcm") == []
+
+
+@pytest.mark.parametrize("lesions", [fullest_slice, no_lesions])
+def test_validators_have_no_complaint_about_earlier_results(
+    tool: Tool, tmp_path: Path, lesions: Callable[[LesionMasks], LesionMasks]
+) -> None:
+    analysis = make_analysis(replace(SMALL, slices=6, slice_spacing_mm=50.0), FLAGS, lesions)
+    found = Priors((make_prior("2019-01-02T08:00:00", 0.3, 0.1), make_prior("2019-02-02", 0.2, 0.0)), "this node")
+    for kind, ds in build_set(analysis, make_context(priors=found)).items():
+        path = tmp_path / f"{kind}.dcm"
+        pydicom.dcmwrite(path, ds, enforce_file_format=True)
+        assert validators.dciodvfy(tool, path) == []
+    assert validators.pixelmed(tool, tmp_path / "sr.dcm") == []
+    assert "Previous Findings" in validators.dsrdump(tool, tmp_path / "sr.dcm")
 
 
 @pytest.mark.parametrize("case", ["default", "healthy"])
