@@ -239,11 +239,17 @@ class StorageServer(AssociationServer):
         self._listener.start()
         return int(self.server_address[1])
 
-    def stop(self) -> None:
-        """Accept nothing more and end what is open: an instance that is being stored is still answered."""
+    def accept_no_more(self) -> None:
+        """Close the port. Every association that was accepted has been started when this returns."""
         self._listening.shutdown(socket.SHUT_RDWR)  # wakes the listener
         BaseServer.shutdown(self)
         self._listening.close()
+
+    def end_associations(self) -> None:
+        """End what is open at all servers of this admission: an instance that is being stored is still answered.
+
+        None of them may accept any more: an association that is only about to start cannot be waited for.
+        """
         deadline = time.monotonic() + STOP_TIMEOUT_S
         associations = self._admission.all()
         for assoc in associations:

@@ -141,7 +141,9 @@ class Receiver:
     def stop(self) -> None:
         """Accept nothing more; end every association after the instance that it is storing."""
         for server in self._servers:
-            server.stop()
+            server.accept_no_more()
+        for server in self._servers:
+            server.end_associations()
         self._servers = []
 
     def active_series(self) -> frozenset[str]:

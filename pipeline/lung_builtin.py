@@ -24,10 +24,11 @@ from pipeline.lung_ribs import find_wall
 from pipeline.types import HuArray, LabelArray, Lung, MaskArray
 
 METHOD = "built-in 2"  # raised whenever another mask comes out
-NETWORK_METHOD = "built-in 2 with lung network"
+NETWORK_METHOD = "built-in 3 with lung network"
 COARSE_MM = 2.0  # in plane
 COARSE_SLICE_MM = 3.0
 MARGIN_MM = 40.0
+HOLE_MM2 = 400.0  # the largest that is a vessel or bronchus where a network looks for dense lung
 RIM_SHARE = 0.2  # of a voxel near the border that must be covered, if it is air, to belong to the lung
 
 
@@ -96,10 +97,13 @@ def _filled(air: MaskArray, place: Place) -> tuple[MaskArray, MaskArray]:
 
 
 def _joined(air: MaskArray, found: MaskArray, place: Place) -> tuple[MaskArray, MaskArray]:
-    """Both lungs, dense parts where the network found them; as `_filled`."""
+    """Both lungs, dense parts where the network found them; as `_filled`.
+
+    Large holes stay: the network knows dense lung, so what it leaves out there is the dome of the diaphragm.
+    """
     lungs = grow(place.hu, air, place.body, place.airways, place.spacing_mm) | found
     is_right, _ = _sides(lungs, place)
-    closed = [close_in_plane(lungs & side, place.spacing_mm) & side for side in (is_right, ~is_right)]
+    closed = [close_in_plane(lungs & side, place.spacing_mm, HOLE_MM2) & side for side in (is_right, ~is_right)]
     return (closed[0] | closed[1]) & ~place.airways, is_right
 
 

@@ -96,8 +96,8 @@ def fill_lung(lung: MaskArray, side: MaskArray, right: bool, chest: Chest) -> Ma
     return np.asarray(ndimage.binary_opening(supported, disc(2)) | filled)
 
 
-def close_in_plane(mask: MaskArray, spacing_mm: Spacing) -> MaskArray:
-    """Closing with a disc of `CLOSE_MM`, then all holes filled."""
+def close_in_plane(mask: MaskArray, spacing_mm: Spacing, largest_hole_mm2: float = np.inf) -> MaskArray:
+    """Closing with a disc of `CLOSE_MM`, then the holes filled, but those larger than the limit."""
     sampling = spacing_mm[1:]
     margin = int(np.ceil(CLOSE_MM / min(sampling))) + 2
     closed = mask.copy()
@@ -106,7 +106,10 @@ def close_in_plane(mask: MaskArray, spacing_mm: Spacing) -> MaskArray:
         near = ndimage.distance_transform_edt(~plane, sampling=sampling) <= CLOSE_MM
         core = ndimage.distance_transform_edt(near, sampling=sampling) > CLOSE_MM
         closed[index] |= core[margin:-margin, margin:-margin]
-    return fill_holes(closed)
+    holes, count = ndimage.label(fill_holes(closed) & ~closed, IN_PLANE)
+    small = np.bincount(holes.ravel(), minlength=count + 1) * spacing_mm[1] * spacing_mm[2] <= largest_hole_mm2
+    small[0] = False
+    return np.asarray(closed | small[holes])
 
 
 def _air_pockets(lung: MaskArray, side: MaskArray, chest: Chest) -> MaskArray:
