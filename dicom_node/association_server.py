@@ -242,7 +242,8 @@ class StorageServer(AssociationServer):
     def accept_no_more(self) -> None:
         """Close the port. Every association that was accepted has been started when this returns."""
         self._listening.shutdown(socket.SHUT_RDWR)  # wakes the listener
-        BaseServer.shutdown(self)
+        if self._listener.ident is not None:  # else it would be waited for in vain: the start went wrong before
+            BaseServer.shutdown(self)
         self._listening.close()
 
     def end_associations(self) -> None:

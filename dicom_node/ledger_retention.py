@@ -46,15 +46,21 @@ class RetentionRoom(LedgerRoom):
         """Have the files of every marked series removed. Returns of how many series.
 
         Raises:
-            OSError: what `remove` raises; that series stays marked.
+            OSError: what `remove` raised last, after all have been tried; those series stay marked.
         """
         with self._read() as session:
-            marked = session.scalars(select(SeriesRow.id).where(SeriesRow.purging)).all()
+            marked = session.scalars(select(SeriesRow.id).where(SeriesRow.purging).order_by(SeriesRow.id)).all()
+        failure: OSError | None = None
         for series_id in marked:
-            with self._write(now) as writer:
-                row = writer.session.get_one(SeriesRow, series_id)
-                remove(*_marked_paths(writer.session, row))
-                row.purging = False
+            try:
+                with self._write(now) as writer:
+                    row = writer.session.get_one(SeriesRow, series_id)
+                    remove(*_marked_paths(writer.session, row))
+                    row.purging = False
+            except OSError as error:  # one file that cannot be removed must not keep all others
+                failure = error
+        if failure is not None:
+            raise failure
         return len(marked)
 
 

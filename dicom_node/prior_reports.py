@@ -56,13 +56,17 @@ def fetch(source: Source, patient: Patient, calling_ae: str) -> Priors:
         TransientError, PermanentError: as in `association`; an archive without C-GET is permanent.
     """
     reports: list[ReadReport] = []
+    retired: set[str] = set()  # by reports that are not this patient's too: a correction may have moved the CT away
     refused: dict[str, int] = {}
     for data, syntax in _instances(source, patient, calling_ae):
         try:
-            reports.append(_read(data, syntax, patient, source.name))
+            report, birth_date = _read(data, syntax, source.name)
+            retired.update(report.replaces)
+            _refuse_others(report, birth_date, patient)
+            reports.append(report)
         except (NotAPrior, NotParsable) as error:
             refused[str(error)] = refused.get(str(error), 0) + 1
-    counting, contradicting = sr_reader.current(reports)
+    counting, contradicting = sr_reader.current(reports, retired)
     if contradicting:
         refused["contradicting results of one study"] = contradicting
     told = f"{source.name}, {len(counting) or 'no'} earlier report{'' if len(counting) == 1 else 's'}"
@@ -119,12 +123,15 @@ def _series(source: Source, study_uid: str, calling_ae: str) -> Iterator[str]:
             yield query.text(match, "SeriesInstanceUID")
 
 
-def _read(data: bytes, syntax: UID, patient: Patient, origin: str) -> ReadReport:
-    """One data set. Raises NotAPrior, NotParsable."""
+def _read(data: bytes, syntax: UID, origin: str) -> tuple[ReadReport, str]:
+    """One data set, and the patient's birth date in it. Raises NotAPrior, NotParsable."""
     with parsing():
         ds = read_dataset(BytesIO(data), syntax.is_implicit_VR, is_little_endian=True)
-        report = sr_reader.read(ds, origin)
-        birth_date = str(ds.get("PatientBirthDate") or "")
+        return sr_reader.read(ds, origin), str(ds.get("PatientBirthDate") or "")
+
+
+def _refuse_others(report: ReadReport, birth_date: str, patient: Patient) -> None:
+    """Raise NotAPrior unless the report is of this patient."""
     found = report.prior
     if (found.patient_id.strip(), found.patient_id_issuer.strip()) != (
         patient.patient_id.strip(),
@@ -133,4 +140,3 @@ def _read(data: bytes, syntax: UID, patient: Patient, origin: str) -> ReadReport
         raise NotAPrior("of another patient or issuer")
     if birth_date and patient.birth_date and birth_date != patient.birth_date:
         raise NotAPrior("same PatientID, other birth date")
-    return report

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
@@ -84,8 +85,12 @@ class Retention:
         Raises:
             NodeError: of the database; OSError: of the disk. What was not removed is with the next call.
         """
-        self._ledger.remove_marked(self._spool.remove, now)
-        return self._purge(self._ages(now), now, limit)
+        self._remove(now)
+        done = self._purge(self._ages(now), now, limit)
+        failure = self._remove(now)
+        if failure is not None:
+            raise failure
+        return done
 
     def purge_early(self, now: datetime) -> list[Purgeable]:
         """While the disk is short: sources before their time, oldest first, until it is not."""
@@ -103,9 +108,18 @@ class Retention:
         for item in self._ledger.purgeable(ages, limit):
             marked = self._ledger.mark_purged(item.series_uid, ages, now)
             if marked is not None:
-                self._ledger.remove_marked(self._spool.remove, now)
+                self._remove(now)
                 done.append(marked)
         return done
+
+    def _remove(self, now: datetime) -> OSError | None:
+        """Remove what is marked; gives what went wrong with some of it, which stays marked for the next call."""
+        try:
+            self._ledger.remove_marked(self._spool.remove, now)
+        except OSError as error:
+            LOGGER.error("files of a series that is due cannot be removed: %s", error)
+            return error
+        return None
 
     def _ages(self, now: datetime) -> Ages:
         sources, results = (timedelta(days=days) for days in (self._rules.source_days, self._rules.result_days))
@@ -171,7 +185,8 @@ class RetentionService:
         due: list[Purgeable] = []
         # Also where the clock was put back: what is too far ahead is not waited for.
         if self._next_purge is None or not timedelta() < self._next_purge - now <= PURGE_EVERY:
-            due = self._retention.purge(now, BATCH)
+            with suppress(OSError):  # said already; room is made all the same where the disk is short
+                due = self._retention.purge(now, BATCH)
             _tell(due, "")
             self._next_purge = now if len(due) == BATCH else now + PURGE_EVERY
         early = self._retention.purge_early(now)

@@ -26,6 +26,7 @@ log = logging.getLogger(__name__)
 
 CHECK_S = 120.0  # loading torch from a slow disk
 WARN_EVERY_S = 86_400.0
+OF_PEERS = ("destinations[", "sources[", "audit.")
 LOOK_EVERY_S = 5.0  # how often the threads are looked after where systemd sets no watchdog
 
 
@@ -60,7 +61,8 @@ def run(config: Config) -> None:
 def refuse_faults(config: Config) -> None:
     """Look at folders, model and weights before the port opens: a PACS keeps what it could not send.
 
-    In a process of its own: this one never loads torch.
+    In a process of its own: this one never loads torch. What is wrong with a peer (an expired certificate, a token
+    that is just being renewed) is only said: reception does not depend on it, and deliveries try again.
 
     Raises:
         ConfigError: something that config.toml names cannot be used.
@@ -70,8 +72,12 @@ def refuse_faults(config: Config) -> None:
         faults = pool.submit(doctor_faults, config).result()
     finally:
         pool.shutdown(cancel_futures=True)
-    if faults:
-        raise ConfigError(f"{len(faults)} fault(s)\n" + "\n".join(f"  {fault}" for fault in faults))
+    own = [fault for fault in faults if not fault.startswith(OF_PEERS)]
+    for fault in faults:
+        if fault not in own:
+            log.error("%s", fault)
+    if own:
+        raise ConfigError(f"{len(own)} fault(s)\n" + "\n".join(f"  {fault}" for fault in own))
 
 
 def doctor_faults(config: Config) -> list[str]:

@@ -232,14 +232,15 @@ def _uid(ds: Dataset, keyword: str) -> str:
     return str(uid) if uid.is_valid else _refuse(f"{keyword} is no UID")
 
 
-def current(reports: Iterable[ReadReport]) -> tuple[dict[str, ReadReport], int]:
+def current(reports: Iterable[ReadReport], retired: Iterable[str] = ()) -> tuple[dict[str, ReadReport], int]:
     """Of each study the report that counts, and of how many studies none does because they contradict.
 
-    What another one names as its predecessor does not count; of the others the highest revision does.
+    What another one names as its predecessor does not count, nor what is `retired` (SOP Instance UIDs); of the
+    others the highest revision does.
     """
     by_study: dict[str, list[ReadReport]] = {}
     every = list(reports)
-    replaced = {uid for report in every for uid in report.replaces}
+    replaced = {*retired, *(uid for report in every for uid in report.replaces)}
     for report in every:
         if report.prior.report("").sop_instance_uid not in replaced:
             by_study.setdefault(report.prior.study_uid, []).append(report)

@@ -17,6 +17,7 @@ from dicom_node.errors import TransientError
 from dicom_node.ledger import CurrentCt, Ledger, PriorRules, SeriesIdentity
 from dicom_node.prior_reports import Patient, fetch
 from dicom_node.prior_search import PriorSearch
+from pipeline import sr_reader
 from pipeline.types import Region, ResultKind
 from tests.fixtures.orthanc import Orthanc, free_port
 from tests.fixtures.outbox import Clock
@@ -62,7 +63,15 @@ def filled(orthanc: Orthanc, tmp_path_factory: pytest.TempPathFactory) -> Orthan
     folder = tmp_path_factory.mktemp("reports")
     forged = report("20260104", "forged")
     forged.Manufacturer = "Another"
+    moved = report(
+        "20260108", "moved"
+    )  # its CT was corrected to another patient since; the archive keeps both reports
+    attributes = {"PatientID": "P-2", "IssuerOfPatientID": "HOSPITAL", "StudyDate": "20260108"}
+    corrected = make_analysis(uid_seed="moved", attributes=attributes)
+    successor = make_context(revision=2, predecessor=sr_reader.read(moved, "pacs").prior.report(""))
     for ds in (
+        moved,
+        build_set(corrected, successor)[ResultKind.SR],
         report("20260101", "one"),
         report("20260110", "two"),
         report("20260301", "later"),

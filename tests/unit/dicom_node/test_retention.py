@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from pydicom.dataset import Dataset
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian, RLELossless
+from sqlalchemy import select
 
 from dicom_node import completion
 from dicom_node.config import Config, parse
@@ -18,6 +19,7 @@ from dicom_node.ledger import Ledger
 from dicom_node.retention import GRACE, Disk, Retention, RetentionService
 from dicom_node.spool import Spool
 from dicom_node.states import SeriesState
+from dicom_node.tables import SeriesRow
 from tests.fixtures.ct import SERIES, slice_of, spooled
 from tests.fixtures.samples import START, analyse, at, complete, deliver, queue, receive
 
@@ -379,6 +381,34 @@ def test_a_disk_that_does_not_let_go_is_asked_again(desk: Bench, monkeypatch: py
             desk.purge()
     assert desk.files() == (12, 3)
     desk.purge()
+    assert desk.files() == (0, 3)
+
+
+def test_a_series_that_cannot_be_removed_keeps_no_other(desk: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    desk.delivered()
+    with desk.ledger._write(START) as writer:  # an earlier one, whose files nobody may remove
+        row = writer.session.scalar(select(SeriesRow))
+        assert row is not None
+        stuck = SeriesRow(
+            **{
+                c.name: getattr(row, c.name)
+                for c in SeriesRow.__table__.columns
+                if c.name not in ("id", "series_uid")
+            },
+            series_uid="1.2.99",
+        )
+        stuck.purging = True
+        writer.session.add(stuck)
+    remove = desk.spool.remove
+
+    def refuse(archived: Any, results: Any) -> None:
+        if not archived and not results:
+            raise PermissionError("not ours")
+        remove(archived, results)
+
+    monkeypatch.setattr(desk.spool, "remove", refuse)
+    with pytest.raises(PermissionError):
+        desk.purge()
     assert desk.files() == (0, 3)
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from dicom_node import service
 from dicom_node.config import Config, parse
-from dicom_node.errors import NodeError
+from dicom_node.errors import ConfigError, NodeError
 from dicom_node.node import Node
 from tests.fixtures.certificates import Authority
 
@@ -93,3 +93,15 @@ def test_a_taken_port_ends_the_start_and_leaves_nothing_running(tmp_path: Path) 
         with pytest.raises(NodeError, match="cannot listen"):
             Node(config).start()
         assert {thread for thread in threading.enumerate() if not thread.daemon} <= before
+
+
+def test_what_is_wrong_with_a_peer_is_said_and_does_not_stop_reception(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    peer = {"name": "pacs", "ae_title": "PACS", "host": "127.0.0.1", "port": 104}
+    absent = str(tmp_path / "absent.pem")
+    content = {"node": {"state_dir": str(tmp_path)}, "destinations": [{**peer, "tls": True, "tls_ca": absent}]}
+    service.refuse_faults(parse(content))
+    assert "absent.pem" in caplog.text
+    with pytest.raises(ConfigError, match="absent.pth"):
+        service.refuse_faults(parse({**content, "lungs": {"weights": str(tmp_path / "absent.pth")}}))

@@ -146,6 +146,7 @@ def test_of_several_reports_the_last_revision_counts_and_contradictions_none() -
     assert replacing.replaces == {named.sop_instance_uid}
     chosen, contradicting = sr_reader.current([replacing, first])
     assert (list(chosen.values()), contradicting) == ([replacing], 0)
+    assert sr_reader.current([first], retired={named.sop_instance_uid}) == ({}, 0)
     shares = make_prior("2020-01-01", 0.9, 0.1).shares
     other = replace(first.prior, shares=shares, reports={"": ObjectReference("1.2", "1.3", "1.4", "1.5")})
     chosen, contradicting = sr_reader.current([first, replace(first, prior=other)])
