@@ -234,6 +234,11 @@ class StorageServer(AssociationServer):
         """Whether it speaks TLS."""
         return self._context is not None
 
+    @property
+    def is_listening(self) -> bool:
+        """Whether it still accepts."""
+        return self._listener.is_alive()
+
     def start(self) -> int:
         """Begin to accept; returns the port."""
         self._listener.start()

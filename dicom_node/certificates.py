@@ -42,7 +42,7 @@ class Expiry:
 
 def faults(config: Config, now: datetime) -> list[str]:
     """What keeps TLS from working: "TOML path: what is wrong, what to do"."""
-    return [*_listener(config), *_peers(config), *_validity(config, now)]
+    return [*_listener(config), *_page(config), *_peers(config), *_validity(config, now)]
 
 
 def expiring(config: Config, now: datetime) -> list[str]:
@@ -83,6 +83,18 @@ def _listener(config: Config) -> Iterator[str]:
     except ConfigError as error:
         yield f"tls: {error}"
     yield from _open_key("tls.key", section.identity.key)
+
+
+def _page(config: Config) -> Iterator[str]:
+    identity = config.web.identity
+    if identity is None:
+        return
+    try:
+        tls.server_context(identity, None)
+    except ConfigError as error:
+        yield f"web.tls: {error}"
+    if identity.key != config.tls.key:
+        yield from _open_key("web.tls_key", identity.key)
 
 
 def _peers(config: Config) -> Iterator[str]:
@@ -127,6 +139,8 @@ def _called(config: Config) -> list[tuple[str, ClientTls]]:
 def _files(config: Config) -> Iterator[tuple[str, Path]]:
     """Every file with certificates, once, with the TOML path that names it first."""
     named = [("tls.certificate", config.tls.certificate), ("tls.ca", config.tls.ca)]
+    if config.web.identity is not None:
+        named.append(("web.tls_certificate", config.web.identity.certificate))
     for where, client in _called(config):
         if client.identity is not None:
             named.append((f"{where}.tls_certificate", client.identity.certificate))

@@ -33,6 +33,7 @@ from dicom_node.config_base import (
 )
 from dicom_node.config_priors import PriorsSection
 from dicom_node.config_security import AuditSection, PeerTable, TlsSection, inherit_tls
+from dicom_node.config_web import WebSection
 from dicom_node.destinations import (
     DEFAULT_PROFILE,
     PROTOCOLS,
@@ -206,6 +207,7 @@ class Config(Section):
     profiles: dict[ShortName, ProfileSection] = Field(default_factory=dict)
     destinations: tuple[AnyDestination, ...] = ()
     sources: tuple[Source, ...] = ()
+    web: WebSection = WebSection()
     log: LogSection = LogSection()
 
     @model_validator(mode="before")

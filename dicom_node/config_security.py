@@ -143,6 +143,8 @@ def inherit_tls(content: Mapping[str, Any]) -> dict[str, Any]:
     inherited = {f"tls_{key}": tls[key] for key in INHERITED if key in tls}
     if isinstance(audit := content.get("audit"), Mapping) and audit.get("syslog") == "tls":
         result["audit"] = _with(audit, inherited)
+    if isinstance(web := content.get("web"), Mapping) and _is_secure(web):
+        result["web"] = _with(web, {key: value for key, value in inherited.items() if key != "tls_ca"})
     for name in PEER_TABLES:
         if isinstance(tables := content.get(name), list | tuple):
             result[name] = [_with(table, inherited) if _is_secure(table) else table for table in tables]

@@ -89,6 +89,14 @@ class Dispatcher:
         """For whoever looks after the threads of the node."""
         return self._executor.threads if isinstance(self._executor, WorkerPool) else []
 
+    @property
+    def fault(self) -> str:
+        """What keeps analyses from being carried out; empty where nothing does, or another executor is used."""
+        executor = self._executor
+        if executor is None:
+            return "the workers are stopped"
+        return "no worker process lives" if isinstance(executor, WorkerPool) and not executor.pids else ""
+
     def stop(self) -> None:
         """End the workers; what they had not finished waits for the next start."""
         if self._executor is not None:

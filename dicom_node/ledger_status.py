@@ -70,6 +70,15 @@ class StatusRoom(LedgerRoom):
         with self._read() as session:
             return [series_record(*found) for found in session.execute(query)]
 
+    def ping(self) -> None:
+        """Look whether the database answers.
+
+        Raises:
+            NodeError: it does not.
+        """
+        with self._read() as session:
+            session.execute(select(SeriesRow.id).limit(1))
+
     def counts(self) -> dict[SeriesState, int]:
         """How many series are in each state; every state is a key."""
         query = select(SeriesRow.state, func.count()).group_by(SeriesRow.state)

@@ -143,6 +143,27 @@ class Node:
         dead = [thread.name for thread in threads if not thread.is_alive()]
         return [*dead, *self._delivery.dead_threads(), *self._sources.dead_threads()]
 
+    def database_fault(self) -> str:
+        """As `health.Watched`."""
+        self._ledger.ping()
+        return ""
+
+    def disk_fault(self) -> str:
+        """As `health.Watched`."""
+        return "" if self._spool.has_room() else f"less than {self._spool.min_free_bytes >> 20} MB are free"
+
+    def listener_fault(self) -> str:
+        """As `health.Watched`."""
+        return "" if self._receiver.is_listening else "a port for DICOM is closed"
+
+    def worker_fault(self) -> str:
+        """As `health.Watched`."""
+        return self._dispatcher.fault
+
+    def note(self, text: str) -> None:
+        """Leave an event about the node itself."""
+        self._ledger.note(text, self._clock())
+
     def _keep(self, error: ResultError) -> str:
         """Set a result object aside that failed its checks; the reason for its series."""
         if error.rejected is None:

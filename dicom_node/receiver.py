@@ -100,6 +100,11 @@ class Receiver:
             LOGGER.info("%s listens on %s port %d%s", node.ae_title, node.bind, port, ", TLS" * server.is_secure)
         return ports[0]
 
+    @property
+    def is_listening(self) -> bool:
+        """Whether every port is open."""
+        return bool(self._servers) and all(server.is_listening for server in self._servers)
+
     def _listeners(self) -> list[StorageServer]:
         """One per port, which count and measure together."""
         node, reception, security = self._config.node, self._config.reception, self._config.tls

@@ -19,6 +19,8 @@ from dicom_node import certificates, logs
 from dicom_node.config import Config
 from dicom_node.errors import ConfigError, NodeError
 from dicom_node.node import Node
+from dicom_node.web import app
+from dicom_node.web.server import WebServer
 from dicom_node.worker_pool import WorkerPool
 from pipeline import RESEARCH_USE_ONLY, __version__
 
@@ -26,7 +28,7 @@ log = logging.getLogger(__name__)
 
 CHECK_S = 120.0  # loading torch from a slow disk
 WARN_EVERY_S = 86_400.0
-OF_PEERS = ("destinations[", "sources[", "audit.")
+NOT_NEEDED = ("destinations[", "sources[", "audit.", "web.")  # to receive
 LOOK_EVERY_S = 5.0  # how often the threads are looked after where systemd sets no watchdog
 
 
@@ -46,23 +48,33 @@ def run(config: Config) -> None:
     with only_one(config.node.state_dir):
         refuse_faults(config)
         node = Node(config)
+        page = _page(config, node)
         try:
             port = node.start()
             log.info("dicomnode %s. %s.", __version__, RESEARCH_USE_ONLY)
             log.info("%s listens on %s:%d", config.node.ae_title, config.node.bind, port)
+            if page is not None:
+                page.start()
             notifier.notify(f"READY=1\nSTATUS={config.node.ae_title} on port {port}")
             _watch(node, config, stop, notifier)
         finally:
             notifier.notify("STOPPING=1")
+            if page is not None:
+                page.stop()
             node.stop()
     log.info("stopped")
+
+
+def _page(config: Config, node: Node) -> WebServer | None:
+    """The status page; None where config.toml does not want it."""
+    return WebServer(config.web, lambda: app.build(config, node), node.note) if config.web.enabled else None
 
 
 def refuse_faults(config: Config) -> None:
     """Look at folders, model and weights before the port opens: a PACS keeps what it could not send.
 
     In a process of its own: this one never loads torch. What is wrong with a peer (an expired certificate, a token
-    that is just being renewed) is only said: reception does not depend on it, and deliveries try again.
+    that is just being renewed) or with the status page is only said: reception does not depend on it.
 
     Raises:
         ConfigError: something that config.toml names cannot be used.
@@ -72,7 +84,7 @@ def refuse_faults(config: Config) -> None:
         faults = pool.submit(doctor_faults, config).result()
     finally:
         pool.shutdown(cancel_futures=True)
-    own = [fault for fault in faults if not fault.startswith(OF_PEERS)]
+    own = [fault for fault in faults if not fault.startswith(NOT_NEEDED)]
     for fault in faults:
         if fault not in own:
             log.error("%s", fault)

@@ -1,0 +1,1 @@
+"""The status page: what the administrator sees in a browser, and what monitoring asks."""

@@ -1,0 +1,89 @@
+"""The thread that serves the page: it ends with the node, and nothing that befalls it reaches the node."""
+
+from __future__ import annotations
+
+import queue
+import re
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+from starlette.applications import Starlette
+from starlette.types import ASGIApp
+
+from dicom_node.config_web import WebSection
+from dicom_node.web.server import WebServer
+from tests.fixtures.certificates import Authority
+
+
+@contextmanager
+def serving(section: WebSection, caplog: pytest.LogCaptureFixture) -> Iterator[str]:
+    """Its address."""
+    caplog.set_level("INFO")
+    told: queue.SimpleQueue[str] = queue.SimpleQueue()
+
+    server = WebServer(section, Starlette, told.put)
+    server.start()
+    try:
+        yield _address(server, caplog)
+    finally:
+        server.stop()
+        assert not server.thread.is_alive()
+        assert told.empty()
+
+
+def _address(server: WebServer, caplog: pytest.LogCaptureFixture) -> str:
+    assert server.listening.wait(60)
+    found = re.search(r"the status page is at (\S+)/", caplog.text)
+    assert found is not None
+    return found.group(1)
+
+
+def test_it_answers_until_it_is_stopped(caplog: pytest.LogCaptureFixture) -> None:
+    with serving(WebSection(port=0), caplog) as url:
+        assert httpx.get(f"{url}/nothing").status_code == 404
+    with pytest.raises(httpx.ConnectError):
+        httpx.get(url)
+
+
+def test_with_tls_and_nothing_else(caplog: pytest.LogCaptureFixture, tmp_path: Path) -> None:
+    authority = Authority(tmp_path)
+    identity = authority.issue("page")
+    section = WebSection(port=0, tls=True, tls_certificate=identity.certificate, tls_key=identity.key)
+    with serving(section, caplog) as url:
+        assert url.startswith("https://")
+        with pytest.raises(httpx.RemoteProtocolError):
+            httpx.get(url.replace("https", "http"))
+
+
+def test_a_port_that_is_taken_is_said_once_and_tried_again() -> None:
+    told: queue.SimpleQueue[str] = queue.SimpleQueue()
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        server = WebServer(WebSection(port=port), Starlette, told.put, retry_s=0.01)
+        server.start()
+        said = told.get(timeout=60)
+        assert f"cannot listen on 127.0.0.1 port {port}" in said
+        assert "the node goes on" in said
+    try:
+        assert told.get(timeout=60) == "the status page is served again"
+        assert httpx.get(f"http://127.0.0.1:{port}/").status_code == 404
+    finally:
+        server.stop()
+
+
+def test_an_application_that_cannot_be_made_ends_nothing() -> None:
+    told: queue.SimpleQueue[str] = queue.SimpleQueue()
+
+    def build() -> ASGIApp:
+        raise ValueError("no template")
+
+    server = WebServer(WebSection(port=0), build, told.put)
+    server.start()
+    assert "no template" in told.get(timeout=60)
+    server.stop()
