@@ -8,6 +8,7 @@ demo:
 
 test:
 	scripts/system-packages.sh
+	scripts/viewer.sh
 	scripts/setup.sh test
 	$(VENV)/python -m pytest $(PYTEST_ARGS)
 
@@ -32,4 +33,4 @@ wheel:
 	$(VENV)/python -m pip wheel --quiet --no-deps -w dist .
 
 clean:
-	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv .viewer build dist .pytest_cache .mypy_cache .ruff_cache

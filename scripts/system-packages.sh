@@ -1,12 +1,14 @@
 #!/bin/bash
-# What the tests need from Debian 12: a real PACS, DICOM toolkits, validators, PostgreSQL. Nothing is started.
+# What the tests need from Debian 12: a real PACS, DICOM toolkits, validators, PostgreSQL, a browser. Nothing is started.
 set -euo pipefail
 packages="gcc libc6-dev curl dcmtk orthanc orthanc-dicomweb postgresql systemd strace util-linux
-  libpixelmed-java libxalan2-java libjsonp-java libcommons-codec-java libcommons-compress-java default-jre-headless"
+  libpixelmed-java libxalan2-java libjsonp-java libcommons-codec-java libcommons-compress-java default-jre-headless
+  chromium fonts-dejavu-core poppler-utils"
 missing=""
 for package in $packages; do
   dpkg-query -W -f '${Status}' "$package" 2>/dev/null | grep -q 'ok installed' || missing="$missing $package"
 done
+command -v npm >/dev/null || missing="$missing npm"  # whoever has a newer Node.js has its npm
 [ -n "$missing" ] || exit 0
 if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
   echo "not installed:$missing (tests that need them will say so)" >&2

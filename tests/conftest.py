@@ -10,6 +10,9 @@ from pathlib import Path
 import hypothesis
 import pytest
 
+from tests.fixtures.browser import browser
+
+__all__ = ["browser"]
 ROOT = Path(__file__).resolve().parents[1]
 # No test asserts about time: a busy machine must not fail an example that is merely slow.
 hypothesis.settings.register_profile(
