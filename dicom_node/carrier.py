@@ -1,4 +1,4 @@
-"""How a courier reaches its destination: by DIMSE or by web services, behind one face."""
+"""How a courier reaches its destination: by DIMSE, by web services or by HL7, behind one face."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from dicom_node import dicomweb, query, scu
+from dicom_node import dicomweb, hl7_send, mllp, query, scu
 from dicom_node.association import describe
 from dicom_node.commitment import CommitmentReport
-from dicom_node.destinations import Destination, WebDestination
+from dicom_node.destinations import AnyDestination, Destination, Hl7Destination, WebDestination
 from dicom_node.errors import PermanentError
 from dicom_node.scu import StoreResult
 from pipeline.types import ObjectReference
@@ -123,8 +123,46 @@ class WebCarrier:
         return dicomweb.find_instances(self.destination, references)
 
 
-def carrier(destination: Destination | WebDestination, calling_ae: str) -> Carrier:
+@dataclass(frozen=True)
+class Hl7Carrier:
+    """ORU^R01 by MLLP; its acknowledgement is all that a RIS says."""
+
+    destination: Hl7Destination
+    query_name = "HL7"
+
+    @property
+    def name(self) -> str:
+        """Host and port."""
+        return mllp.describe(self.destination)
+
+    def check(self) -> None:
+        """A connection; HL7 has no question that every system answers."""
+        hl7_send.check(self.destination)
+
+    def store(self, files: Sequence[Path], on_result: Callable[[StoreResult], None]) -> None:
+        """ORU^R01."""
+        hl7_send.store(self.destination, files, on_result=on_result)
+
+    def request_commitment(
+        self,
+        references: Sequence[ObjectReference],
+        transaction_uid: str,
+        on_report: Callable[[CommitmentReport], None],
+        answered: threading.Event,
+        stay_s: float,
+    ) -> None:
+        """Not offered, and not allowed by config.toml."""
+        raise PermanentError(f"{self.name} is not asked for commitment: it is reached by HL7.")
+
+    def find_instances(self, references: Iterable[ObjectReference]) -> set[str]:
+        """Not offered, and not allowed by config.toml."""
+        raise PermanentError(f"{self.name} is not asked what it has: it is reached by HL7.")
+
+
+def carrier(destination: AnyDestination, calling_ae: str) -> Carrier:
     """The carrier that a destination needs; `calling_ae` is our AE title."""
     if isinstance(destination, WebDestination):
         return WebCarrier(destination)
+    if isinstance(destination, Hl7Destination):
+        return Hl7Carrier(destination)
     return DimseCarrier(destination, calling_ae)

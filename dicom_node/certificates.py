@@ -14,7 +14,7 @@ from cryptography import x509
 from dicom_node import tls
 from dicom_node.config import Config, WebDestination
 from dicom_node.config_base import locate
-from dicom_node.config_security import AuditSection, PeerTable
+from dicom_node.config_security import AuditSection, TcpPeer
 from dicom_node.errors import ConfigError
 from dicom_node.tls import ClientTls
 
@@ -45,11 +45,15 @@ def faults(config: Config, now: datetime) -> list[str]:
     return [*_listener(config), *_page(config), *_peers(config), *_validity(config, now)]
 
 
+def ends(config: Config) -> list[Expiry]:
+    """When each certificate that config.toml names ends; files that cannot be read are `faults`."""
+    return [_end(where, found) for where, path in _files(config) if (found := _readable(path))]
+
+
 def expiring(config: Config, now: datetime) -> list[str]:
-    """Which certificates end within `tls.warn_days`, or have ended; files that cannot be read are `faults`."""
+    """Which certificates end within `tls.warn_days`, or have ended."""
     limit = now + timedelta(days=config.tls.warn_days)
-    ends = [_end(where, found) for where, path in _files(config) if (found := _readable(path))]
-    return [end.text(now) for end in ends if end.at <= limit]
+    return [end.text(now) for end in ends(config) if end.at <= limit]
 
 
 def names(path: Path) -> list[str]:
@@ -132,7 +136,7 @@ def _validity(config: Config, now: datetime) -> Iterator[str]:
 
 def _called(config: Config) -> list[tuple[str, ClientTls]]:
     """Everybody whom the node calls with TLS, with the TOML path."""
-    tables: list[tuple[str, PeerTable | WebDestination | AuditSection]] = [*config.peers, ("audit", config.audit)]
+    tables: list[tuple[str, TcpPeer | WebDestination | AuditSection]] = [*config.peers, ("audit", config.audit)]
     return [(where, client) for where, table in tables if (client := table.client_tls) is not None]
 
 

@@ -32,19 +32,20 @@ from dicom_node.config_base import (
     read_secret,
 )
 from dicom_node.config_priors import PriorsSection
-from dicom_node.config_security import AuditSection, PeerTable, TlsSection, inherit_tls
+from dicom_node.config_security import AuditSection, PeerTable, TcpPeer, TlsSection, inherit_tls
 from dicom_node.config_web import WebSection
 from dicom_node.destinations import (
     DEFAULT_PROFILE,
     PROTOCOLS,
     AnyDestination,
     Destination,
+    Hl7Destination,
     WebDestination,
 )
 from dicom_node.errors import ConfigError
 from pipeline.types import PipelineSettings, Profile
 
-__all__ = ["AnyDestination", "Config", "Destination", "WebDestination", "load", "parse"]
+__all__ = ["AnyDestination", "Config", "Destination", "Hl7Destination", "WebDestination", "load", "parse"]
 HOURS_OF_A_DAY = 24
 
 
@@ -256,9 +257,9 @@ class Config(Section):
         return make_url(self.node.database).set(password=password).render_as_string(hide_password=False)
 
     @property
-    def peers(self) -> list[tuple[str, PeerTable | WebDestination]]:
+    def peers(self) -> list[tuple[str, TcpPeer | WebDestination]]:
         """Everybody whom the node calls, with the TOML path."""
-        tables: tuple[tuple[str, Sequence[PeerTable | WebDestination]], ...] = (
+        tables: tuple[tuple[str, Sequence[TcpPeer | WebDestination]], ...] = (
             ("destinations", self.destinations),
             ("sources", self.sources),
         )

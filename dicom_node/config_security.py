@@ -102,11 +102,10 @@ class AuditSection(Section):
         return ClientTls(self.tls_name or self.host, self.tls_ca, identity)
 
 
-class PeerTable(Section):
-    """What [[destinations]] and [[sources]] have in common: an application entity that the node calls."""
+class TcpPeer(Section):
+    """Somebody whom the node calls, with TLS where that is asked for."""
 
     name: ShortName
-    ae_title: AeTitle
     host: Annotated[str, Field(min_length=1)]
     port: Annotated[int, Field(ge=1, le=65535)]
     timeout_s: PositiveSeconds = 30.0
@@ -118,7 +117,7 @@ class PeerTable(Section):
     tls_key_password_file: SecretFile | None = None
 
     @model_validator(mode="after")
-    def _complete(self) -> PeerTable:
+    def _complete(self) -> TcpPeer:
         if self.tls and self.tls_ca is None:
             raise ValueError("tls = true needs tls_ca here, or ca in [tls]: whose certificates are believed")
         if (self.tls_certificate is None) != (self.tls_key is None):
@@ -132,6 +131,12 @@ class PeerTable(Section):
             return None
         identity = identity_of(self.tls_certificate, self.tls_key, self.tls_key_password_file)
         return ClientTls(self.tls_name or self.host, self.tls_ca, identity)
+
+
+class PeerTable(TcpPeer):
+    """What [[destinations]] and [[sources]] have in common: an application entity that the node calls."""
+
+    ae_title: AeTitle
 
 
 def inherit_tls(content: Mapping[str, Any]) -> dict[str, Any]:

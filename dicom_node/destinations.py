@@ -1,8 +1,9 @@
-"""[[destinations]] of config.toml: where results go, by C-STORE or by DICOMweb, and what all of them have."""
+"""[[destinations]] of config.toml: where results go, by C-STORE, DICOMweb or HL7, and what all of them have."""
 
 from __future__ import annotations
 
 import ipaddress
+import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
@@ -11,12 +12,13 @@ from pydantic import AfterValidator, Discriminator, Field, Tag, model_validator
 from pydantic_core import PydanticCustomError
 
 from dicom_node.config_base import AbsolutePath, PositiveSeconds, SecretFile, Section, ShortName
-from dicom_node.config_security import PeerTable, identity_of
+from dicom_node.config_security import PeerTable, TcpPeer, identity_of
 from dicom_node.pacing import Rate, Window
 from dicom_node.tls import ClientTls
+from pipeline.types import ResultKind
 
 DEFAULT_PROFILE = "default"
-PROTOCOLS = ("dimse", "dicomweb")
+PROTOCOLS = ("dimse", "dicomweb", "hl7")
 
 
 def _window(value: str) -> str:
@@ -63,6 +65,11 @@ class Outlet(Section):
     def rate(self) -> Rate:
         """How fast it may be sent to."""
         return Rate(self.max_objects_per_minute, self.max_kb_per_s)
+
+    @property
+    def kinds(self) -> frozenset[ResultKind]:
+        """Of the objects of its profile, those that it is sent."""
+        return frozenset(ResultKind)
 
 
 class Destination(PeerTable, Outlet):
@@ -112,6 +119,35 @@ class WebDestination(Outlet):
         return ClientTls(parts.hostname or "", self.tls_ca, identity)
 
 
+def _hl7_name(value: str) -> str:
+    """An HD (HL7 2.5.1, 2.A.33) as its first component, which lists of systems are made of."""
+    if not re.fullmatch(r"[\w .:/-]{0,64}", value):
+        raise ValueError("at most 64 letters, digits and . : / - _")
+    return value
+
+
+Hl7Name = Annotated[str, AfterValidator(_hl7_name)]
+
+
+class Hl7Destination(TcpPeer, Outlet):
+    """A RIS, or the interface engine before it, that takes ORU^R01 by MLLP: the scores of the SR, and no object."""
+
+    protocol: Literal["hl7"] = "hl7"
+    sending_application: Hl7Name = "DICOMNODE"
+    sending_facility: Hl7Name = ""
+    receiving_application: Hl7Name = ""
+    receiving_facility: Hl7Name = ""
+    assigning_authority: Hl7Name = ""
+    processing_id: Literal["P", "T", "D"] = "P"
+    result_status: Literal["F", "P"] = "F"
+    verify: Literal["none"] = "none"
+
+    @property
+    def kinds(self) -> frozenset[ResultKind]:
+        """The report alone: a message is made of it."""
+        return frozenset({ResultKind.SR})
+
+
 def _is_loopback(host: str) -> bool:
     try:
         return ipaddress.ip_address(host).is_loopback
@@ -124,10 +160,12 @@ def _protocol(value: Any) -> Any:
 
 
 AnyDestination = Annotated[
-    Annotated[Destination, Tag("dimse")] | Annotated[WebDestination, Tag("dicomweb")],
+    Annotated[Destination, Tag("dimse")]
+    | Annotated[WebDestination, Tag("dicomweb")]
+    | Annotated[Hl7Destination, Tag("hl7")],
     Discriminator(
         _protocol,
         custom_error_type="protocol",
-        custom_error_message='protocol is "dimse" (C-STORE) or "dicomweb" (STOW-RS)',
+        custom_error_message='protocol is "dimse" (C-STORE), "dicomweb" (STOW-RS) or "hl7" (ORU^R01 by MLLP)',
     ),
 ]

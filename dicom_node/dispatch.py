@@ -217,9 +217,11 @@ class Dispatcher:
             reason = f"unexpected error in the analysis: {type(error).__name__}: {error}"
             self._ledger.job_interrupted(job, reason, now, attempts)
         else:
-            profiles = {destination.name: destination.profile for destination in self._config.destinations}
+            destinations = self._config.destinations
+            profiles = {destination.name: destination.profile for destination in destinations}
+            kinds = {destination.name: destination.kinds for destination in destinations}
             try:
-                kept = self._ledger.job_done(job, outcome, self._results_dir, profiles, now)
+                kept = self._ledger.job_done(job, outcome, self._results_dir, profiles, now, kinds)
             except (PermanentError, ValueError) as error:  # a result that the ledger refuses will be refused again
                 self._ledger.job_failed(job, f"the results could not be recorded: {error}", now)
             else:

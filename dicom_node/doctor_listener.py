@@ -11,7 +11,7 @@ from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
 
 from dicom_node import certificates, scu
-from dicom_node.config import Config, WebDestination
+from dicom_node.config import Config, Hl7Destination, WebDestination
 from dicom_node.errors import NodeError
 from dicom_node.findings import Finding, fault, ok, remark
 from dicom_node.tls import ClientTls
@@ -85,7 +85,7 @@ def reachable(config: Config) -> Iterator[Finding]:
     bound = ip_address(config.node.bind)
     admitted = config.reception.calling_ae_titles
     for peer in (*config.destinations, *config.sources):
-        if isinstance(peer, WebDestination):
+        if isinstance(peer, WebDestination | Hl7Destination):
             continue  # it never calls
         addresses = _addresses(peer.host)
         remote = [one for one in addresses if not one.is_loopback]

@@ -17,10 +17,10 @@ from pynetdicom.sop_class import (  # type: ignore[attr-defined]  # made at impo
     StudyRootQueryRetrieveInformationModelGet,
 )
 
-from dicom_node import commitment, dicomweb, query, retrieve, scu
+from dicom_node import commitment, dicomweb, hl7_send, mllp, query, retrieve, scu
 from dicom_node.association import NoContexts, Peer, associate
 from dicom_node.commitment import CommitmentReport
-from dicom_node.config import Config, Destination, Source, WebDestination
+from dicom_node.config import AnyDestination, Config, Destination, Hl7Destination, Source, WebDestination
 from dicom_node.courier import STAY_S
 from dicom_node.doctor_listener import running
 from dicom_node.errors import NodeError, PermanentError, TransientError
@@ -62,10 +62,13 @@ def accepted(peer: Peer, calling_ae: str, wanted: list[tuple[UID, UID]]) -> set[
         return set()
 
 
-def destination(config: Config, peer: Destination | WebDestination) -> Iterator[Finding]:
+def destination(config: Config, peer: AnyDestination) -> Iterator[Finding]:
     """The way to a destination, what it takes, and whether it says what it keeps."""
     if isinstance(peer, WebDestination):
         yield from _web(f"destination {peer.name}", peer)
+        return
+    if isinstance(peer, Hl7Destination):
+        yield _hl7(f"destination {peer.name}: MLLP", peer)
         return
     check, calling_ae = f"destination {peer.name}", config.node.ae_title
     reached = echo(check, peer, calling_ae)
@@ -104,6 +107,18 @@ def _web(check: str, peer: WebDestination) -> Iterator[Finding]:
         yield fault(f"{check}: query", str(error), SEE_PACS)
         return
     yield _nothing_found(f"{check}: query", "QIDO-RS", len(found))
+
+
+def _hl7(check: str, peer: Hl7Destination) -> Finding:
+    """Whether the port is open. What the RIS takes shows when it is sent: a test message would be a result."""
+    began = time.monotonic()
+    try:
+        hl7_send.check(peer)
+    except NodeError as error:
+        return fault(check, str(error), 'docs/hl7.md, "When it does not work"')
+    security = "over TLS" if peer.client_tls else "without TLS"
+    took_ms = (time.monotonic() - began) * 1000
+    return ok(check, f"{mllp.describe(peer)} takes the connection, {security}, {took_ms:.0f} ms; nothing was sent")
 
 
 def _nothing_found(check: str, service: str, matches: int) -> Finding:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from datetime import datetime
 from pathlib import Path
+from types import MappingProxyType
 
 from sqlalchemy import exists, select
 
@@ -113,6 +114,7 @@ class JobRoom(LedgerRoom):
         results_dir: Path,
         profiles: Mapping[str, str],
         now: datetime,
+        kinds: Mapping[str, Collection[ResultKind]] = MappingProxyType({}),
     ) -> bool:
         """Results and deliveries of a finished job, in one transaction; the series becomes ANALYSED.
 
@@ -122,6 +124,7 @@ class JobRoom(LedgerRoom):
             results_dir: the folder that paths are kept relative to.
             profiles: destination name → profile name.
             now: time of the change.
+            kinds: destination name → kinds of objects that it takes, where it does not take all.
 
         Raises:
             ValueError: an object lies elsewhere.
@@ -134,7 +137,12 @@ class JobRoom(LedgerRoom):
             row.report = dict(outcome.report)
             writer.move_job(row, JobState.DONE, "")
             for item in outcome.objects:
-                _add_result(writer, row, item, results_dir, profiles)
+                takers = [
+                    name
+                    for name, profile in profiles.items()
+                    if profile == item.profile and item.kind in kinds.get(name, ResultKind)
+                ]
+                _add_result(writer, row, item, results_dir, takers)
             series.results_purged_at = None  # those of earlier revisions may be
             reason = "" if profiles else "no destination is configured: the results are kept in the state folder"
             told = f"{len(outcome.objects)} result object(s), revision {row.revision}"
@@ -199,9 +207,9 @@ def _end_series(writer: Writer, job: JobRow, state: JobState, ending: SeriesStat
 
 
 def _add_result(
-    writer: Writer, job: JobRow, item: ResultObject, results_dir: Path, profiles: Mapping[str, str]
+    writer: Writer, job: JobRow, item: ResultObject, results_dir: Path, destinations: Iterable[str]
 ) -> None:
-    """The row of one object, and one delivery for each destination that takes its profile."""
+    """The row of one object, and one delivery for each of these destinations."""
     result = ResultRow(
         job_id=job.id,
         source_id=job.series_id,
@@ -217,7 +225,7 @@ def _add_result(
     )
     writer.session.add(result)
     writer.session.flush()
-    for destination in (name for name, profile in profiles.items() if profile == item.profile):
+    for destination in destinations:
         delivery = DeliveryRow(
             result_id=result.id,
             destination=destination,

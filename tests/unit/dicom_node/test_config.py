@@ -30,7 +30,9 @@ def test_every_key_of_the_code_is_explained_in_the_shipped_file() -> None:
             getattr(section, "model_fields", None)
             or {
                 "profiles": config.ProfileSection.model_fields,
-                "destinations": config.Destination.model_fields | config.WebDestination.model_fields,
+                "destinations": config.Destination.model_fields
+                | config.WebDestination.model_fields
+                | config.Hl7Destination.model_fields,
                 "sources": config.Source.model_fields,
             }[name]
         )
