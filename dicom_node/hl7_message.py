@@ -177,8 +177,7 @@ def _obr(ds: Dataset, address: Address, status: str) -> str:
 def _procedure(ds: Dataset, request: Dataset) -> str:
     coded = request.get("RequestedProcedureCodeSequence") or ds.get("PerformedProcedureCodeSequence")
     code = coded[0] if coded else Dataset()
-    value = (code.get("CodeValue"), code.get("CodeMeaning"), code.get("CodingSchemeDesignator"))
-    return components(*(str(part or "") for part in value)) if coded else components(*codes.CT_OF_CHEST[:3:2])
+    return components(*(_text(code, keyword) for keyword in ("CodeValue", "CodeMeaning", "CodingSchemeDesignator")))
 
 
 def _observations(ds: Dataset) -> Iterator[dict[int, str]]:
