@@ -12,7 +12,7 @@ from rich.markup import escape
 
 from dicom_node import config as configuration
 from dicom_node import console as show
-from dicom_node.cli_common import DEFAULT_CONFIG, FAILED, ConfigOption, JsonOption
+from dicom_node.cli_common import DEFAULT_CONFIG, FAILED, ConfigOption, JsonOption, stdout
 from dicom_node.findings import Finding, Grade, worst
 
 GRADES: Mapping[Grade, tuple[str, str]] = {
@@ -30,10 +30,14 @@ def doctor(
     """Find what is wrong on site: this machine, the ports, every peer both ways, the networks.
 
     Exit status 0: nothing is wrong, though there may be remarks; 1: something does not work; 2: wrong config.
+
+    JSON: grade, findings, each with check, grade, text, remedy.
+
+    Example: dicomnode doctor --no-analysis
     """
     from dicom_node import checkup
 
-    console, findings = Console(), list[Finding]()
+    console, findings = stdout(), list[Finding]()
     for finding in checkup.examine(configuration.load(config), datetime.now(UTC), analysis):
         findings.append(finding)
         if not json:

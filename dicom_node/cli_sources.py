@@ -18,7 +18,15 @@ from rich.console import Console
 
 from dicom_node import config as configuration
 from dicom_node import console as show
-from dicom_node.cli_common import DEFAULT_CONFIG, FAILED, ConfigOption, JsonOption, open_ledger
+from dicom_node.cli_common import (
+    DEFAULT_CONFIG,
+    FAILED,
+    ConfigOption,
+    JsonOption,
+    SourceOption,
+    open_ledger,
+    stdout,
+)
 from dicom_node.config import Config, Source
 from dicom_node.errors import ConfigError, NodeError, NotFound, PermanentError, TransientError
 from dicom_node.ledger import Ledger, Retrieval
@@ -29,7 +37,6 @@ if TYPE_CHECKING:  # it brings pynetdicom with it
 
 LOOK_EVERY_S = 1.0
 DAYS = 7  # that reconcile looks back, unless --since says otherwise
-SourceOption = Annotated[str, typer.Option("--source", metavar="NAME", help="only this [[sources]] entry")]
 
 
 def pull(
@@ -45,6 +52,8 @@ def pull(
     """Fetch every CT series of a study, an accession number or a patient from a source.
 
     The running node fetches; where none is running, it does so when it is started. Exit status 1 until all is here.
+
+    JSON: running, retrievals.
 
     Example: dicomnode pull --accession A12345
     """
@@ -67,7 +76,7 @@ def pull(
     if json:
         typer.echo(show.as_json({"running": running, "retrievals": ended}))
     else:
-        _tell(Console(), ended, running, settings)
+        _tell(stdout(), ended, running, settings)
     if failures or (wait and any(item.state is not RetrievalState.DONE for item in ended)):
         raise typer.Exit(FAILED)
 
@@ -84,6 +93,8 @@ def reconcile(
     """List chest CT that a source has and the node never saw or never finished.
 
     Exit status 1 where a source could not be asked; findings are none of it.
+
+    JSON: since, listed, findings, requested, running, failures.
 
     Example: dicomnode reconcile --since 2026-11-01 --pull
     """
@@ -107,7 +118,7 @@ def reconcile(
         answer = {"since": first, "listed": len(listed), "findings": findings, "requested": len(requested)}
         typer.echo(show.as_json({**answer, "running": running, "failures": failures}))
     else:
-        show.show_findings(Console(), findings, len(listed), first)
+        show.show_findings(stdout(), findings, len(listed), first)
         _tell_requested(len(requested), left if fetch else 0, running, settings)
     if failures:
         raise typer.Exit(FAILED)

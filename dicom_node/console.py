@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich import box, markup
-from rich.console import Console
+from rich.console import Console, Group, RenderableType
 from rich.table import Table
+from rich.text import Text
 
 from dicom_node.ledger_records import (
     Delivery,
@@ -29,6 +30,7 @@ from dicom_node.states import DeliveryState, RetrievalState, SeriesState
 from pipeline.notation import NOT_MEASURED, millilitres, percent, points
 
 if TYPE_CHECKING:  # they bring pynetdicom with them
+    from dicom_node.models import ModelRow
     from dicom_node.reconcile import Finding
     from dicom_node.send_test import Outcome
 
@@ -44,9 +46,14 @@ STYLES: Mapping[SeriesState, str] = {
 CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]")  # names off the wire must not steer a terminal
 
 
-def as_json(value: Any) -> str:
-    """Records as indented JSON; times in ISO 8601."""
-    return json.dumps(value, default=_plain, indent=2)
+def as_json(value: Any, indent: int | None = 2) -> str:
+    """Records as JSON, on one line where `indent` is None; times in ISO 8601."""
+    return json.dumps(value, default=_plain, indent=indent)
+
+
+def silent() -> Console:
+    """For what would be told to a person, where a program asked."""
+    return Console(quiet=True)
 
 
 def _plain(value: object) -> object:
@@ -74,12 +81,14 @@ def time(value: datetime | None) -> str:
     return "" if value is None else value.astimezone().strftime("%Y-%m-%d %H:%M:%S")
 
 
-def show_status(console: Console, counts: Mapping[SeriesState, int], series: Sequence[SeriesRecord]) -> None:
-    """How many series are in each state, and the newest ones with state and reason."""
-    console.print("  ".join(f"[{STYLES.get(state, 'default')}]{state}[/] {n}" for state, n in counts.items() if n))
+def status_view(
+    counts: Mapping[SeriesState, int], series: Sequence[SeriesRecord], remarks: Sequence[str] = ()
+) -> RenderableType:
+    """How many series are in each state, the newest ones with state and reason, and what is to be looked at."""
+    numbers = "  ".join(f"[{STYLES.get(state, 'default')}]{state}[/] {n}" for state, n in counts.items() if n)
+    below: list[RenderableType] = [Text(remark) for remark in remarks]
     if not series:
-        console.print("No series yet.")
-        return
+        return Group(numbers, "No series yet.", *below)
     table = Table(box=box.SIMPLE, pad_edge=False)
     for heading in ("last instance", "state", "patient", "series", "slices", "rev", "reason"):
         table.add_column(heading, overflow="fold", no_wrap=heading in {"last instance", "state", "slices", "rev"})
@@ -93,7 +102,18 @@ def show_status(console: Console, counts: Mapping[SeriesState, int], series: Seq
             str(record.revision),
             escape(record.reason or record.completeness),
         )
-    console.print(table)
+    return Group(numbers, table, *below)
+
+
+def models_table(rows: Sequence[ModelRow]) -> Table:
+    """The packages; the one that is used has a star."""
+    table = Table(box=box.SIMPLE, pad_edge=False)
+    for heading in ("", "name", "version", "folder", "fault"):
+        table.add_column(heading, overflow="fold")
+    for row in rows:
+        cells = (row.name, row.version, str(row.path), row.fault)
+        table.add_row("*" if row.used else "", *map(escape, cells))
+    return table
 
 
 def show_purged(console: Console, purged: Sequence[Purgeable], dry_run: bool) -> None:

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,9 @@ from dicom_node.ledger import SeriesDetails
 from dicom_node.node import Node
 from dicom_node.states import DeliveryState, SeriesState
 from pipeline import RESEARCH_USE_ONLY, notation, phantom
-from pipeline.types import Lung, Region
+from pipeline.types import Lung, Region, ResultKind
+
+Truth = Mapping[Region, Mapping[str, float]]
 
 ARCHIVE, NODE = "ARCHIVE", "DICOMNODE"
 GIVE_UP_S = 600.0
@@ -38,8 +41,25 @@ SETTLED = frozenset(
 )
 
 
-def run(console: Console, folder: Path | None) -> bool:
-    """Phantom → C-STORE → node → SEG, SR and picture committed in an archive; False when that did not happen.
+@dataclass(frozen=True)
+class Shown:
+    """What came of it; `report` is empty where nothing was analysed."""
+
+    folder: Path
+    state: SeriesState
+    reason: str
+    objects: Sequence[ResultKind]
+    report: Mapping[str, Any]
+    truth: Truth
+
+    @property
+    def delivered(self) -> bool:
+        """Every object is committed in the archive."""
+        return self.state is SeriesState.DELIVERED
+
+
+def run(console: Console, folder: Path | None) -> Shown:
+    """Phantom → C-STORE → node → SEG, SR and picture committed in an archive.
 
     Args:
         console: where progress and figures go.
@@ -59,7 +79,9 @@ def run(console: Console, folder: Path | None) -> bool:
         uid = _send(files, node_port)
         console.print(f"3. C-STORE of {len(files)} instances: every one answered 0x0000")
         details = _wait(console, node, uid)
-    return _tell(console, folder, details, _truth(chest))
+    shown = _shown(folder, details, _truth(chest))
+    _tell(console, shown)
+    return shown
 
 
 @contextmanager
@@ -127,7 +149,7 @@ def _where(details: SeriesDetails) -> str:
     return f"{details.series.state}{committed}"
 
 
-def _truth(chest: phantom.Phantom) -> Mapping[Region, Mapping[str, float]]:
+def _truth(chest: phantom.Phantom) -> Truth:
     """Severity and consolidation score of the phantom's own masks, fractions of 1."""
     labels = chest.lungs.labels
     regions = {
@@ -144,20 +166,23 @@ def _truth(chest: phantom.Phantom) -> Mapping[Region, Mapping[str, float]]:
     }
 
 
-def _tell(
-    console: Console, folder: Path, details: SeriesDetails, truth: Mapping[Region, Mapping[str, float]]
-) -> bool:
+def _shown(folder: Path, details: SeriesDetails, truth: Truth) -> Shown:
     series = details.series
-    if series.state is not SeriesState.DELIVERED:
-        console.print(f"[bold red]not delivered[/]: {series.state} {series.reason}")
-        return False
-    report: Mapping[str, Any] = details.jobs[-1].report or {}
-    objects = ", ".join(str(delivery.kind) for delivery in details.deliveries)
-    console.print(f"4. analysed, and the archive has committed: {objects}")
+    report = details.jobs[-1].report if details.jobs else None
+    objects = [delivery.kind for delivery in details.deliveries]
+    return Shown(folder, series.state, series.reason, objects, report or {}, truth)
+
+
+def _tell(console: Console, shown: Shown) -> None:
+    if not shown.delivered:
+        console.print(f"[bold red]not delivered[/]: {shown.state} {shown.reason}")
+        return
+    report = shown.report
+    console.print(f"4. analysed, and the archive has committed: {', '.join(map(str, shown.objects))}")
     table = Table(title="scores beside the known truth")
     for heading in ("", "severity", "truth", "consolidation", "truth "):
         table.add_column(heading, justify="left" if not heading else "right")
-    for region, known in truth.items():
+    for region, known in shown.truth.items():
         found = report if region is Region.BOTH else report[region]
         cells = [
             notation.percent(values[key])
@@ -167,8 +192,8 @@ def _tell(
         table.add_row(str(region), *cells)
     console.print(table)
     console.print(f"severity class {report['severity_class']}; lungs: {report['lungs_method']}", highlight=False)
+    folder = shown.folder
     results = folder / "node" / "results"
     console.print(f"the objects lie in {results}, the archive's copies in {folder / 'archive'}", highlight=False)
     for picture in sorted(results.rglob("picture.png")):
         console.print(f"the picture: {picture}", highlight=False, soft_wrap=True)
-    return True

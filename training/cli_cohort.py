@@ -31,7 +31,7 @@ from training import build, prepared, report_documents, retrieve, structures, st
 from training import prepare as preparing
 from training import reports as report_terms
 from training.build import FINDINGS, Built, Plan
-from training.cli_options import CohortDir, LungChoice, LungRun, Lungs, console
+from training.cli_options import CohortDir, Json, LungChoice, LungRun, Lungs, console, quiet_for, say_json
 from training.errors import CohortError
 from training.retrieve import Criteria, Retrieval, Row
 from training.studies import Study, Wanted
@@ -72,8 +72,15 @@ def cohort(
     validation: Annotated[float, typer.Option(min=0, max=0.9, help="Share of the patients.")] = 0.15,
     test: Annotated[float, typer.Option(min=0, max=0.9, help="Share of the patients.")] = 0.15,
     site: Annotated[str, typer.Option(help="Site of all cases; default: InstitutionName.")] = "",
+    json: Json = False,
 ) -> None:
-    """Build a cohort or add to one: images, labels from drawings, tables and reports, splits by patient."""
+    """Build a cohort or add to one: images, labels from drawings, tables and reports, splits by patient.
+
+    JSON: added, rejected, cases.
+
+    Example: dicomnode-train cohort COHORT --from /data/export --reports /data/reports
+    """
+    quiet_for(json)
     settings = configuration.load(config) if config is not None else Config()
     plan = Plan(
         validation=validation,
@@ -107,6 +114,9 @@ def cohort(
             counted = _counted(found, progress, task)
             built = build.build(counted, out, plan)
     _tell(built, out)
+    if json:
+        told = {"added": built.added, "rejected": built.rejected, "cases": len(build.existing(out))}
+        say_json(told)
 
 
 def prepare(
@@ -117,8 +127,15 @@ def prepare(
     labels: Annotated[str, typer.Option(help="Folder of the labels beside ct/.")] = "label",
     jobs: Annotated[int, typer.Option(min=0, help="Processes; 0: one per core.")] = 0,
     scheduler: Annotated[str, typer.Option(help="Address of a dask.distributed scheduler, tcp://HOST:PORT.")] = "",
+    json: Json = False,
 ) -> None:
-    """Verify a cohort and prepare it for training: arrays on disk, and the reason for each case left out."""
+    """Verify a cohort and prepare it for training: arrays on disk, and the reason for each case left out.
+
+    JSON: cases, kept, rejected.
+
+    Example: dicomnode-train prepare --cohort COHORT --out PREPARED --jobs 8
+    """
+    quiet_for(json)
     if (lungs is LungChoice.NETWORK) != (lung_run is not None):
         raise CohortError("--lungs network and --lung-run go together")
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
@@ -140,6 +157,9 @@ def prepare(
     console.print(f"{told}; {len(outcome.rejected)} rejected", soft_wrap=True, highlight=False)
     if outcome.rejected:
         console.print(f"the reasons are in {out / prepared.REJECTED}", soft_wrap=True, highlight=False)
+    if json:
+        told_all = {"cases": len(outcome.entries), "kept": outcome.kept, "rejected": outcome.rejected}
+        say_json(told_all)
     known = {entry.case.consolidation for entry in outcome.entries}
     if not {True, False} <= known:
         console.print("note: consolidation is known to be of one kind at most; UNet-2 needs both", highlight=False)

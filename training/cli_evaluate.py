@@ -16,7 +16,7 @@ from pipeline.types import PipelineSettings
 from training import cohort as cohorts
 from training import evaluate as evaluation
 from training import runs, tables
-from training.cli_options import CohortDir, Device, Threads, console
+from training.cli_options import CohortDir, Device, Json, Threads, console, quiet_for, say_json
 from training.cohort import Case
 from training.errors import CohortError
 from training.evaluate import PAGE, Plan
@@ -42,8 +42,15 @@ def evaluate(
     repeated: Annotated[bool, typer.Option(help="Show every slice as a stack of itself (for comparison).")] = False,
     device: Device = "auto",
     threads: Threads = 0,
+    json: Json = False,
 ) -> None:
-    """Run a package over a labelled cohort as the node would: the paper's figures for it, on one page."""
+    """Run a package over a labelled cohort as the node would: the paper's figures for it, on one page.
+
+    JSON: the content of metrics.json.
+
+    Example: dicomnode-train evaluate --cohort COHORT --out evaluation
+    """
+    quiet_for(json)
     if (lungs == "weights") != (lung_weights is not None):
         raise CohortError("--lungs weights and --lung-weights PATH go together")
     if lung_weights is not None:
@@ -58,6 +65,8 @@ def evaluate(
         started=datetime.now().astimezone(),
     )
     metrics = evaluation.evaluate(plan, out, _progress)
+    if json:
+        say_json(metrics)
     shown = Table("figure", "value", "95 % CI")
     for row in tables.key_figures(metrics):
         shown.add_row(*row)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
@@ -11,6 +12,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from dicom_node.console import as_json
+from pipeline.package import ModelPackage
 from training.errors import TrainingError
 from training.recipes import Recipe
 
@@ -34,7 +37,33 @@ Features = Annotated[int, typer.Option(help="Channels of the first level; 32 is 
 Seed = Annotated[int, typer.Option(help="Everything random follows from it.")]
 Device = Annotated[str, typer.Option(help='"auto", "cpu" or "cuda:0".')]
 Threads = Annotated[int, typer.Option(min=0, help="Torch threads; 0: as many as there are cores.")]
+Json = Annotated[bool, typer.Option("--json", help="JSON for programs.")]
 Out = Annotated[Path, typer.Option(help="Folder of the run; an interrupted run there is resumed.")]
+
+
+def quiet_for(json: bool) -> None:
+    """One voice for all processes of torchrun, and standard output left to JSON where a program asked for it."""
+    console.quiet = json or not _speaks()
+
+
+def say_json(value: Any) -> None:
+    """The answer for programs, once."""
+    if _speaks():
+        typer.echo(as_json(value))
+
+
+def _speaks() -> bool:
+    return int(os.environ.get("RANK", "0")) == 0
+
+
+def identity_of(made: ModelPackage, folder: Path) -> dict[str, object]:
+    """A new package, for programs."""
+    return {
+        "name": made.identity.name,
+        "version": made.identity.version,
+        "sha256": made.identity.digest,
+        "folder": folder,
+    }
 
 
 def named(recipes: Mapping[str, Named], name: str) -> Named:

@@ -9,7 +9,7 @@ import typer
 
 from pipeline.preprocess import Preprocessing
 from training import published as publishing
-from training.cli_options import console
+from training.cli_options import Json, console, identity_of, say_json
 
 SliceOrder = Literal["caudal_to_cranial", "cranial_to_caudal"]
 
@@ -25,9 +25,18 @@ def import_published(
     slice_order: Annotated[
         SliceOrder, typer.Option(help="Direction of the slices in the stacks that the weights were trained on.")
     ] = "caudal_to_cranial",
+    json: Json = False,
 ) -> None:
-    """Make a package of the authors' published TensorFlow checkpoints (extra: dicomnode[published])."""
+    """Make a package of the authors' published TensorFlow checkpoints (extra: dicomnode[published]).
+
+    JSON: name, version, sha256, folder.
+
+    Example: dicomnode-train import-published weights --out published
+    """
     found = publishing.find(checkpoint, unet2)
     made = publishing.convert(found, out, Preprocessing(slice_order=slice_order), name, version)
+    if json:
+        say_json(identity_of(made, out))
+        return
     console.print(f"{made.identity.name} {made.identity.version} is in {out}, SHA-256 {made.identity.digest}")
     console.print(made.manifest.licence.notice)

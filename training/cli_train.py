@@ -17,6 +17,7 @@ from training.cli_options import (
     CohortDir,
     Device,
     Features,
+    Json,
     LungChoice,
     LungRun,
     Lungs,
@@ -27,7 +28,10 @@ from training.cli_options import (
     VolumeLabels,
     Volumes,
     console,
+    identity_of,
     named,
+    quiet_for,
+    say_json,
     show,
 )
 from training.data import Folders, Setting
@@ -51,7 +55,10 @@ def lungs(
     device: Device = "auto",
     threads: Threads = 0,
 ) -> None:
-    """Train the lung network on aerated lungs with synthetic opacities."""
+    """Train the lung network on aerated lungs with synthetic opacities.
+
+    Example: dicomnode-train lungs --cohort healthy --phantoms 14 --out runs/lungs
+    """
     runs.set_threads(threads)
     setting = Setting(
         architecture=Architecture(features=features, slices=1),
@@ -79,7 +86,10 @@ def unet1(
     device: Device = "auto",
     threads: Threads = 0,
 ) -> None:
-    """Train UNet-1 (infection) on pixel labels, of a cohort or as a first stage of volumes alone."""
+    """Train UNet-1 (infection) on pixel labels, of a cohort or as a first stage of volumes alone.
+
+    Example: dicomnode-train unet1 --cohort COHORT --recipe fine --phantoms 12 --out runs/unet1
+    """
     runs.set_threads(threads)
     where = Where(out, device)
     setting, network = _setting(lungs, lung_run, phantoms, features, where)
@@ -100,7 +110,10 @@ def unet2(
     device: Device = "auto",
     threads: Threads = 0,
 ) -> None:
-    """Train UNet-2 (consolidation) by EM from image-level labels."""
+    """Train UNet-2 (consolidation) by EM from image-level labels.
+
+    Example: dicomnode-train unet2 --cohort COHORT --start runs/unet1 --recipe split --out runs/unet2
+    """
     runs.set_threads(threads)
     where = Where(out, device)
     setting, network = _setting(lungs, lung_run, phantoms, Architecture().features, where)
@@ -129,8 +142,15 @@ def crossval(
     seed: Seed = 1,
     device: Device = "auto",
     threads: Threads = 0,
+    json: Json = False,
 ) -> None:
-    """Cross-validate both networks, patients kept together; scored with labels that no lung mask has clipped."""
+    """Cross-validate both networks, patients kept together; scored with labels that no lung mask has clipped.
+
+    JSON: the figures of each network and recipe.
+
+    Example: dicomnode-train crossval --cohort COHORT --recipe fine --em split --folds 5 --out runs/crossval
+    """
+    quiet_for(json)
     runs.set_threads(threads)
     where = Where(out, device)
     setting, network = _setting(lungs, lung_run, phantoms, features, where)
@@ -144,7 +164,10 @@ def crossval(
         network,
         start,
     )
-    show(runs.cross_validate(what, where), out)
+    metrics = runs.cross_validate(what, where)
+    if json:
+        say_json(metrics)
+    show(metrics, out)
 
 
 def export(
@@ -154,11 +177,20 @@ def export(
     out: Annotated[Path, typer.Option(help="Folder of the new package.")],
     lungs: Annotated[Path | None, typer.Option(help="Folder of the finished run of the lung network.")] = None,
     paper: Annotated[list[Path] | None, typer.Option(help="Texts to put beside the weights.")] = None,
+    json: Json = False,
 ) -> None:
-    """Write a model package from finished runs."""
+    """Write a model package from finished runs.
+
+    JSON: name, version, sha256, folder.
+
+    Example: dicomnode-train export --unet1 runs/unet1 --unet2 runs/unet2 --label label.json --out package
+    """
     papers = {path.name: path.read_text(encoding="utf-8") for path in paper or ()}
     wanted = exporting.read_label(label, papers)
     made = exporting.export(unet1, unet2, wanted, out, lungs)
+    if json:
+        say_json(identity_of(made, out))
+        return
     console.print(f"{made.identity.name} {made.identity.version} is in {out}, SHA-256 {made.identity.digest}")
 
 

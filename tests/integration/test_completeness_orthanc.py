@@ -113,7 +113,7 @@ def test_what_the_node_never_saw_is_listed_and_pulled(tmp_path: Path, orthanc: O
         assert listed["requested"] == 0
         assert node.command("pull", "--accession", "*").returncode == 2
         unknown = node.command("pull", "--accession", "none")
-        assert unknown.returncode == 1 and "no CT series of none" in unknown.stderr
+        assert unknown.returncode == 3 and "no CT series of none" in unknown.stderr
 
         node.stop()
         waiting = node.command("pull", "--accession", "A77")

@@ -54,7 +54,7 @@ def test_names_off_the_wire_are_shown_as_they_are_and_steer_nothing(book: Ledger
     identity = SeriesIdentity(SERIES, "1.2.3", hostile, description="\x1b]0;pwned\x07\x1b[2J\x9b31m end")
     book.file_instances([filing(1, identity=identity)], START)
     console = Console(file=io.StringIO(), width=300)
-    show.show_status(console, book.counts(), book.list_series())
+    console.print(show.status_view(book.counts(), book.list_series()))
     show.show_series(console, book.details(SERIES))
     assert isinstance(console.file, io.StringIO)
     text = console.file.getvalue()

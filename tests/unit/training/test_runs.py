@@ -164,7 +164,7 @@ def test_the_program_ends_with_a_sentence(
     with pytest.raises(SystemExit) as ended:
         cli.main()
     assert ended.value.code == 1
-    assert "no cases in" in " ".join(capsys.readouterr().out.split())
+    assert "no cases in" in " ".join(capsys.readouterr().err.split())
 
 
 def test_the_label_of_a_package_is_read_or_refused(tmp_path: Path) -> None:

@@ -1,0 +1,211 @@
+"""`dicomnode status`, `show`, `retry`, `cancel`, `purge`: what the ledger has, and what a person may ask of it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.live import Live
+
+from dicom_node import certificates
+from dicom_node import config as configuration
+from dicom_node import console as show
+from dicom_node.cli_common import DEFAULT_CONFIG, ConfigOption, JsonOption, SeriesArgument, open_ledger, stdout
+from dicom_node.ledger import SeriesRecord
+from dicom_node.result_file import PREFIX, damaged
+from dicom_node.retention import LOW_DISK, Disk, Retention
+from dicom_node.spool import REASON_SUFFIX, Spool
+from dicom_node.states import SeriesState
+
+
+@dataclass(frozen=True)
+class Overview:
+    """The answer of `dicomnode status`.
+
+    Attributes:
+        quarantine: the folder where `set_aside` received files and `kept_back` result objects lie.
+    """
+
+    counts: dict[SeriesState, int]
+    series: list[SeriesRecord]
+    quarantine: Path
+    set_aside: int
+    kept_back: int
+    disk: Disk
+    expiring: list[str]
+
+    def as_json(self) -> dict[str, object]:
+        """For programs."""
+        free, reserve = self.disk.free_bytes, self.disk.reserve_bytes
+        return {
+            "counts": self.counts,
+            "series": self.series,
+            "set_aside": self.set_aside,
+            "kept_back": self.kept_back,
+            "disk": {"free_bytes": free, "reserve_bytes": reserve, "low": self.disk.low},
+            "expiring": self.expiring,
+        }
+
+    def remarks(self) -> list[str]:
+        """What a person has to look at, a sentence each."""
+        said = [f"THE DISK IS LOW ({self.disk}): {LOW_DISK}"] if self.disk.low else []
+        said += [f"Renew soon: {warning}" for warning in self.expiring]
+        if self.set_aside:
+            said.append(
+                f"{self.set_aside} received file(s) could not be read; each lies with its reason in "
+                f"{self.quarantine}"
+            )
+        if self.kept_back:
+            said.append(
+                f"{self.kept_back} result object(s) failed a check and were not sent; they lie in {self.quarantine}"
+            )
+        return said
+
+
+def overview(config: Path, text: str, states: Collection[SeriesState], limit: int) -> Overview:
+    """What stands where at present."""
+    with open_ledger(config) as ledger:
+        counts = ledger.counts()
+        series = ledger.list_series(states=states, text=text, limit=limit)
+    settings = configuration.load(config)
+    quarantine = settings.node.state_dir / "quarantine"
+    reasons = [path.name for path in quarantine.glob(f"*{REASON_SUFFIX}")]
+    kept_back = sum(name.startswith(PREFIX) for name in reasons)
+    return Overview(
+        counts=counts,
+        series=series,
+        quarantine=quarantine,
+        set_aside=len(reasons) - kept_back,
+        kept_back=kept_back,
+        disk=Disk.of(settings),
+        expiring=certificates.expiring(settings, datetime.now(UTC)),
+    )
+
+
+def status(
+    text: Annotated[str, typer.Argument(help="patient ID, accession number, study or series UID")] = "",
+    state: Annotated[list[SeriesState] | None, typer.Option(help="only series in this state")] = None,
+    limit: Annotated[int, typer.Option(min=1, help="at most so many series")] = 30,
+    watch: Annotated[bool, typer.Option("--watch", help="again and again, until Ctrl-C")] = False,
+    every: Annotated[float, typer.Option(min=0.1, help="seconds between two looks of --watch")] = 5.0,
+    config: ConfigOption = DEFAULT_CONFIG,
+    json: JsonOption = False,
+) -> None:
+    """Every series with its state and the reason for it, newest first.
+
+    With --watch a terminal shows the table in place; a pipe gets one table, or one line of JSON, after the other.
+
+    JSON: counts, series, set_aside, kept_back, disk, expiring.
+
+    Example: dicomnode status --state failed
+
+    Example: dicomnode status --watch --every 10
+    """
+
+    def look() -> Overview:
+        return overview(config, text, state or (), limit)
+
+    if not watch:
+        _print(stdout(), look(), json)
+        return
+    console, pause = stdout(), threading.Event()
+    try:
+        follow(console, look, json, lambda: pause.wait(every))
+    except KeyboardInterrupt:
+        return  # that is how it ends
+
+
+def _print(console: Console, seen: Overview, json: bool, indent: int | None = 2) -> None:
+    if json:
+        typer.echo(show.as_json(seen.as_json(), indent))
+    else:
+        console.print(show.status_view(seen.counts, seen.series, seen.remarks()))
+
+
+def follow(console: Console, look: Callable[[], Overview], json: bool, pause: Callable[[], bool]) -> None:
+    """Show `look()` until `pause()` says that it is enough: in place on a terminal, else one by one."""
+    if json or not console.is_terminal:
+        while True:
+            _print(console, look(), json, indent=None)
+            if pause():
+                return
+    with Live(console=console, screen=True, auto_refresh=False) as live:
+        while True:
+            seen = look()
+            title = f"{datetime.now():%Y-%m-%d %H:%M:%S}, Ctrl-C ends"
+            live.update(show.status_view(seen.counts, seen.series, [*seen.remarks(), title]), refresh=True)
+            if pause():
+                return
+
+
+def show_series(uid: SeriesArgument, config: ConfigOption = DEFAULT_CONFIG, json: JsonOption = False) -> None:
+    """One series: scores, results, deliveries and its whole story.
+
+    JSON: series, instances, jobs, results, deliveries, retrievals, events.
+
+    Example: dicomnode show 1.2.826.0.1.3680043.8.498.1
+    """
+    with open_ledger(config) as ledger:
+        details = ledger.details(uid)
+    if json:
+        typer.echo(show.as_json(details))
+    else:
+        show.show_series(stdout(), details)
+
+
+def retry(uid: SeriesArgument, config: ConfigOption = DEFAULT_CONFIG, json: JsonOption = False) -> None:
+    """Do again what ended badly: deliveries that failed, else the analysis; also where a result file is damaged.
+
+    JSON: the series as it stands then, with the keys of an entry of `series` of `dicomnode status --json`.
+
+    Example: dicomnode retry 1.2.826.0.1.3680043.8.498.1
+    """
+    results = configuration.load(config).node.state_dir / "results"
+    with open_ledger(config) as ledger:
+        lost = damaged(ledger.details(uid).results, results)
+        record = ledger.retry(uid, datetime.now(UTC), lost)
+    _tell(record, json)
+
+
+def cancel(uid: SeriesArgument, config: ConfigOption = DEFAULT_CONFIG, json: JsonOption = False) -> None:
+    """Stop the analysis of a series and what is not delivered yet.
+
+    JSON: the series as it stands then, with the keys of an entry of `series` of `dicomnode status --json`.
+
+    Example: dicomnode cancel 1.2.826.0.1.3680043.8.498.1
+    """
+    with open_ledger(config) as ledger:
+        record = ledger.cancel(uid, datetime.now(UTC))
+    _tell(record, json)
+
+
+def _tell(record: SeriesRecord, json: bool) -> None:
+    typer.echo(show.as_json(record) if json else f"{record.series_uid}: {record.state} {record.reason}".rstrip())
+
+
+def purge(
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="say what would go, and leave it")] = False,
+    config: ConfigOption = DEFAULT_CONFIG,
+    json: JsonOption = False,
+) -> None:
+    """Remove files whose time by [retention] is over; never of what is not delivered and committed.
+
+    JSON: dry_run, series.
+
+    Example: dicomnode purge --dry-run
+    """
+    settings = configuration.load(config)
+    with open_ledger(config) as ledger:
+        retention = Retention(settings, ledger, Spool(settings.node.state_dir))
+        now = datetime.now(UTC)
+        purged = retention.due(now) if dry_run else retention.purge(now)
+    if json:
+        typer.echo(show.as_json({"dry_run": dry_run, "series": purged}))
+    else:
+        show.show_purged(stdout(), purged, dry_run)
