@@ -13,7 +13,7 @@ from dicom_node.association import describe
 from dicom_node.commitment import CommitmentReport
 from dicom_node.destinations import AnyDestination, Destination, Hl7Destination, WebDestination
 from dicom_node.errors import PermanentError
-from dicom_node.scu import StoreResult
+from dicom_node.scu import Begin, StoreResult, always
 from pipeline.types import ObjectReference
 
 
@@ -31,8 +31,8 @@ class Carrier(Protocol):
     def check(self) -> None:
         """Return when the destination answers, raise otherwise."""
 
-    def store(self, files: Sequence[Path], on_result: Callable[[StoreResult], None]) -> None:
-        """Store files in their order; each result as soon as it is known."""
+    def store(self, files: Sequence[Path], on_result: Callable[[StoreResult], None], begin: Begin = always) -> None:
+        """Store files in their order, those that `begin` lets pass; each result as soon as it is known."""
 
     def request_commitment(
         self,
@@ -65,9 +65,9 @@ class DimseCarrier:
         """C-ECHO."""
         scu.echo(self.destination, self.calling_ae)
 
-    def store(self, files: Sequence[Path], on_result: Callable[[StoreResult], None]) -> None:
+    def store(self, files: Sequence[Path], on_result: Callable[[StoreResult], None], begin: Begin = always) -> None:
         """C-STORE."""
-        scu.store(self.destination, files, self.calling_ae, on_result=on_result)
+        scu.store(self.destination, files, self.calling_ae, on_result, begin)
 
     def request_commitment(
         self,
@@ -103,9 +103,9 @@ class WebCarrier:
         """A query for one study."""
         dicomweb.check(self.destination)
 
-    def store(self, files: Sequence[Path], on_result: Callable[[StoreResult], None]) -> None:
+    def store(self, files: Sequence[Path], on_result: Callable[[StoreResult], None], begin: Begin = always) -> None:
         """STOW-RS."""
-        dicomweb.store(self.destination, files, on_result=on_result)
+        dicomweb.store(self.destination, files, on_result, begin)
 
     def request_commitment(
         self,

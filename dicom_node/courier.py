@@ -21,11 +21,11 @@ from dicom_node import commitment
 from dicom_node.carrier import Carrier
 from dicom_node.commitment import CommitmentReport
 from dicom_node.config import AnyDestination, Config
-from dicom_node.errors import NodeError, PermanentError, TransientError
+from dicom_node.errors import NodeError, NotWanted, PermanentError, TransientError
 from dicom_node.ledger import Ledger
 from dicom_node.ledger_records import Delivery
 from dicom_node.result_file import damage, quarantine
-from dicom_node.retry import RetryPolicy
+from dicom_node.retry import Pause, RetryPolicy
 from dicom_node.scu import StoreResult
 from dicom_node.spool import Spool
 from dicom_node.states import DeliveryState
@@ -72,12 +72,12 @@ class _Question:
     """What is to be asked next about an object that is SENT, and when.
 
     Attributes:
-        at: not before.
+        pause: not before it is over.
         because: None: request commitment. Else look with a query, for this reason; empty where config.toml says so.
         failures: how often asking failed; makes the pauses longer.
     """
 
-    at: datetime
+    pause: Pause
     because: str | None = None
     failures: int = 0
 
@@ -95,7 +95,7 @@ class Courier:
         self._pace = pace
         self._lock = threading.Lock()
         self._questions: dict[int, _Question] = {}  # by delivery id; reports change them in other threads
-        self._resting_until: datetime | None = None  # by the rate of the destination
+        self._rest: Pause | None = None  # by the rate of the destination
         self._transaction_uid = ""  # of the report that is being waited for
         self._answered = threading.Event()  # it has come, or the node stops
 
@@ -107,10 +107,13 @@ class Courier:
         """
         self._send()
         self._verify()
-        times = [question.at for question in self._open_questions().values()]
+        now = self._pace.clock()
+        pauses = [question.pause for question in self._open_questions().values()]
+        times = [pause.until if pause.lasts(now) else now for pause in pauses]
         pending = self._ledger.next_delivery_at(self.destination.name)
         if pending is not None:
-            times.append(self._may_send_at(max(pending, self._resting_until or pending)))
+            rested = self._rest.until if self._rest is not None and self._rest.lasts(now) else pending
+            times.append(self._may_send_at(max(pending, rested)))
         return min(times, default=None)
 
     def interrupt(self) -> None:
@@ -140,7 +143,7 @@ class Courier:
             reason = f"waits for the window {self.destination.window} of this destination"
             self._ledger.remark_deliveries([delivery.id for delivery in due], reason, now)
             return
-        if self._resting_until is not None and now < self._resting_until:
+        if self._rest is not None and self._rest.lasts(now):
             return
         sound: dict[Path, Delivery] = {}
         for delivery in due:
@@ -155,10 +158,14 @@ class Courier:
             return
         sizes = [path.stat().st_size for path in sound]
         taken, rest = self.destination.rate.take(sizes)
-        self._resting_until = now + rest if rest else None
+        self._rest = Pause(now, now + rest)
         sound = dict(islice(sound.items(), taken))
         chance = self._pace.chance()  # one for all: objects of a failed association come due together again
-        self._carrier.store(list(sound), lambda result: self._note(sound[result.path], result, chance))
+        self._carrier.store(
+            list(sound),
+            lambda result: self._note(sound[result.path], result, chance),
+            lambda path: self._ledger.begin_delivery(sound[path].id, self._pace.clock()),
+        )
 
     def _may_send_at(self, when: datetime) -> datetime:
         """`when`, or when the window of the destination opens after it."""
@@ -170,6 +177,8 @@ class Courier:
         now = self._pace.clock()
         if result.error is None:
             self._ledger.delivery_sent(delivery.id, now, result.warning)
+            return
+        if isinstance(result.error, NotWanted):  # superseded or cancelled since it was taken: says the ledger
             return
         log.warning("%s: %s", self.destination.name, result.error)
         again = self._pace.retry.decide(result.error, delivery.attempts + 1, now, delivery.first_pending_at, chance)
@@ -197,7 +206,11 @@ class Courier:
     def _verify(self) -> None:
         """Ask about everything that is SENT, as soon as its time has come."""
         now = self._pace.clock()
-        due = {delivery: question for delivery, question in self._open_questions().items() if question.at <= now}
+        due = {
+            delivery: question
+            for delivery, question in self._open_questions().items()
+            if not question.pause.lasts(now)
+        }
         if self.destination.verify == "none":
             for delivery in due:
                 self._ledger.delivery_committed(delivery.id, now)
@@ -208,7 +221,7 @@ class Courier:
     def _open_questions(self) -> dict[Delivery, _Question]:
         """What is SENT, with the question about each; those about anything else are forgotten."""
         now = self._pace.clock()
-        first = _Question(now, "" if self.destination.verify == "find" else None)
+        first = _Question(Pause(now, now), "" if self.destination.verify == "find" else None)
         sent = self._ledger.sent_deliveries(self.destination.name, now)
         with self._lock:
             self._questions = {delivery.id: self._questions.get(delivery.id, first) for delivery in sent}
@@ -221,7 +234,7 @@ class Courier:
         now = self._pace.clock()
         transaction_uid = str(generate_uid(prefix=None))
         self._ledger.open_transaction([delivery.id for delivery in open_questions], transaction_uid, now)
-        unanswered = _Question(now + self._pace.commitment_timeout, "no commitment report came")
+        unanswered = _Question(Pause(now, now + self._pace.commitment_timeout), "no commitment report came")
         for delivery in open_questions:
             self._look_again(delivery, unanswered)
         self._answered.clear()
@@ -294,7 +307,8 @@ class Courier:
         if reason in _HOPELESS:
             self._ledger.delivery_failed(delivery.id, self._pace.clock(), text)
         elif reason in _ASK_AGAIN:
-            question = _Question(self._pace.clock(), failures=delivery.attempts)
+            now = self._pace.clock()
+            question = _Question(Pause(now, now), failures=delivery.attempts)
             self._unclear(delivery, question, TransientError(text))
         else:
             self._send_again(delivery, text)
@@ -308,7 +322,7 @@ class Courier:
         if again is None:
             self._unverifiable(delivery, _given_up(error))
         else:
-            self._look_again(delivery, replace(question, at=again, failures=failures))
+            self._look_again(delivery, replace(question, pause=Pause(now, again), failures=failures))
 
     def _unverifiable(self, delivery: Delivery, reason: str) -> None:
         text = (

@@ -19,10 +19,19 @@ from pydicom.dataset import Dataset
 from dicom_node.association import refused, words
 from dicom_node.audit_events import Asked, Shipment, report
 from dicom_node.audit_message import Node
-from dicom_node.errors import NodeError, PermanentError, TransientError
+from dicom_node.errors import NodeError, NotWanted, PermanentError, TransientError
 from dicom_node.http_session import Answer, Session, WebPeer, refusal, session
 from dicom_node.query import identifier
-from dicom_node.scu import DUPLICATE, SLOWEST_BYTES_PER_S, STORED_WITH_WARNING, Item, StoreResult, read_item
+from dicom_node.scu import (
+    DUPLICATE,
+    SLOWEST_BYTES_PER_S,
+    STORED_WITH_WARNING,
+    Begin,
+    Item,
+    StoreResult,
+    always,
+    read_item,
+)
 from pipeline.types import ObjectReference
 
 STUDY_ROOT = "1.2.840.10008.5.1.4.1.2.2.1"  # C-FIND, whose counterpart QIDO-RS is
@@ -44,7 +53,10 @@ def check(peer: WebPeer) -> None:
 
 
 def store(
-    peer: WebPeer, files: Sequence[Path], on_result: Callable[[StoreResult], None] | None = None
+    peer: WebPeer,
+    files: Sequence[Path],
+    on_result: Callable[[StoreResult], None] | None = None,
+    begin: Begin = always,
 ) -> list[StoreResult]:
     """STOW-RS files in their order, on one connection.
 
@@ -52,6 +64,7 @@ def store(
         peer: the service.
         files: DICOM files (PS3.10).
         on_result: called with each result as soon as it is known.
+        begin: called before each object is sent; one that it denies is not, with `NotWanted`.
 
     Returns:
         one result per file, in order; a fault of the connection or the service is that of every file after it too.
@@ -67,7 +80,10 @@ def store(
     try:
         with session(peer) as opened:
             for path in files:
-                note(_store_one(opened, peer, path))
+                if begin(path):
+                    note(_store_one(opened, peer, path))
+                else:
+                    note(StoreResult(path, "", NotWanted(f"{path} was withdrawn")))
     except (TransientError, PermanentError) as error:
         for path in files[len(results) :]:
             note(StoreResult(path, "", error))

@@ -17,6 +17,10 @@ class PermanentError(NodeError):
     """Will not pass by itself: refused AE title, unsupported SOP class, invalid object. Stops and says so."""
 
 
+class NotWanted(PermanentError):
+    """Withdrawn before it was put on the wire: nothing was sent."""
+
+
 class LowDisk(NodeError):
     """Less space is left than the configured reserve; nothing new is accepted until there is more."""
 

@@ -11,7 +11,7 @@ import random
 import threading
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 
 from pydicom.dataset import Dataset
 
@@ -19,7 +19,7 @@ from dicom_node import query
 from dicom_node.config import Source
 from dicom_node.errors import PermanentError, TransientError
 from dicom_node.ledger import Ledger, SeriesRecord, Wanted
-from dicom_node.retry import RetryPolicy
+from dicom_node.retry import Pause, RetryPolicy
 from dicom_node.statement import Missing, Statement
 from dicom_node.states import RetrievalState
 from dicom_node.supported import KEPT_SOP_CLASSES
@@ -27,7 +27,6 @@ from dicom_node.supported import KEPT_SOP_CLASSES
 LOGGER = logging.getLogger(__name__)
 SERVICES = {"move": "C-MOVE", "get": "C-GET"}
 ANSWERS = 4  # answers of the source that one question may need: connection, series, instances, release
-LONG_AGO = datetime.min.replace(tzinfo=UTC)
 
 
 def policy(source: Source) -> RetryPolicy:
@@ -37,8 +36,9 @@ def policy(source: Source) -> RetryPolicy:
 
 @dataclass(frozen=True)
 class _Said:
-    """A statement about one version of a series, and how often that version was asked about."""
+    """A statement about one version of a series: from when on, and how often that version was asked about."""
 
+    at: datetime
     version: int
     statement: Statement
     asked: int
@@ -72,12 +72,13 @@ class Inquirer:
         self._on_answer = on_answer
         self._on_wanted = on_wanted
         self._policy = policy(source)
-        self._patience = timedelta(seconds=ANSWERS * source.timeout_s)
+        self._patience_s = ANSWERS * source.timeout_s
         self._lock = threading.Lock()
         self._open: dict[str, tuple[SeriesRecord, datetime]] = {}  # questions, and since when
         self._said: dict[str, _Said] = {}
         self._failures = 0
-        self._away_until, self._away_because = LONG_AGO, ""
+        self._away: Pause | None = None
+        self._away_because = ""
 
     def statement(self, series: SeriesRecord, now: datetime) -> Statement | None:
         """What the source says about this version of a series; None while it has not answered yet.
@@ -88,11 +89,11 @@ class Inquirer:
         with self._lock:
             said = self._said.get(uid)
             statement = said.statement if said is not None and said.version == series.version else None
-            if statement is not None and now < statement.again_at:
+            if said is not None and statement is not None and Pause(said.at, statement.again_at).lasts(now):
                 return statement
             _, since = self._open.setdefault(uid, (series, now))
-            if statement is None and now - since >= self._patience:
-                return self._unknown(now, f"it did not answer within {self._patience.total_seconds():g} s")
+            if statement is None and not Pause.of(since, self._patience_s).lasts(now):
+                return self._unknown(now, f"it did not answer within {self._patience_s:g} s")
             return statement
 
     def has_questions(self) -> bool:
@@ -124,7 +125,7 @@ class Inquirer:
             with self._lock:
                 before = self._said.get(uid)
                 asked = 1 + (before.asked if before is not None and before.version == series.version else 0)
-                self._said[uid] = _Said(series.version, statement, asked)
+                self._said[uid] = _Said(self._clock(), series.version, statement, asked)
                 self._open.pop(uid, None)
             self._on_answer()
 
@@ -133,9 +134,8 @@ class Inquirer:
             return next((series for series, _ in self._open.values()), None)
 
     def _ask(self, series: SeriesRecord) -> Statement:
-        now = self._clock()
-        if now < self._away_until:
-            return self._unknown(self._away_until, self._away_because)
+        if self._away is not None and self._away.lasts(self._clock()):
+            return self._unknown(self._away.until, self._away_because)
         current = self._ledger.current_instances(series.series_uid)
         here = {record.sop_instance_uid for record in current if not record.purged}
         try:
@@ -204,10 +204,10 @@ class Inquirer:
     def _is_away(self, error: Exception) -> Statement:
         self._failures += 1
         pause_s = self._policy.pause_s(self._failures, random.random())  # noqa: S311
-        self._away_until = self._clock() + timedelta(seconds=pause_s)
+        self._away = Pause.of(self._clock(), pause_s)
         self._away_because = str(error)
         LOGGER.warning("%s is not asked for %.0f s: %s", self.source.name, pause_s, error)
-        return self._unknown(self._away_until, self._away_because)
+        return self._unknown(self._away.until, self._away_because)
 
     def _unknown(self, again_at: datetime, remark: str) -> Statement:
         return Statement(self.source.name, again_at, remark=remark, service=SERVICES[self.source.retrieve])

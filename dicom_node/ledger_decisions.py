@@ -35,7 +35,7 @@ class DecisionRoom(LedgerRoom):
         """Where the clock was put back, let no series or delivery wait until it has caught up. Whether it was.
 
         It shows by a series whose last instance came in the future. The quiet time of such series counts from now
-        on, and deliveries that wait longer than any pause is long are due at once.
+        on, deliveries that wait longer than any pause is long are due at once, what was sent counts as sent now.
         """
         ahead = SeriesRow.last_instance_at > now + CLOCK_STEP
         with self._read() as session:
@@ -45,6 +45,9 @@ class DecisionRoom(LedgerRoom):
         with self._write(now) as writer:
             writer.session.execute(update(SeriesRow).where(ahead).values(last_instance_at=now))
             writer.session.execute(update(DeliveryRow).where(*waits).values(next_attempt_at=now))
+            for column in (DeliveryRow.sent_at, DeliveryRow.asked_at):
+                later = (DeliveryRow.state == DeliveryState.SENT, column > now)
+                writer.session.execute(update(DeliveryRow).where(*later).values({column: now}))
             writer.event("node", "the clock was put back")
         return True
 

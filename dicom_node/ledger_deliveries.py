@@ -80,12 +80,26 @@ class DeliveryRoom(LedgerRoom):
         with self._read() as session:
             return [delivery_record(row) for row in session.execute(query)]
 
+    def begin_delivery(self, delivery_id: int, now: datetime) -> bool:
+        """About to be put on the wire: from now on the peer may have it, whatever happens.
+
+        Returns:
+            False where it is not PENDING any more: it must not be sent.
+        """
+        with self._write(now) as writer:
+            row = writer.session.get_one(DeliveryRow, delivery_id)
+            if row.state != DeliveryState.PENDING:
+                return False
+            row.begun_at = now
+            return True
+
     def delivery_sent(self, delivery_id: int, now: datetime, warning: str = "") -> None:
         """The peer answered with success or a warning: SENT. Also one that was cancelled meanwhile: it is there."""
         with self._write(now) as writer:
             row = writer.session.get_one(DeliveryRow, delivery_id)
             writer.move_delivery(row, DeliveryState.SENT, warning)
             row.attempts += 1
+            row.begun_at = row.begun_at or now
             row.sent_at, row.asked_at, row.transaction_uid = now, None, None
             row.warning = warning
 

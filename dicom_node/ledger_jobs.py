@@ -70,7 +70,7 @@ class JobRoom(LedgerRoom):
             return job_record(*found)
 
     def predecessors(self, job_id: int) -> dict[str, ObjectReference]:
-        """By profile, the newest earlier SR of the same series or study that a destination was sent.
+        """By profile, the newest earlier SR of the same series or study that a destination may have.
 
         Where no destination exists every earlier SR counts: a person has read the file.
         """
@@ -78,7 +78,7 @@ class JobRoom(LedgerRoom):
             job = session.get_one(JobRow, job_id)
             series = session.get_one(SeriesRow, job.series_id)
             delivery = exists().where(DeliveryRow.result_id == ResultRow.id)
-            sent = exists().where(DeliveryRow.result_id == ResultRow.id, DeliveryRow.sent_at.is_not(None))
+            sent = exists().where(DeliveryRow.result_id == ResultRow.id, DeliveryRow.begun_at.is_not(None))
             query = (
                 select(ResultRow)
                 .join(JobRow, JobRow.id == ResultRow.job_id)
@@ -90,11 +90,11 @@ class JobRoom(LedgerRoom):
             return {row.profile: _reference(row) for row in session.scalars(query)}
 
     def superseded(self, job_id: int) -> dict[str, tuple[ObjectReference, ...]]:
-        """By profile, every object of the study that a destination was sent and that does not count any more."""
+        """By profile, every object of the study that a destination may have and that does not count any more."""
         with self._read() as session:
             job = session.get_one(JobRow, job_id)
             study_uid = session.get_one(SeriesRow, job.series_id).study_uid
-            sent = exists().where(DeliveryRow.result_id == ResultRow.id, DeliveryRow.sent_at.is_not(None))
+            sent = exists().where(DeliveryRow.result_id == ResultRow.id, DeliveryRow.begun_at.is_not(None))
             query = (
                 select(ResultRow)
                 .where(ResultRow.study_uid == study_uid, ResultRow.job_id != job_id, ~ResultRow.current, sent)

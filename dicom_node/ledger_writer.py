@@ -26,6 +26,10 @@ from dicom_node.states import (
 from dicom_node.tables import DeliveryRow, EventRow, InstanceRow, JobRow, ResultRow, SeriesRow
 
 PURGED_REMEDY = "the files of this one were purged: send it again, then `dicomnode retry`"
+RECALL_REMEDY = (
+    "its results in the PACS are wrong and cannot be replaced, because its files were purged here: reject them "
+    "there, or send the series again"
+)
 IDENTITY_FIELDS = tuple(SeriesIdentity.__dataclass_fields__)
 CHOSEN = (SeriesState.QUEUED, SeriesState.ANALYSED, SeriesState.DELIVERED)
 
@@ -220,7 +224,14 @@ class Writer:
         for other, job in self.session.execute(query).all():
             shown = (job.priors or {}).get("results", [])
             if self.is_chosen(other) and any(prior["study_uid"] == study_uid for prior in shown):
-                self.reopen(other, "an earlier result in it turned out to be another patient's", changed=True)
+                self._take_back(other, "an earlier result in it turned out to be another patient's")
+
+    def _take_back(self, row: SeriesRow, why: str) -> None:
+        """Its results are wrong: analysed again, or FAILED where that needs a person."""
+        purged = self.lacks_files(row)
+        self.reopen(row, why, changed=True)
+        if purged:
+            self.move_series(row, SeriesState.FAILED, f"{why}; {RECALL_REMEDY}")
 
     def resolve_conflicts(self, row: SeriesRow) -> bool:
         """Of conflicting versions the one received last counts from now on, in whatever series each of them came.

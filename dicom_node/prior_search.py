@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 from dicom_node import prior_reports
@@ -17,6 +17,7 @@ from dicom_node.config import Config, Source
 from dicom_node.errors import NodeError, PermanentError, TransientError
 from dicom_node.ledger import JobRecord, Ledger, SeriesRecord
 from dicom_node.prior_reports import Patient
+from dicom_node.retry import Pause
 from pipeline import priors
 from pipeline.priors import Prior, Priors
 
@@ -39,11 +40,9 @@ class PriorSearch:
     ) -> None:
         self._ae_title = config.node.ae_title
         self._sources = config.prior_sources
-        self._limit = timedelta(seconds=config.priors.search_limit_s)
+        self._limit_s = config.priors.search_limit_s
         self._ledger, self._clock, self._on_found = ledger, clock, on_found
-        self._silent: dict[
-            str, tuple[datetime, str]
-        ] = {}  # by source: asked again when, and why it was not answered
+        self._silent: dict[str, tuple[Pause, str]] = {}  # by source: not asked so long, and why
         self._woken, self._stopped = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._run, name="prior search")
 
@@ -106,7 +105,8 @@ class PriorSearch:
             try:
                 there = self._ask(source, patient)
             except (TransientError, PermanentError) as error:
-                if isinstance(error, TransientError) and self._clock() - job.created_at < self._limit:
+                patience = Pause.of(job.created_at, self._limit_s)
+                if isinstance(error, TransientError) and patience.lasts(self._clock()):
                     return None
                 there = Priors(search=f"{source.name} could not be asked")
                 log.warning("series %s: earlier results: %s: %s", series.series_uid, there.search, error)
@@ -116,13 +116,13 @@ class PriorSearch:
 
     def _ask(self, source: Source, patient: Patient) -> Priors:
         """One archive; one that did not answer a moment ago is not waited for again. Raises as `fetch` does."""
-        again_at, why = self._silent.get(source.name, (self._clock(), ""))
-        if self._clock() < again_at:
+        pause, why = self._silent.get(source.name, (None, ""))
+        if pause is not None and pause.lasts(self._clock()):
             raise TransientError(why)
         try:
             return prior_reports.fetch(source, patient, self._ae_title)
         except TransientError as error:
-            self._silent[source.name] = self._clock() + timedelta(seconds=PAUSE_S), str(error)
+            self._silent[source.name] = Pause.of(self._clock(), PAUSE_S), str(error)
             raise
 
 

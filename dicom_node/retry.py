@@ -12,6 +12,23 @@ _MOST_DOUBLINGS = 40
 
 
 @dataclass(frozen=True)
+class Pause:
+    """From one moment to another. A clock that is put back to before its beginning ends it."""
+
+    since: datetime
+    until: datetime
+
+    @classmethod
+    def of(cls, now: datetime, seconds: float) -> Pause:
+        """So long from now on."""
+        return cls(now, now + timedelta(seconds=seconds))
+
+    def lasts(self, now: datetime) -> bool:
+        """Whether it is still to be waited for."""
+        return self.since <= now < self.until
+
+
+@dataclass(frozen=True)
 class RetryPolicy:
     """Exponential back-off with a cap, full stop after a while, and jitter so that peers are not called in step.
 

@@ -37,7 +37,7 @@ from dicom_node.association import MAX_CONTEXTS, NoContexts, Peer, associate, ca
 from dicom_node.audit_events import Shipment
 from dicom_node.audit_message import Node
 from dicom_node.commitment import CommitmentReport
-from dicom_node.errors import NodeError, PermanentError, TransientError
+from dicom_node.errors import NodeError, NotWanted, PermanentError, TransientError
 from pipeline.types import ObjectReference
 
 # A path given to send_c_store is sent as its bytes are, instead of being decoded and encoded again.
@@ -65,6 +65,14 @@ class StoreResult:
     sop_instance_uid: str
     error: NodeError | None = None
     warning: str = ""
+
+
+Begin = Callable[[Path], bool]
+
+
+def always(path: Path) -> bool:
+    """Send every file."""
+    return True
 
 
 def echo(peer: Peer, calling_ae: str) -> None:
@@ -111,6 +119,7 @@ def store(
     files: Sequence[Path],
     calling_ae: str,
     on_result: Callable[[StoreResult], None] | None = None,
+    begin: Begin = always,
 ) -> list[StoreResult]:
     """C-STORE files in their order, on one association as long as 128 presentation contexts are enough.
 
@@ -123,6 +132,7 @@ def store(
         files: DICOM files (PS3.10).
         calling_ae: our AE title.
         on_result: called with each result as soon as it is known.
+        begin: called before each object is put on the wire; one that it denies is not sent, with `NotWanted`.
 
     Returns:
         one result per file, in order; a failed association is the error of every file not stored by then.
@@ -143,7 +153,7 @@ def store(
             note(StoreResult(path, "", error))
     for batch in _batches(items):
         try:
-            _store_batch(peer, batch, calling_ae, note)
+            _store_batch(peer, batch, calling_ae, note, begin)
         except (TransientError, PermanentError) as error:
             for item in batch:
                 if item.path not in results:
@@ -178,22 +188,26 @@ def _batches(items: Iterable[Item]) -> Iterator[list[Item]]:
         yield batch
 
 
-def _store_batch(peer: Peer, batch: Sequence[Item], calling_ae: str, note: Callable[[StoreResult], None]) -> None:
+def _store_batch(
+    peer: Peer, batch: Sequence[Item], calling_ae: str, note: Callable[[StoreResult], None], begin: Begin
+) -> None:
     wanted = sorted(set().union(*(item.contexts for item in batch)))
     try:
         with associate(peer, calling_ae, [build_context(*pair) for pair in wanted]) as assoc:
             for item, message_id in zip(batch, count(1), strict=False):
-                note(_store_one(assoc, peer, item, message_id % 0x10000))
+                note(_store_one(assoc, peer, item, message_id % 0x10000, begin))
     except NoContexts:
         for item in batch:
             note(StoreResult(item.path, item.sop_instance, _not_accepted(peer, item)))
 
 
-def _store_one(assoc: Association, peer: Peer, item: Item, message_id: int) -> StoreResult:
+def _store_one(assoc: Association, peer: Peer, item: Item, message_id: int, begin: Begin) -> StoreResult:
     """Send one file; errors of the file are in the result, errors of the association are raised."""
     accepted = {(cx.abstract_syntax, cx.transfer_syntax[0]) for cx in assoc.accepted_contexts if cx.as_scu}
     if not accepted & item.contexts:
         return StoreResult(item.path, item.sop_instance, _not_accepted(peer, item))
+    if not begin(item.path):
+        return StoreResult(item.path, item.sop_instance, NotWanted(f"{item.path} was withdrawn"))
     as_it_is = (item.sop_class, item.syntax) in accepted
     try:
         content = item.path if as_it_is else dcmread(item.path)

@@ -70,7 +70,8 @@ S, J, D, R = SeriesState, JobState, DeliveryState, RetrievalState
 
 SERIES_TRANSITIONS: Mapping[SeriesState, frozenset[SeriesState]] = {
     # Any state goes back to RECEIVING: a late or corrected instance reopens the series as a new revision.
-    S.RECEIVING: frozenset({S.RECEIVING, S.COMPLETE, S.INCOMPLETE, S.NOT_ANALYSED, S.CANCELLED}),
+    # RECEIVING → FAILED: reopened because its results are wrong, and its files were purged.
+    S.RECEIVING: frozenset({S.RECEIVING, S.COMPLETE, S.INCOMPLETE, S.NOT_ANALYSED, S.FAILED, S.CANCELLED}),
     S.COMPLETE: frozenset({S.RECEIVING, S.QUEUED, S.NOT_ANALYSED, S.CANCELLED}),
     S.QUEUED: frozenset({S.RECEIVING, S.ANALYSED, S.NOT_ANALYSED, S.FAILED, S.CANCELLED}),
     S.ANALYSED: frozenset({S.RECEIVING, S.DELIVERED, S.FAILED, S.CANCELLED, S.QUEUED, S.NOT_ANALYSED}),

@@ -241,6 +241,7 @@ class DeliveryRow(Base):
     transaction_uid: Mapped[str | None] = mapped_column(Uid, index=True)
     reason: Mapped[str] = mapped_column(Plain(), default="")
     warning: Mapped[str] = mapped_column(Plain(), default="")
+    begun_at: Mapped[datetime | None] = mapped_column(Utc)  # last put on the wire; the peer may have it since
     sent_at: Mapped[datetime | None] = mapped_column(Utc)
     asked_at: Mapped[datetime | None] = mapped_column(Utc)  # when commitment was last asked for
     committed_at: Mapped[datetime | None] = mapped_column(Utc)

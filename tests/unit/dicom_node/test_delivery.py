@@ -30,7 +30,7 @@ from pipeline.types import ResultKind
 from tests.fixtures import wire
 from tests.fixtures.outbox import Outbox
 from tests.fixtures.part10 import data_set_bytes
-from tests.fixtures.samples import SERIES
+from tests.fixtures.samples import SERIES, filing
 
 TIMEOUT_S = 600.0  # commitment_timeout_s of the defaults
 BACKOFF_S = 30.0
@@ -365,6 +365,38 @@ def test_no_report_at_all_is_settled_by_a_query(outbox: Outbox) -> None:
     assert outbox.states() == {"committed"}
     assert "found by C-FIND, which counts as committed: no commitment report came" in events_of(outbox)
     assert set(stores.counts.values()) == {1}
+
+
+def test_a_question_does_not_wait_for_a_clock_that_was_put_back(outbox: Outbox) -> None:
+    _, port = outbox.archive(answer_commitment=silence)
+    outbox.clock.advance(86_400)
+    outbox.fill()
+    courier = outbox.courier(port, stay_s=0.0)
+    courier.run_once()
+    assert outbox.states() == {"sent"}
+    outbox.clock.advance(-86_400)
+    outbox.ledger.follow_clock(outbox.clock(), timedelta(hours=1))  # as the coordinator does
+    courier.run_once()  # asks at once for commitment again
+    outbox.clock.advance(TIMEOUT_S)
+    courier.run_once()
+    assert outbox.states() == {"committed"}, "found by a query, after the usual time"
+
+
+def test_what_is_superseded_while_an_association_sends_is_not_sent(outbox: Outbox) -> None:
+    """A late slice comes while the first object is on the wire: the others stay here."""
+    stores = Stores()
+
+    def late_slice(event: evt.Event) -> int:
+        if not stores.classes:
+            outbox.ledger.file_instances([filing(9, study_uid=f"{SERIES}.0")], outbox.clock())
+        return stores(event)
+
+    archive, port = outbox.archive(answer_store=late_slice, same_association=True)
+    outbox.fill()
+    courier = outbox.courier(port)
+    courier.run_once()
+    assert len(archive.instances) == 1
+    assert sorted(str(row.state) for row in outbox.deliveries().values()) == ["cancelled", "cancelled", "committed"]
 
 
 def test_no_report_and_not_found_is_sent_again(outbox: Outbox) -> None:

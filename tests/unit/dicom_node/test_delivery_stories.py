@@ -22,7 +22,7 @@ from dicom_node.commitment import CommitmentReport
 from dicom_node.courier import Courier
 from dicom_node.errors import TransientError
 from dicom_node.ledger import Ledger
-from dicom_node.scu import StoreResult
+from dicom_node.scu import Begin, StoreResult
 from dicom_node.states import SeriesState
 from pipeline.types import ObjectReference
 from tests.fixtures import stow
@@ -53,10 +53,16 @@ class Peer:
     StoreResult = StoreResult
 
     def store(
-        self, peer: Any, files: Sequence[Path], calling_ae: str, on_result: Callable[[StoreResult], None]
+        self,
+        peer: Any,
+        files: Sequence[Path],
+        calling_ae: str,
+        on_result: Callable[[StoreResult], None],
+        begin: Begin,
     ) -> None:
         for number, path in enumerate(files):
             uid = reference(path).sop_instance_uid
+            assert begin(path)
             down = self.storing == "is down" or (self.storing == "breaks off" and number > 0)
             if down or self.storing == "is out of resources":
                 on_result(StoreResult(path, uid, TransientError(self.storing)))
@@ -134,14 +140,16 @@ class WebPeer:
         self._server.keep(part)
         return (202, stow.stored(part, 0xB000)) if self.storing == "warns" else (200, stow.stored(part))
 
-    def store(self, peer: Any, files: Sequence[Path], on_result: Callable[[StoreResult], None]) -> None:
+    def store(
+        self, peer: Any, files: Sequence[Path], on_result: Callable[[StoreResult], None], begin: Begin
+    ) -> None:
         def note(result: StoreResult) -> None:
             if self.storing == "dies with us":
                 raise Crash
             on_result(result)
 
         self._stored = 0
-        dicomweb.store(peer, files, note)
+        dicomweb.store(peer, files, note, begin)
 
     def find_instances(self, peer: Any, references: Iterable[ObjectReference]) -> set[str]:
         asked = list(references)

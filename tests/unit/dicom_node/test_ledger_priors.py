@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from dicom_node.ledger import CurrentCt, JobRecord, Ledger, PriorRules, SeriesIdentity, Verdict
+from dicom_node.ledger import Ages, CurrentCt, JobRecord, Ledger, PriorRules, SeriesIdentity, Verdict
 from dicom_node.result_file import QUARANTINED
 from dicom_node.states import JobState, SeriesState
 from pipeline.priors import Priors
 from pipeline.types import AnalysisOutcome, Region
-from tests.fixtures.samples import RESULTS, START, again, at, complete, filing, outcome, queue, receive
+from tests.fixtures.samples import RESULTS, START, again, at, complete, deliver, filing, outcome, queue, receive
 
 RULES = PriorRules(max_count=6, max_age_days=400)
 HERE = {"default": "default"}
@@ -286,3 +286,22 @@ def test_a_job_that_is_queued_again_by_a_person_is_given_what_there_is_then(ledg
     complete(ledger, f"{SECOND}.1", at(5))
     queue(ledger, f"{SECOND}.1", at(5))
     assert len(ledger.fix_priors(claim(ledger, SECOND), current, RULES, at(5)).results) == 1
+
+
+def test_a_result_that_shows_another_patients_and_cannot_be_made_again_fails_visibly(ledger: Ledger) -> None:
+    """Its CT was purged: a person has to reject it in the PACS."""
+    analysed(ledger, FIRST, "20260101")
+    assert len(given(ledger, SECOND, "20260201").results) == 1
+    job = ledger.job(ledger.details(f"{SECOND}.1").jobs[0].id)
+    made = AnalysisOutcome(report("20260201"), outcome(job.revision, series_uid=f"{SECOND}.1").objects)
+    assert ledger.job_done(job, made, RESULTS, HERE, START)
+    deliver(ledger, "default")
+    assert ledger.mark_purged(f"{SECOND}.1", Ages(at(5), at(-5)), at(5)) is not None
+    correct_patient(ledger, FIRST, "20260101")
+    shown = ledger.details(f"{SECOND}.1")
+    assert shown.series.state is SeriesState.FAILED
+    assert "another patient's" in shown.series.reason
+    assert "reject them" in shown.series.reason
+    assert not any(result.current for result in shown.results)
+    ledger.file_instances([filing(4, f"{SECOND}.1", identity=identity(SECOND, "20260201"))], at(20))
+    assert ledger.series(f"{SECOND}.1").state is SeriesState.RECEIVING, "it was sent again"

@@ -207,3 +207,15 @@ def test_what_was_sent_and_is_superseded_is_named_for_a_rejection_note(ledger: L
     sent = {delivery.sop_instance_uid for delivery in due[:2]}
     assert {each.sop_instance_uid for each in ledger.superseded(second)["default"]} == sent
     assert ledger.superseded(first) == {}  # the newer set counts
+
+
+def test_what_was_put_on_the_wire_may_be_there_although_no_answer_came(ledger: Ledger) -> None:
+    analysed(ledger)
+    first, *others = ledger.due_deliveries("pacs", at(0))
+    assert ledger.begin_delivery(first.id, at(0)), "the node dies before the answer"
+    ledger.file_instances([filing(9)], at(0))
+    assert not any(ledger.begin_delivery(delivery.id, at(0)) for delivery in (first, *others)), "superseded"
+    complete(ledger)
+    second = analyse(ledger)
+    (named,) = ledger.superseded(second)["default"]
+    assert named.sop_instance_uid == first.sop_instance_uid

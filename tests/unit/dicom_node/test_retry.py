@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dicom_node.errors import PermanentError, TransientError
-from dicom_node.retry import RetryPolicy
+from dicom_node.retry import Pause, RetryPolicy
 
 NOW = datetime(2024, 5, 1, 12, tzinfo=UTC)
 BUSY = TransientError("busy")
@@ -78,3 +78,11 @@ def test_a_permanent_error_ends_it(policy: RetryPolicy, n: int, random: float) -
 def test_nonsense_is_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(ValueError, match="pauses are positive"):
         RetryPolicy(**{"backoff_s": 1, "cap_s": 1, "give_up_after_s": 1, **wrong})
+
+
+def test_a_pause_ends_with_its_time_and_with_a_clock_that_is_put_back() -> None:
+    pause = Pause.of(NOW, 60)
+    assert pause.lasts(NOW)
+    assert pause.lasts(NOW + timedelta(seconds=59))
+    assert not pause.lasts(NOW + timedelta(seconds=60))
+    assert not pause.lasts(NOW - timedelta(hours=3))

@@ -20,7 +20,7 @@ from dicom_node.states import (
 
 # Written out again, as a person reads the rules: a slip in either place shows.
 SERIES = """
-receiving -> receiving complete incomplete not_analysed cancelled
+receiving -> receiving complete incomplete not_analysed failed cancelled
 complete -> receiving queued not_analysed cancelled
 queued -> receiving analysed not_analysed failed cancelled
 analysed -> receiving delivered failed cancelled queued not_analysed
