@@ -139,9 +139,9 @@ class Hl7Carrier:
         """A connection; HL7 has no question that every system answers."""
         hl7_send.check(self.destination)
 
-    def store(self, files: Sequence[Path], on_result: Callable[[StoreResult], None]) -> None:
+    def store(self, files: Sequence[Path], on_result: Callable[[StoreResult], None], begin: Begin = always) -> None:
         """ORU^R01."""
-        hl7_send.store(self.destination, files, on_result=on_result)
+        hl7_send.store(self.destination, files, on_result, begin)
 
     def request_commitment(
         self,

@@ -19,7 +19,7 @@ from pydicom.dataset import Dataset
 from dicom_node.association import refused, words
 from dicom_node.audit_events import Asked, Shipment, report
 from dicom_node.audit_message import Node
-from dicom_node.errors import NodeError, NotWanted, PermanentError, TransientError
+from dicom_node.errors import NodeError, PermanentError, TransientError
 from dicom_node.http_session import Answer, Session, WebPeer, refusal, session
 from dicom_node.query import identifier
 from dicom_node.scu import (
@@ -31,6 +31,7 @@ from dicom_node.scu import (
     StoreResult,
     always,
     read_item,
+    withdrawn,
 )
 from pipeline.types import ObjectReference
 
@@ -80,10 +81,7 @@ def store(
     try:
         with session(peer) as opened:
             for path in files:
-                if begin(path):
-                    note(_store_one(opened, peer, path))
-                else:
-                    note(StoreResult(path, "", NotWanted(f"{path} was withdrawn")))
+                note(_store_one(opened, peer, path) if begin(path) else withdrawn(path))
     except (TransientError, PermanentError) as error:
         for path in files[len(results) :]:
             note(StoreResult(path, "", error))

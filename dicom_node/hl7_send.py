@@ -17,7 +17,7 @@ from dicom_node.hl7_message import Incomplete, Message
 from dicom_node.hl7_text import Acknowledgement, NotHl7, acknowledgement
 from dicom_node.malformed import MALFORMED
 from dicom_node.mllp import Connection, describe
-from dicom_node.scu import StoreResult
+from dicom_node.scu import Begin, StoreResult, always, withdrawn
 
 ACCEPTED, REFUSED = frozenset({"AA", "CA"}), frozenset({"AE", "AR", "CE", "CR"})  # table 0008
 _MAY_PASS = frozenset({"206", "207"})  # table 0357: record locked, internal error of the application
@@ -30,7 +30,10 @@ def check(peer: Hl7Destination) -> None:
 
 
 def store(
-    peer: Hl7Destination, files: Sequence[Path], on_result: Callable[[StoreResult], None] | None = None
+    peer: Hl7Destination,
+    files: Sequence[Path],
+    on_result: Callable[[StoreResult], None] | None = None,
+    begin: Begin = always,
 ) -> list[StoreResult]:
     """Send the message of each SR in their order, on one connection.
 
@@ -38,6 +41,7 @@ def store(
         peer: the RIS.
         files: result SRs (PS3.10).
         on_result: called with each result as soon as it is known.
+        begin: called before each message is sent; one that it denies is not, with `NotWanted`.
 
     Returns:
         one result per file, in order; a fault of the connection is that of every file after it too.
@@ -53,7 +57,7 @@ def store(
     try:
         with mllp.connect(peer) as connection:
             for path in files:
-                note(_send(connection, peer, path))
+                note(_send(connection, peer, path) if begin(path) else withdrawn(path))
     except TransientError as error:
         for path in files[len(results) :]:
             note(StoreResult(path, "", error))

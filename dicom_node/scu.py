@@ -75,6 +75,11 @@ def always(path: Path) -> bool:
     return True
 
 
+def withdrawn(path: Path, sop_instance_uid: str = "") -> StoreResult:
+    """Of a file that must not be sent any more."""
+    return StoreResult(path, sop_instance_uid, NotWanted(f"{path} was withdrawn before it was sent"))
+
+
 def echo(peer: Peer, calling_ae: str) -> None:
     """C-ECHO: return when the peer answers with success, raise otherwise."""
     with associate(peer, calling_ae, [build_context(Verification)]) as assoc:
@@ -207,7 +212,7 @@ def _store_one(assoc: Association, peer: Peer, item: Item, message_id: int, begi
     if not accepted & item.contexts:
         return StoreResult(item.path, item.sop_instance, _not_accepted(peer, item))
     if not begin(item.path):
-        return StoreResult(item.path, item.sop_instance, NotWanted(f"{item.path} was withdrawn"))
+        return withdrawn(item.path, item.sop_instance)
     as_it_is = (item.sop_class, item.syntax) in accepted
     try:
         content = item.path if as_it_is else dcmread(item.path)
