@@ -112,6 +112,43 @@ class TurnedAway:
         yield reporter.alert(now, NODE_AUTHENTICATION, self.reason, self.who)
 
 
+@dataclass(frozen=True)
+class LoggedIn:
+    """A person logged in at the status page; with a `failure`, was not let in."""
+
+    person: Node
+    failure: str = ""
+
+    def messages(self, reporter: Reporter, now: datetime) -> Iterator[bytes]:
+        """As `Event`."""
+        yield reporter.authentication(now, self.person, enters=True, failure=self.failure)
+
+
+@dataclass(frozen=True)
+class LoggedOut:
+    """A person logged out."""
+
+    person: Node
+
+    def messages(self, reporter: Reporter, now: datetime) -> Iterator[bytes]:
+        """As `Event`."""
+        yield reporter.authentication(now, self.person, enters=False)
+
+
+@dataclass(frozen=True)
+class Acted:
+    """A person had a series analysed or delivered again, or cancelled; with a `failure`, it was refused."""
+
+    person: Node
+    study: Study
+    action: str
+    failure: str = ""
+
+    def messages(self, reporter: Reporter, now: datetime) -> Iterator[bytes]:
+        """As `Event`."""
+        yield reporter.procedure_updated(now, self.person, self.study, self.action, self.failure)
+
+
 def studies(instances: Iterable[Study]) -> list[Study]:
     """Put together by study, patient and accession number, one of each to a message; others are left out."""
     counts: dict[tuple[str, str, str], dict[str, int]] = {}

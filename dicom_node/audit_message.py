@@ -27,9 +27,13 @@ APPLICATION_ACTIVITY = Code("110100", "DCM", "Application Activity")
 BEGIN_TRANSFERRING = Code("110102", "DCM", "Begin Transferring DICOM Instances")
 INSTANCES_TRANSFERRED = Code("110104", "DCM", "DICOM Instances Transferred")
 QUERY = Code("110112", "DCM", "Query")
+PROCEDURE_RECORD = Code("110111", "DCM", "Procedure Record")
 SECURITY_ALERT = Code("110113", "DCM", "Security Alert")
+USER_AUTHENTICATION = Code("110114", "DCM", "User Authentication")
 APPLICATION_START = Code("110120", "DCM", "Application Start")
 APPLICATION_STOP = Code("110121", "DCM", "Application Stop")
+LOGIN = Code("110122", "DCM", "Login")
+LOGOUT = Code("110123", "DCM", "Logout")
 NODE_AUTHENTICATION = Code("110126", "DCM", "Node Authentication")
 RECORDING_STOPPED = Code("110133", "DCM", "Audit Recording Stopped")
 APPLICATION = Code("110150", "DCM", "Application")
@@ -121,6 +125,26 @@ class Reporter:
         _detail(queried, "TransferSyntax", transfer_syntax)
         return self._document(message)
 
+    def authentication(self, now: datetime, person: Node, *, enters: bool, failure: str = "") -> bytes:
+        """User Authentication (A.5.3.12): somebody logs in at us, or out; with a `failure`, was not let in."""
+        outcome = MINOR_FAILURE if failure else SUCCESS
+        message = _message(USER_AUTHENTICATION, "E", now, outcome, failure, LOGIN if enters else LOGOUT)
+        _participant(message, person, None, requestor=True)
+        _participant(message, self.node, None, requestor=False)
+        return self._finish(message)
+
+    def procedure_updated(self, now: datetime, person: Node, study: Study, action: str, failure: str = "") -> bytes:
+        """Procedure Record (CID 400), U: what becomes of the analysis of a study was changed by somebody."""
+        message = _message(PROCEDURE_RECORD, "U", now, MINOR_FAILURE if failure else SUCCESS, failure)
+        _participant(message, person, None, requestor=True)
+        _participant(message, self.node, None, requestor=False)
+        self._source(message)
+        changed = _object(message, study.uid, STUDY_UID, kind="2", role="3")
+        SubElement(changed, "ParticipantObjectName").text = NOT_RECORDED
+        _detail(changed, "Action", action)
+        _patient(message, study)
+        return self._document(message)
+
     def alert(self, now: datetime, kind: Code, description: str, who: Node | None = None) -> bytes:
         """Security Alert (A.5.3.11), about `who` or about the audit trail itself."""
         message = _message(SECURITY_ALERT, "E", now, SERIOUS_FAILURE, description, kind)
@@ -145,8 +169,7 @@ class Reporter:
             SubElement(description, "Accession", Number=_clean(study.accession_number))
         for sop_class, count in study.instances.items():
             SubElement(description, "SOPClass", UID=sop_class, NumberOfInstances=str(count))
-        patient = _object(message, study.patient_id or NOT_RECORDED, PATIENT_NUMBER, kind="1", role="1")
-        SubElement(patient, "ParticipantObjectName").text = NOT_RECORDED
+        _patient(message, study)
         return self._document(message)
 
     def _finish(self, message: Element) -> bytes:
@@ -211,6 +234,11 @@ def _object(message: Element, identifier: str, meaning: Code, kind: str, role: s
     found = SubElement(message, "ParticipantObjectIdentification", attributes)
     _code(found, "ParticipantObjectIDTypeCode", meaning)
     return found
+
+
+def _patient(message: Element, study: Study) -> None:
+    patient = _object(message, study.patient_id or NOT_RECORDED, PATIENT_NUMBER, kind="1", role="1")
+    SubElement(patient, "ParticipantObjectName").text = NOT_RECORDED
 
 
 def _detail(found: Element, kind: str, value: str) -> None:

@@ -7,8 +7,8 @@ Every change takes `now`, time zone aware: the ledger has no clock.
 
 The rooms: `ledger_reception` (instances make series), `ledger_decisions` (completion, selection), `ledger_jobs`
 (analyses), `ledger_priors` (earlier results of a patient), `ledger_deliveries` (the outbox), `ledger_retention`
-(files that may go), `ledger_retrievals` (what is fetched from archives), `ledger_status` (people). They share
-`ledger_writer`.
+(files that may go), `ledger_retrievals` (what is fetched from archives), `ledger_status` (people),
+`ledger_overview` (the status page). They share `ledger_writer`.
 """
 
 from __future__ import annotations
@@ -17,21 +17,25 @@ from dicom_node.ledger_database import open_engine, require_current, upgrade
 from dicom_node.ledger_decisions import DecisionRoom
 from dicom_node.ledger_deliveries import DeliveryRoom
 from dicom_node.ledger_jobs import JobRoom
+from dicom_node.ledger_overview import OverviewRoom
 from dicom_node.ledger_priors import CurrentCt, PriorRoom, PriorRules
 from dicom_node.ledger_reception import ReceptionRoom
 from dicom_node.ledger_records import (
     Ages,
+    Backlog,
     Choice,
     Delivery,
     Event,
     Filing,
     InstanceRecord,
     JobRecord,
+    Place,
     Purgeable,
     ResultRecord,
     Retrieval,
     SeriesDetails,
     SeriesIdentity,
+    SeriesPage,
     SeriesRecord,
     Verdict,
     Wanted,
@@ -42,6 +46,7 @@ from dicom_node.ledger_status import StatusRoom
 
 __all__ = [
     "Ages",
+    "Backlog",
     "Choice",
     "CurrentCt",
     "Delivery",
@@ -50,12 +55,14 @@ __all__ = [
     "InstanceRecord",
     "JobRecord",
     "Ledger",
+    "Place",
     "PriorRules",
     "Purgeable",
     "ResultRecord",
     "Retrieval",
     "SeriesDetails",
     "SeriesIdentity",
+    "SeriesPage",
     "SeriesRecord",
     "Verdict",
     "Wanted",
@@ -63,7 +70,15 @@ __all__ = [
 
 
 class Ledger(
-    ReceptionRoom, DecisionRoom, JobRoom, PriorRoom, DeliveryRoom, RetentionRoom, RetrievalRoom, StatusRoom
+    ReceptionRoom,
+    DecisionRoom,
+    JobRoom,
+    PriorRoom,
+    DeliveryRoom,
+    RetentionRoom,
+    RetrievalRoom,
+    StatusRoom,
+    OverviewRoom,
 ):
     """The only truth about what was received, what is to be done and what came of it."""
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
-from typing import Any
+from typing import Any, NamedTuple
 
 from dicom_node.states import DeliveryState, InstanceState, JobState, RetrievalState, SeriesState
 from pipeline.types import ResultKind
@@ -93,6 +93,27 @@ class SeriesRecord:
     def study_uid(self) -> str:
         """StudyInstanceUID of the newest header."""
         return self.identity.study_uid
+
+    @property
+    def place(self) -> Place:
+        """Where it stands in the list of all series."""
+        return Place(self.last_instance_at, self.id)
+
+
+class Place(NamedTuple):
+    """Where a series stands in the list of all, newest instance first."""
+
+    at: datetime
+    id: int
+
+
+@dataclass(frozen=True)
+class SeriesPage:
+    """A part of that list, and whether there is more on either side."""
+
+    records: tuple[SeriesRecord, ...]
+    has_newer: bool
+    has_older: bool
 
 
 @dataclass(frozen=True)
@@ -225,6 +246,30 @@ class Delivery:
     asked_at: datetime | None
     committed_at: datetime | None
     transaction_uid: str | None
+
+
+@dataclass(frozen=True)
+class Backlog:
+    """What one destination still lacks: objects by state.
+
+    Attributes:
+        oldest_at: since when the oldest PENDING one waits.
+        next_attempt_at: when the first of them is tried next.
+        last_success_at: when it last committed something.
+        last_error: why the newest of those that have not arrived does not; empty where nothing has gone wrong.
+        last_error_of: whose that one is.
+    """
+
+    destination: str
+    pending: int
+    sent: int
+    failed: int
+    oldest_at: datetime | None
+    next_attempt_at: datetime | None
+    last_success_at: datetime | None
+    last_error: str
+    last_error_at: datetime | None
+    last_error_of: SeriesIdentity | None
 
 
 @dataclass(frozen=True)

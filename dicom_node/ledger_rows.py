@@ -33,11 +33,16 @@ def series_query() -> Select[SeriesRow, int]:
     return select(SeriesRow, INSTANCE_COUNT)
 
 
+def identity_of(row: SeriesRow) -> SeriesIdentity:
+    """Whose a series is."""
+    return SeriesIdentity(**{name: getattr(row, name) for name in SeriesIdentity.__dataclass_fields__})
+
+
 def series_record(row: SeriesRow, instances: int) -> SeriesRecord:
     """One series as it stands."""
     return SeriesRecord(
         id=row.id,
-        identity=SeriesIdentity(**{name: getattr(row, name) for name in SeriesIdentity.__dataclass_fields__}),
+        identity=identity_of(row),
         state=SeriesState(row.state),
         reason=row.reason,
         completeness=row.completeness,

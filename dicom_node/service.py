@@ -18,7 +18,7 @@ import sdnotify
 from dicom_node import certificates, logs
 from dicom_node.config import Config
 from dicom_node.errors import ConfigError, NodeError
-from dicom_node.node import Node
+from dicom_node.node import Node, utc_now
 from dicom_node.web import app
 from dicom_node.web.server import WebServer
 from dicom_node.worker_pool import WorkerPool
@@ -67,7 +67,9 @@ def run(config: Config) -> None:
 
 def _page(config: Config, node: Node) -> WebServer | None:
     """The status page; None where config.toml does not want it."""
-    return WebServer(config.web, lambda: app.build(config, node), node.note) if config.web.enabled else None
+    return (
+        WebServer(config.web, lambda: app.serving(config, node, utc_now), node.note) if config.web.enabled else None
+    )
 
 
 def refuse_faults(config: Config) -> None:

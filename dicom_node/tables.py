@@ -248,6 +248,7 @@ class DeliveryRow(Base):
     __table_args__ = (
         UniqueConstraint("result_id", "destination"),
         Index("ix_delivery_due", "destination", "state", "next_attempt_at"),
+        Index("ix_delivery_committed", "destination", "committed_at"),
     )
 
 

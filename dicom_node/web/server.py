@@ -6,6 +6,7 @@ import logging
 import socket
 import threading
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from ssl import SSLContext
 
 import uvicorn
@@ -25,19 +26,19 @@ class WebServer:
 
     Args:
         section: [web].
-        build: makes the application; called in the thread.
+        application: opens the application and closes what it holds; called in the thread, anew after a failure.
         tell: takes a sentence for the ledger: what is wrong with the page, and that it is served again.
     """
 
     def __init__(
         self,
         section: WebSection,
-        build: Callable[[], ASGIApp],
+        application: Callable[[], AbstractContextManager[ASGIApp]],
         tell: Callable[[str], None],
         retry_s: float = RETRY_S,
     ) -> None:
         self._section = section
-        self._build = build
+        self._application = application
         self._tell = tell
         self._retry_s = retry_s
         self._stopping = threading.Event()
@@ -86,8 +87,8 @@ class WebServer:
             ConfigError: a file of TLS cannot be used.
         """
         context = None if self._section.identity is None else server_context(self._section.identity, None)
-        with _listener(self._section) as listening:
-            server = uvicorn.Server(_settings(self._build(), context))
+        with _listener(self._section) as listening, self._application() as app:
+            server = uvicorn.Server(_settings(app, context))
             with self._lock:
                 self._server = server
                 server.should_exit = self._stopping.is_set()

@@ -3,57 +3,29 @@
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 from starlette.applications import Starlette
+from starlette.middleware import Middleware
 from starlette.routing import Route
 from starlette.testclient import TestClient
 
 from dicom_node import config
 from dicom_node.errors import TransientError
+from dicom_node.health import Watched
 from dicom_node.node import Node
-from dicom_node.web import app, healthz
-from dicom_node.web.shield import known_host
+from dicom_node.web import healthz
+from dicom_node.web.shield import Shield, known_host
 from tests.fixtures.inline import Inline
+from tests.fixtures.page import FakeNode
 
 HERE = "http://127.0.0.1"
 
 
-@dataclass
-class FakeNode:
-    """A node in any state."""
-
-    database: Exception | None = None
-    disk: str = ""
-    listener: str = ""
-    worker: str = ""
-    dead: list[str] = field(default_factory=list)
-    answers: threading.Event | None = None
-
-    def database_fault(self) -> str:
-        if self.answers is not None:
-            self.answers.wait()
-        if self.database is not None:
-            raise self.database
-        return ""
-
-    def disk_fault(self) -> str:
-        return self.disk
-
-    def listener_fault(self) -> str:
-        return self.listener
-
-    def worker_fault(self) -> str:
-        return self.worker
-
-    def dead_threads(self) -> list[str]:
-        return self.dead
-
-
-def client(node: FakeNode) -> TestClient:
-    return TestClient(app.build(config.parse({}), node), base_url=HERE)
+def client(node: Watched) -> TestClient:
+    page = Starlette(routes=[Route("/healthz", healthz.endpoint(node))], middleware=[Middleware(Shield, hosts=[])])
+    return TestClient(page, base_url=HERE)
 
 
 def test_all_is_well() -> None:
@@ -84,27 +56,26 @@ def test_what_is_wrong_is_said_with_503(node: FakeNode, reason: str) -> None:
 
 
 def test_a_database_that_hangs_holds_up_nobody() -> None:
-    node = FakeNode(answers=threading.Event())
+    answers = threading.Event()
+    node = FakeNode(wait=answers.wait)
     page = Starlette(routes=[Route("/healthz", healthz.endpoint(node, answer_s=0.05))])
     with TestClient(page, base_url=HERE) as asking:
         for _ in range(3):
             answer = asking.get("/healthz")
             assert answer.status_code == 503
             assert answer.json()["reasons"] == ["database: has not answered for 0.05 s"]
-        assert node.answers is not None
-        node.answers.set()
+        answers.set()
 
 
 def test_a_running_node_is_well_and_one_that_is_stopped_is_not(tmp_path: Path) -> None:
     settings = config.parse({"node": {"state_dir": str(tmp_path), "port": 0}, "reception": {"min_free_disk_mb": 0}})
     node = Node(settings, executor=Inline)
-    page = TestClient(app.build(settings, node), base_url=HERE)
     node.start()
     try:
-        assert page.get("/healthz").json()["reasons"] == []
+        assert client(node).get("/healthz").json()["reasons"] == []
     finally:
         node.stop()
-    reasons = page.get("/healthz").json()["reasons"]
+    reasons = client(node).get("/healthz").json()["reasons"]
     assert "listener: a port for DICOM is closed" in reasons
     assert "worker: the workers are stopped" in reasons
 

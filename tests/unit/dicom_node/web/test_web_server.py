@@ -6,7 +6,7 @@ import queue
 import re
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 
 import httpx
@@ -19,13 +19,17 @@ from dicom_node.web.server import WebServer
 from tests.fixtures.certificates import Authority
 
 
+def application() -> AbstractContextManager[ASGIApp]:
+    return nullcontext(Starlette())
+
+
 @contextmanager
 def serving(section: WebSection, caplog: pytest.LogCaptureFixture) -> Iterator[str]:
     """Its address."""
     caplog.set_level("INFO")
     told: queue.SimpleQueue[str] = queue.SimpleQueue()
 
-    server = WebServer(section, Starlette, told.put)
+    server = WebServer(section, application, told.put)
     server.start()
     try:
         yield _address(server, caplog)
@@ -65,7 +69,7 @@ def test_a_port_that_is_taken_is_said_once_and_tried_again() -> None:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        server = WebServer(WebSection(port=port), Starlette, told.put, retry_s=0.01)
+        server = WebServer(WebSection(port=port), application, told.put, retry_s=0.01)
         server.start()
         said = told.get(timeout=60)
         assert f"cannot listen on 127.0.0.1 port {port}" in said
@@ -80,7 +84,7 @@ def test_a_port_that_is_taken_is_said_once_and_tried_again() -> None:
 def test_an_application_that_cannot_be_made_ends_nothing() -> None:
     told: queue.SimpleQueue[str] = queue.SimpleQueue()
 
-    def build() -> ASGIApp:
+    def build() -> AbstractContextManager[ASGIApp]:
         raise ValueError("no template")
 
     server = WebServer(WebSection(port=0), build, told.put)

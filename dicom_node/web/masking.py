@@ -1,0 +1,53 @@
+"""Whose series it is, as the page may show it. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from dicom_node.ledger_records import SeriesIdentity
+
+STARS = "***"
+LONG = 6  # of identifiers so long the last two characters are shown: enough to tell two patients apart
+SHORTEST = 3  # shorter values are not looked for in texts: they are parts of words
+
+
+def mask_name(name: str) -> str:
+    """ "Doe^John" → "D*** J***". Initials only of alphabets; one sign of another script may be a whole name."""
+    group = next((group for group in name.split("=") if group.strip("^ ")), "")
+    parts = [part for part in group.replace("^", " ").split() if part]
+    return " ".join(f"{part[0] if part[0].upper() != part[0].lower() else ''}{STARS}" for part in parts[:2])
+
+
+def mask_identifier(value: str) -> str:
+    """Stars, and the last two characters of a long one."""
+    text = value.strip()
+    if not text:
+        return ""
+    return f"{STARS}{text[-2:]}" if len(text) >= LONG else STARS
+
+
+@dataclass(frozen=True)
+class Mask:
+    """How patients are shown; `enabled` as web.mask_names says."""
+
+    enabled: bool
+
+    def name(self, value: str) -> str:
+        """PatientName."""
+        return mask_name(value) if self.enabled else value.replace("^", " ").split("=")[0].strip()
+
+    def identifier(self, value: str) -> str:
+        """PatientID or AccessionNumber."""
+        return mask_identifier(value) if self.enabled else value
+
+    def text(self, value: str, identity: SeriesIdentity) -> str:
+        """A text of somebody else (description, reason) without what tells whose series it is."""
+        if not self.enabled:
+            return value
+        groups = identity.patient_name.split("=")
+        names = [identity.patient_name, *groups, *(part for group in groups for part in group.split("^"))]
+        secrets = {identity.patient_id, identity.accession_number, *names}
+        for secret in sorted(secrets, key=len, reverse=True):
+            if len(secret.strip()) >= SHORTEST:
+                value = value.replace(secret.strip(), STARS)
+        return value
