@@ -13,7 +13,7 @@ from typing import Annotated
 
 import typer
 
-from dicom_node import cli_doctor, cli_exit, cli_models, cli_peers, cli_sources, cli_status, resources
+from dicom_node import cli_doctor, cli_exit, cli_models, cli_peers, cli_sources, cli_status, cli_web, resources
 from dicom_node import config as configuration
 from dicom_node import console as show
 from dicom_node.cli_common import DEFAULT_CONFIG, FAILED, MISUSED, ConfigOption, JsonOption, stdout
@@ -100,6 +100,7 @@ app.command("send-test")(cli_peers.send_test)
 app.command()(cli_doctor.doctor)
 app.command()(cli_sources.pull)
 app.command()(cli_sources.reconcile)
+app.command("web-password")(cli_web.web_password)
 
 
 @app.command()

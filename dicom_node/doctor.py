@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import closing
 from datetime import UTC, datetime
@@ -12,9 +13,10 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from dicom_node import certificates
 from dicom_node.config import Config, WebDestination
-from dicom_node.config_base import read_secret
+from dicom_node.config_base import locate, read_secret
 from dicom_node.errors import ConfigError, NodeError
 from dicom_node.ledger_database import open_engine
+from dicom_node.web.passwords import read_users
 from pipeline import lungs, package
 from pipeline.errors import PipelineError
 
@@ -30,6 +32,7 @@ def file_faults(config: Config) -> list[str]:
         *_state_folder(config.node.state_dir),
         *certificates.faults(config, datetime.now(UTC)),
         *_secrets(config),
+        *_users(config),
         *_model(config),
         *_weights(config),
     ]
@@ -70,6 +73,19 @@ def _weights(config: Config) -> Iterator[str]:
         lungs.check_weights(config.lungs.weights)
     except PipelineError as error:
         yield f"lungs.weights: {error}"
+
+
+def _users(config: Config) -> Iterator[str]:
+    """Who may log in at the status page."""
+    path = config.web.users_file
+    if path is None or not config.web.enabled:
+        return
+    try:
+        read_users(path)
+        if locate(path).stat().st_mode & stat.S_IROTH:
+            yield f"web.users_file: everybody can read {path}: chmod 0640, owner root, group of the service's user"
+    except ConfigError as error:
+        yield f"web.users_file: {error}"
 
 
 def _secrets(config: Config) -> Iterator[str]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import datetime
+from enum import StrEnum
 
 from dicom_node.config import AnyDestination
 from dicom_node.ledger_records import Backlog, SeriesRecord
@@ -65,25 +66,33 @@ def remedy(series: SeriesRecord) -> str:
     return next((text for pattern, text in REMEDIES if re.search(pattern, series.reason)), OTHERWISE)
 
 
-def health(backlog: Backlog, destination: AnyDestination, now: datetime) -> str:
+class Tone(StrEnum):
+    """What a person has to do about it: nothing, wait, or something."""
+
+    GOOD = "good"
+    WAITS = "waits"
+    BAD = "bad"
+
+
+def health(backlog: Backlog, destination: AnyDestination, now: datetime) -> tuple[Tone, str]:
     """How a destination is, in a few words."""
     if backlog.failed:
-        return "refuses objects"
+        return Tone.BAD, "refuses objects"
     window = destination.opening
     if backlog.pending and window is not None and not window.is_open(now):
-        return f"pauses until its window {window}"
+        return Tone.WAITS, "pauses until its window opens"
     if backlog.pending and backlog.last_error:
-        return "does not take objects at present"
+        return Tone.BAD, "does not take objects at present"
     if backlog.pending:
-        return "is being sent to"
+        return Tone.WAITS, "is being sent to"
     if backlog.sent:
-        return "has still to commit"
-    return "has everything" if backlog.last_success_at else "nothing was sent yet"
+        return Tone.WAITS, "has still to commit"
+    return Tone.GOOD, "has everything" if backlog.last_success_at else "nothing was sent yet"
 
 
-def is_bad(words: str) -> bool:
-    """Whether these words of `health` ask for somebody."""
-    return words in {"refuses objects", "does not take objects at present"}
+def most(states: Iterable[SeriesState], counts: Mapping[SeriesState, int]) -> int:
+    """The number of series in the fullest of these states."""
+    return max(counts[state] for state in states)
 
 
 def may_retry(series: SeriesRecord) -> bool:

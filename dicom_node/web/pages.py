@@ -10,7 +10,7 @@ from starlette.responses import Response
 from dicom_node import certificates
 from dicom_node.errors import NotFound
 from dicom_node.health import examine
-from dicom_node.ledger import Place, ResultRecord
+from dicom_node.ledger import Place, ResultRecord, SeriesRecord
 from dicom_node.result_file import PREFIX
 from dicom_node.retention import LOW_DISK, Disk
 from dicom_node.spool import REASON_SUFFIX
@@ -40,8 +40,9 @@ def today(visit: Visit) -> Response:
         came=desk.ledger.states_since(midnight),
         instances=desk.ledger.instances_since(midnight),
         newest=[series for series in newest if series.last_instance_at >= midnight],
-        waiting={state: (counts[state], _some(desk, state)) for state in advice.WAITING if counts[state]},
-        to_do={state: (counts[state], _some(desk, state)) for state in advice.TO_DO if counts[state]},
+        counts=counts,
+        waiting=[series for state in advice.WAITING if counts[state] for series in _some(desk, state)],
+        to_do=[series for state in advice.TO_DO if counts[state] for series in _some(desk, state)],
         attention=_attention(desk, now),
         limit=LISTED,
     )
@@ -100,8 +101,8 @@ def _is_picture(result: ResultRecord) -> bool:
     return result.sop_class_uid == SecondaryCaptureImageStorage
 
 
-def _some(desk: Desk, state: SeriesState) -> list[object]:
-    return list(desk.ledger.page_of_series(state=state, limit=LISTED).records)
+def _some(desk: Desk, state: SeriesState) -> tuple[SeriesRecord, ...]:
+    return desk.ledger.page_of_series(state=state, limit=LISTED).records
 
 
 def _attention(desk: Desk, now: datetime) -> list[str]:

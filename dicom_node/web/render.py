@@ -47,6 +47,11 @@ def span(value: timedelta) -> str:
     return ""
 
 
+def day(date: str) -> str:
+    """A DA value (PS3.5 6.2) as people write it; anything else as it is."""
+    return f"{date[:4]}-{date[4:6]}-{date[6:]}" if re.fullmatch(r"[0-9]{8}", date) else date
+
+
 def code(text: str) -> Markup:
     """Our own words, with `commands` in them shown as such."""
     parts = text.split("`")
@@ -73,7 +78,14 @@ class Renderer:
             lstrip_blocks=True,
         )
         self._environment.filters.update(
-            foreign=foreign, place=place, when=when, span=span, code=code, percent=percent, millilitres=millilitres
+            foreign=foreign,
+            place=place,
+            when=when,
+            span=span,
+            day=day,
+            code=code,
+            percent=percent,
+            millilitres=millilitres,
         )
         self._environment.globals.update(
             advice=advice,

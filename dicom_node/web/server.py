@@ -44,6 +44,7 @@ class WebServer:
         self._stopping = threading.Event()
         self._server: uvicorn.Server | None = None
         self._lock = threading.Lock()
+        self.url = ""  # where it is, since `listening`
         self.listening = threading.Event()  # connections are taken
         self.thread = threading.Thread(target=self._run, name="web", daemon=True)
 
@@ -94,7 +95,8 @@ class WebServer:
                 server.should_exit = self._stopping.is_set()
             host, port = listening.getsockname()[:2]
             scheme = "http" if context is None else "https"
-            LOGGER.info("the status page is at %s://%s:%d/", scheme, f"[{host}]" if ":" in host else host, port)
+            self.url = f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}/"
+            LOGGER.info("the status page is at %s", self.url)
             self.listening.set()
             if after_failure:
                 self._say("the status page is served again")

@@ -35,6 +35,30 @@ def test_application_activity(starts: bool, kind: str) -> None:
     assert source.find("AuditSourceTypeCode").get("csd-code") == "4"
 
 
+@pytest.mark.parametrize(("enters", "kind"), [(True, "110122"), (False, "110123")])
+def test_user_authentication(enters: bool, kind: str) -> None:
+    ada = Node("ada", address="10.0.0.9")
+    message = Message(REPORTER.authentication(NOW, ada, enters=enters))
+    assert (message.id, message.type, message.outcome) == ("110114", kind, "0")
+    person, application = message.root.findall("ActiveParticipant")
+    assert (person.get("UserID"), person.get("UserIsRequestor")) == ("ada", "true")
+    assert (person.get("NetworkAccessPointID"), person.get("NetworkAccessPointTypeCode")) == ("10.0.0.9", "2")
+    assert (application.get("UserID"), application.get("UserIsRequestor")) == ("4711", "false")
+    refused = Message(REPORTER.authentication(NOW, ada, enters=enters, failure="wrong"))
+    assert (refused.outcome, refused.event.findtext("EventOutcomeDescription")) == ("4", "wrong")
+
+
+def test_somebody_changes_what_becomes_of_a_study() -> None:
+    message = Message(REPORTER.procedure_updated(NOW, Node("ada", address="10.0.0.9"), STUDY, "retry"))
+    assert (message.id, message.outcome, message.event.get("EventActionCode")) == ("110111", "0", "U")
+    assert message.root.find("ActiveParticipant").get("UserID") == "ada"
+    (study,) = message.objects("110180")
+    assert (study.get("ParticipantObjectID"), message.detail("Action")) == ("1.2.3", "retry")
+    (patient,) = message.objects("2")
+    assert patient.get("ParticipantObjectID") == "P-1"
+    assert Message(REPORTER.procedure_updated(NOW, CT1, STUDY, "retry", "refused")).outcome == "4"
+
+
 def assert_moved(message: Message) -> None:
     (study,) = message.objects("110180")
     assert (study.get("ParticipantObjectTypeCode"), study.get("ParticipantObjectTypeCodeRole")) == ("2", "3")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import queue
-import re
 import socket
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -32,18 +31,13 @@ def serving(section: WebSection, caplog: pytest.LogCaptureFixture) -> Iterator[s
     server = WebServer(section, application, told.put)
     server.start()
     try:
-        yield _address(server, caplog)
+        assert server.listening.wait(60)
+        assert f"the status page is at {server.url}" in caplog.text
+        yield server.url.rstrip("/")
     finally:
         server.stop()
         assert not server.thread.is_alive()
         assert told.empty()
-
-
-def _address(server: WebServer, caplog: pytest.LogCaptureFixture) -> str:
-    assert server.listening.wait(60)
-    found = re.search(r"the status page is at (\S+)/", caplog.text)
-    assert found is not None
-    return found.group(1)
 
 
 def test_it_answers_until_it_is_stopped(caplog: pytest.LogCaptureFixture) -> None:
