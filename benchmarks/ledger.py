@@ -29,9 +29,12 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine, create_engine, insert, text
 
+from dicom_node import config
 from dicom_node.ledger import Ages, Filing, Ledger, SeriesIdentity
+from dicom_node.metrics import Metrics
 from dicom_node.states import JobState, SeriesState
 from dicom_node.tables import InstanceRow, JobRow, SeriesRow
+from dicom_node.traffic import Traffic
 from tests.fixtures.postgres import BIN, running
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -50,7 +53,7 @@ def main() -> None:
     parser.add_argument("--postgres", action="store_true")
     parser.add_argument("--folder", type=Path, help="for the database file")
     arguments = parser.parse_args()
-    with _database(arguments) as url:
+    with _database(arguments) as url, tempfile.TemporaryDirectory() as state_dir:
         ledger = Ledger(url)
         numbers = count(1)
         print(f"{'file 300 new instances into an empty ledger':44s} {filing_ms(ledger, numbers):9.2f} ms")
@@ -58,7 +61,7 @@ def main() -> None:
         fill(url, arguments.series, arguments.instances)
         rows = arguments.series * arguments.instances
         print(f"{arguments.series} series, {rows} instances filled in {time.perf_counter() - began:.0f} s\n")
-        for name, call in questions(ledger, arguments.series):
+        for name, call in questions(ledger, arguments.series, Path(state_dir)):
             print(f"{name:44s} {median_ms(call):9.2f} ms", flush=True)
         print(f"{'file 300 new instances, one transaction':44s} {filing_ms(ledger, numbers):9.2f} ms")
         print(f"{'`dicomnode status --json`, the whole command':44s} {status_ms(url):9.2f} ms")
@@ -89,7 +92,7 @@ def median_ms(call: Callable[[], Any], times: int = 7) -> float:
     return statistics.median(taken)
 
 
-def questions(ledger: Ledger, series: int) -> Iterator[tuple[str, Callable[[], Any]]]:
+def questions(ledger: Ledger, series: int, state_dir: Path) -> Iterator[tuple[str, Callable[[], Any]]]:
     """What people and the node ask."""
     middle = ledger.series(f"1.2.{series // 2}")
     yield "counts per state", ledger.counts
@@ -106,9 +109,28 @@ def questions(ledger: Ledger, series: int) -> Iterator[tuple[str, Callable[[], A
     yield "receiving (each look of the node)", ledger.receiving
     yield "studies to choose in (each look)", ledger.complete_studies
     yield "due deliveries (each look)", lambda: ledger.due_deliveries("pacs", START)
+    yield "GET /metrics, all of it", metrics(ledger, state_dir).exposition
     nothing, old = Ages(START, START), Ages(START + timedelta(days=1), START + timedelta(days=1))
     yield "nothing to purge (each look)", lambda: ledger.purgeable(nothing, 50)
     yield "the 50 series to purge first", lambda: ledger.purgeable(old, 50)
+
+
+def metrics(ledger: Ledger, state_dir: Path) -> Metrics:
+    """The figures of a node with one destination and one source; the first look reads what has happened."""
+    for name in ("incoming", "quarantine"):
+        (state_dir / name).mkdir()
+    peer = {"name": "pacs", "ae_title": "PACS", "host": "pacs", "port": 104}
+    settings = config.parse({"node": {"state_dir": str(state_dir)}, "destinations": [peer], "sources": [peer]})
+    found = Metrics(settings, ledger, Nobody(), list, lambda: datetime.now(UTC))
+    found.begin()
+    return found
+
+
+class Nobody:
+    """Reception where nobody calls."""
+
+    traffic = Traffic()
+    open_associations = 0
 
 
 def filing_ms(ledger: Ledger, numbers: Iterator[int]) -> float:
@@ -124,9 +146,9 @@ def filing_ms(ledger: Ledger, numbers: Iterator[int]) -> float:
 def status_ms(url: str) -> float:
     """`dicomnode status` in a process of its own."""
     with tempfile.TemporaryDirectory() as folder:
-        config = Path(folder) / "config.toml"
-        config.write_text(f"[node]\nstate_dir = {json.dumps(folder)}\ndatabase = {json.dumps(url)}\n")
-        command = [str(Path(sys.executable).with_name("dicomnode")), "status", "--json", "--config", str(config)]
+        path = Path(folder) / "config.toml"
+        path.write_text(f"[node]\nstate_dir = {json.dumps(folder)}\ndatabase = {json.dumps(url)}\n")
+        command = [str(Path(sys.executable).with_name("dicomnode")), "status", "--json", "--config", str(path)]
         return median_ms(lambda: subprocess.run(command, check=True, stdout=subprocess.DEVNULL), 5)
 
 

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Generic, Protocol, TypeVar
 
+from dicom_node.traffic import NO_PLACE
+
 MAX_IDLE_CONNECTIONS = 64  # without an association, before it or after; the oldest is dropped for the next
 
 
@@ -16,6 +18,7 @@ class Rejection:
     """An A-ASSOCIATE-RJ (PS3.8 table 9-21), and the reason in words for our log.
 
     Attributes:
+        kind: the reason as metrics have it, one of `traffic.REJECTIONS`.
         alarming: somebody is not who he should be; otherwise there is no place for now.
     """
 
@@ -23,6 +26,7 @@ class Rejection:
     source: int
     diagnostic: int
     reason: str
+    kind: str
     alarming: bool = False
 
 
@@ -71,9 +75,10 @@ class Admission(Generic[Connected]):
         with self._lock:
             admitted = [other.host for other, phase in self._phases.items() if phase is Phase.ADMITTED]
             if len(admitted) >= self._max_associations:
-                return Rejection(2, 3, 2, f"{self._max_associations} associations are open already")
+                return Rejection(2, 3, 2, f"{self._max_associations} associations are open already", NO_PLACE)
             if admitted.count(connection.host) >= self._max_per_peer:
-                return Rejection(2, 3, 2, f"{self._max_per_peer} associations from this address are open already")
+                reason = f"{self._max_per_peer} associations from this address are open already"
+                return Rejection(2, 3, 2, reason, NO_PLACE)
             self._phases[connection] = Phase.ADMITTED
         return None
 
@@ -88,6 +93,12 @@ class Admission(Generic[Connected]):
         """It is closed."""
         with self._lock:
             self._phases.pop(connection, None)
+
+    @property
+    def associations(self) -> int:
+        """How many are open."""
+        with self._lock:
+            return sum(phase is Phase.ADMITTED for phase in self._phases.values())
 
     def all(self) -> list[Connected]:
         """Every connection, however far it is."""

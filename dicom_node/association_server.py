@@ -53,6 +53,9 @@ class Service(Protocol):
     def admit(self, called_ae: str, calling_ae: str, certificate: PeerCertificate | None) -> Rejection | None:
         """None where an association may be opened by who has proved to be this."""
 
+    def negotiated(self, rejection: Rejection | None) -> None:
+        """An association was opened, or was rejected."""
+
     def turned_away(self, host: str, calling_ae: str, reason: str) -> None:
         """Somebody was not let in because of who he is or is not; the AE title may not be known."""
 
@@ -145,6 +148,7 @@ class InboundAssociation(Association):
         self.requestor.ae_title = request.calling_ae_title
         rejection = self._storage_server.admit(self, str(request.called_ae_title).strip())
         if rejection is not None:
+            self._storage_server.service.negotiated(rejection)
             LOGGER.warning("%s (%s) rejected: %s", self.name, self.calling_ae, rejection.reason)
             if rejection.alarming:
                 self._storage_server.service.turned_away(self.host, self.calling_ae, rejection.reason)
@@ -152,6 +156,7 @@ class InboundAssociation(Association):
             return
         try:
             self.acse.negotiate_association()
+            self._storage_server.service.negotiated(None)
             LOGGER.info("%s (%s) opened", self.name, self.calling_ae)
         except MALFORMED as error:  # such as a presentation context without transfer syntaxes
             LOGGER.warning("%s asked for an association that makes no sense: %s", self.name, brief(error))

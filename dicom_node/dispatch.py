@@ -97,6 +97,11 @@ class Dispatcher:
             return "the workers are stopped"
         return "no worker process lives" if isinstance(executor, WorkerPool) and not executor.pids else ""
 
+    @property
+    def worker_pids(self) -> list[int]:
+        """Process ids of the workers that live; none where the executor is not our own pool."""
+        return self._executor.pids if isinstance(self._executor, WorkerPool) else []
+
     def stop(self) -> None:
         """End the workers; what they had not finished waits for the next start."""
         if self._executor is not None:

@@ -8,7 +8,7 @@ Every change takes `now`, time zone aware: the ledger has no clock.
 The rooms: `ledger_reception` (instances make series), `ledger_decisions` (completion, selection), `ledger_jobs`
 (analyses), `ledger_priors` (earlier results of a patient), `ledger_deliveries` (the outbox), `ledger_retention`
 (files that may go), `ledger_retrievals` (what is fetched from archives), `ledger_status` (people),
-`ledger_overview` (the status page). They share `ledger_writer`.
+`ledger_overview` (the status page), `ledger_metrics` (monitoring). They share `ledger_writer`.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from dicom_node.ledger_database import open_engine, require_current, upgrade
 from dicom_node.ledger_decisions import DecisionRoom
 from dicom_node.ledger_deliveries import DeliveryRoom
 from dicom_node.ledger_jobs import JobRoom
+from dicom_node.ledger_metrics import MetricsRoom
 from dicom_node.ledger_overview import OverviewRoom
 from dicom_node.ledger_priors import CurrentCt, PriorRoom, PriorRules
 from dicom_node.ledger_reception import ReceptionRoom
@@ -79,6 +80,7 @@ class Ledger(
     RetrievalRoom,
     StatusRoom,
     OverviewRoom,
+    MetricsRoom,
 ):
     """The only truth about what was received, what is to be done and what came of it."""
 

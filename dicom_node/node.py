@@ -17,6 +17,7 @@ from dicom_node.dispatch import Dispatcher
 from dicom_node.errors import NodeError, NotFound
 from dicom_node.ingest import Ingest
 from dicom_node.ledger import Ledger, SeriesDetails
+from dicom_node.metrics import Metrics
 from dicom_node.prior_search import PriorSearch
 from dicom_node.receiver import Receiver
 from dicom_node.result_file import quarantine
@@ -85,6 +86,7 @@ class Node:
         )
         self._prior_search = PriorSearch(config, self._ledger, clock, self._coordinator.wake)
         self._retention = RetentionService(config, self._ledger, self._spool, clock)
+        self._metrics = Metrics(config, self._ledger, self._receiver, lambda: self._dispatcher.worker_pids, clock)
         self._nudger = threading.Thread(target=self._nudge, name="nudge", daemon=True)
         self._stopping = threading.Event()
 
@@ -96,6 +98,7 @@ class Node:
         """
         try:
             self._audit.start()
+            self._metrics.begin()
             port = self._receiver.start()
             self._dispatcher.start()
             self._ingest.start()
@@ -159,6 +162,10 @@ class Node:
     def worker_fault(self) -> str:
         """As `health.Watched`."""
         return self._dispatcher.fault
+
+    def exposition(self) -> bytes:
+        """As `web.metrics.Measured`."""
+        return self._metrics.exposition()
 
     def note(self, text: str) -> None:
         """Leave an event about the node itself."""

@@ -10,6 +10,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from io import BytesIO
 from pathlib import Path
 from ssl import SSLContext
 from typing import cast
@@ -34,6 +35,7 @@ from dicom_node.part10 import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_N
 from dicom_node.spool import Spool
 from dicom_node.supported import supported_contexts
 from dicom_node.tls import PeerCertificate, server_context
+from dicom_node.traffic import CALLED, CALLING, LOW_DISK, NOT_ADMITTED, Traffic
 from dicom_node.upper_layer import InstanceMemory, Patience
 
 LOGGER = logging.getLogger(__name__)
@@ -81,6 +83,10 @@ class Receiver:
         self._on_association_end = on_association_end
         self._lock = threading.Lock()
         self._seconds = seconds
+        self.traffic = Traffic()
+        self._admission: Admission[InboundAssociation] = Admission(
+            config.reception.max_associations, config.reception.max_associations_per_peer
+        )
         self._tallies: dict[InboundAssociation, audit_events.Tally] = {}
         self._series: dict[InboundAssociation, dict[str, float]] = {}  # and when its last instance came
         self._servers: list[StorageServer] = []
@@ -118,9 +124,6 @@ class Receiver:
         ae.maximum_pdu_size = reception.max_pdu_bytes
         ae.maximum_associations = 2**31  # the server counts those that are established, and no others
         contexts = supported_contexts(reception.other_modalities == "ignore", self._on_event_report is not None)
-        admission: Admission[InboundAssociation] = Admission(
-            reception.max_associations, reception.max_associations_per_peer
-        )
         memory = InstanceMemory(reception.max_instance_mb << 20, reception.max_buffer_mb << 20)
         servers: list[StorageServer] = []
         for port, context in ports:
@@ -131,7 +134,7 @@ class Receiver:
                     contexts,
                     service=self,
                     networks=reception.networks,
-                    admission=admission,
+                    admission=self._admission,
                     memory=memory,
                     patience=_patience(self._config),
                     context=context,
@@ -151,6 +154,11 @@ class Receiver:
             server.end_associations()
         self._servers = []
 
+    @property
+    def open_associations(self) -> int:
+        """How many are open at present."""
+        return self._admission.associations
+
     def active_series(self) -> frozenset[str]:
         """SeriesInstanceUIDs of which an association that is still open has sent an instance a short time ago.
 
@@ -166,19 +174,29 @@ class Receiver:
         allowed = self._config.reception.calling_ae_titles
         bound = self._config.tls.peers.get(calling_ae)
         if called_ae != self._config.node.ae_title:
-            return Rejection(1, 1, 7, "called AE title not recognised", alarming=True)
+            return Rejection(1, 1, 7, "called AE title not recognised", CALLED, alarming=True)
         if allowed and calling_ae not in allowed:
-            return Rejection(1, 1, 3, "calling AE title not in reception.calling_ae_titles", alarming=True)
+            return Rejection(1, 1, 3, "calling AE title not in reception.calling_ae_titles", CALLING, alarming=True)
         if bound is not None and (certificate is None or certificate.names.isdisjoint(bound)):
-            return Rejection(1, 1, 3, "not with a certificate that tls.peers has for this AE title", alarming=True)
+            reason = "not with a certificate that tls.peers has for this AE title"
+            return Rejection(1, 1, 3, reason, CALLING, alarming=True)
         try:
             self._spool.require_room()
         except (LowDisk, OSError) as error:
-            return Rejection(2, 3, 2, str(error))
+            return Rejection(2, 3, 2, str(error), LOW_DISK)
         return None
 
+    def negotiated(self, rejection: Rejection | None) -> None:
+        """For metrics."""
+        if rejection is None:
+            self.traffic.opened()
+        else:
+            self.traffic.rejected(rejection.kind)
+
     def turned_away(self, host: str, calling_ae: str, reason: str) -> None:
-        """Somebody is not who he should be."""
+        """Somebody is not who he should be; one without AE title came no further than network or TLS."""
+        if not calling_ae:
+            self.traffic.rejected(NOT_ADMITTED)
         who = Node(calling_ae or host, calling_ae, host)
         audit_events.report(audit_events.TurnedAway(who, reason))
 
@@ -193,7 +211,9 @@ class Receiver:
 
         sender = Sender(assoc.name, assoc.calling_ae, assoc.host)
         sop_class, transfer_syntax = UID(cast(str, context.abstract_syntax)), context.transfer_syntax[0]
+        size_bytes = _size(request)
         answer = self.intake.keep(request, sop_class, transfer_syntax, sender, note)
+        self.traffic.answered(answer.status, size_bytes)
         for instance in seen:
             self._count(assoc, instance, answer)
         return answer
@@ -231,6 +251,11 @@ class Receiver:
             tally.close()
         if self._on_association_end is not None:
             self._on_association_end(frozenset(series))
+
+
+def _size(request: C_STORE) -> int:
+    """Of the encoded data set, bytes; 0 where there is none."""
+    return request.DataSet.getbuffer().nbytes if isinstance(request.DataSet, BytesIO) else 0
 
 
 def _patience(config: Config) -> Patience:

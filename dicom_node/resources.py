@@ -17,3 +17,9 @@ def systemd_folder() -> Path:
     """The folder with the unit, sysusers and tmpfiles."""
     installed = PACKAGE / "data" / "systemd"
     return installed if installed.is_dir() else PACKAGE.parent / "systemd"
+
+
+def monitoring_folder() -> Path:
+    """The folder with alert rules and dashboard."""
+    installed = PACKAGE / "data" / "monitoring"
+    return installed if installed.is_dir() else PACKAGE.parent / "docs" / "monitoring"

@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from contextlib import closing, contextmanager
 from datetime import datetime, timedelta
 from importlib import resources
+from typing import Protocol
 
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
@@ -16,9 +17,10 @@ from starlette.routing import Route
 from dicom_node.config import Config
 from dicom_node.health import Watched
 from dicom_node.ledger import Ledger
-from dicom_node.web import actions, healthz, login, pages
+from dicom_node.web import actions, healthz, login, metrics, pages
 from dicom_node.web.door import Desk, Door, Endpoint
 from dicom_node.web.masking import Mask
+from dicom_node.web.metrics import Measured
 from dicom_node.web.render import Renderer
 from dicom_node.web.sessions import Attempts, Sessions
 from dicom_node.web.shield import Shield
@@ -26,8 +28,12 @@ from dicom_node.web.shield import Shield
 UID = "{uid:str}"
 
 
+class Served(Watched, Measured, Protocol):
+    """The node as the page sees it."""
+
+
 @contextmanager
-def serving(config: Config, node: Watched, clock: Callable[[], datetime]) -> Iterator[Starlette]:
+def serving(config: Config, node: Served, clock: Callable[[], datetime]) -> Iterator[Starlette]:
     """The application of one node, with connections to the ledger of its own: it takes none away from the node.
 
     Raises:
@@ -37,7 +43,7 @@ def serving(config: Config, node: Watched, clock: Callable[[], datetime]) -> Ite
         yield build(config, node, ledger, clock)
 
 
-def build(config: Config, node: Watched, ledger: Ledger, clock: Callable[[], datetime]) -> Starlette:
+def build(config: Config, node: Served, ledger: Ledger, clock: Callable[[], datetime]) -> Starlette:
     """The application of one node."""
     desk = Desk(
         config=config,
@@ -52,6 +58,7 @@ def build(config: Config, node: Watched, ledger: Ledger, clock: Callable[[], dat
     door = Door(desk)
     routes = [
         Route("/healthz", healthz.endpoint(node)),
+        Route("/metrics", metrics.endpoint(node)),
         Route("/", door.look(pages.today)),
         Route("/destinations", door.look(pages.destinations)),
         Route("/series", door.look(pages.series_list)),
