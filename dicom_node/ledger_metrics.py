@@ -21,7 +21,7 @@ ENDED_BADLY = ("failed", "rejected", "not_analysed", "incomplete")  # states who
 
 
 @dataclass(frozen=True)
-class Backlog:
+class Unsent:
     """What one destination has not committed."""
 
     counts: Mapping[DeliveryState, int]
@@ -74,11 +74,11 @@ class MetricsRoom(LedgerRoom):
             found = dict(session.execute(query).all())
         return {state: found.get(state, 0) for state in states}
 
-    def backlogs(self, destinations: Collection[str]) -> dict[str, Backlog]:
+    def unsent(self, destinations: Collection[str]) -> dict[str, Unsent]:
         """By destination, what is not committed there."""
-        unsent = case((DeliveryRow.state != DeliveryState.FAILED, DeliveryRow.first_pending_at), else_=null())
+        since = case((DeliveryRow.state != DeliveryState.FAILED, DeliveryRow.first_pending_at), else_=null())
         query = (
-            select(DeliveryRow.destination, DeliveryRow.state, func.count(), func.min(unsent))
+            select(DeliveryRow.destination, DeliveryRow.state, func.count(), func.min(since))
             .where(DeliveryRow.destination.in_(sorted(destinations)), DeliveryRow.state.in_(UNDELIVERED))
             .group_by(DeliveryRow.destination, DeliveryRow.state)
         )
@@ -89,7 +89,7 @@ class MetricsRoom(LedgerRoom):
             mine = [row for row in rows if row[0] == name]
             counts = {DeliveryState(state): count for _, state, count, _ in mine}
             oldest = min((at for *_, at in mine if at is not None), default=None)
-            result[name] = Backlog({state: counts.get(state, 0) for state in UNDELIVERED}, oldest)
+            result[name] = Unsent({state: counts.get(state, 0) for state in UNDELIVERED}, oldest)
         return result
 
     def retrievals_waiting(self, sources: Collection[str]) -> dict[str, int]:

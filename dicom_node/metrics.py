@@ -166,7 +166,7 @@ class _Node(Collector):
         now = self._clock()
         oldest = self._ledger.oldest_waiting()
         destinations = [destination.name for destination in self._config.destinations]
-        backlogs = self._ledger.backlogs(destinations)
+        backlogs = self._ledger.unsent(destinations)
         yield families.SERIES, _by_one(self._ledger.counts())
         yield families.AGE, {(state,): _age_s(oldest.get(state), now) for state in WAITING}
         yield families.JOBS, _by_one(self._ledger.job_counts())
