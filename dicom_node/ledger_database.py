@@ -6,6 +6,7 @@ transaction. A change may so look at other rows and rely on them until it is com
 
 from __future__ import annotations
 
+import logging
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -30,6 +31,8 @@ from sqlalchemy.orm import Session
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from dicom_node.errors import NodeError, PermanentError, TransientError
+
+log = logging.getLogger(__name__)
 
 WRITER_LOCK = 0x0D1C0D0E  # key of the advisory lock; any number, the same in every release
 BUSY_TIMEOUT_MS = 30_000
@@ -99,20 +102,23 @@ def transaction(engine: Engine, *, write: bool) -> Iterator[Session]:
 
 
 def upgrade(engine: Engine) -> None:
-    """Bring the schema to the newest migration, in one transaction.
+    """Bring the schema to the newest migration, in one transaction. There is no way back but a backup.
 
     Raises:
         NodeError: the database does not answer, or its schema is not one that this software knows.
     """
     config = _alembic()
+    wanted = _head(config)
     try:
         with engine.connect() as connection:
             _begin(connection, write=True)
+            found = MigrationContext.configure(connection).get_current_revision()
+            if found not in (None, wanted):
+                _refuse_unknown(config, found)
+                log.warning("bringing the database from schema %s to %s", found, wanted)
             config.attributes["connection"] = connection
             command.upgrade(config, "head")
             connection.commit()
-    except CommandError as error:
-        raise NodeError(f"the database has a schema that this software does not know: {error}") from error
     except SQLAlchemyError as error:
         raise NodeError(f"the database cannot be opened: {error}") from error
 
@@ -123,15 +129,38 @@ def require_current(engine: Engine) -> None:
     Raises:
         NodeError: it is not, or the database does not answer.
     """
-    wanted = ScriptDirectory.from_config(_alembic()).get_current_head()
+    config = _alembic()
+    wanted = _head(config)
     try:
         with engine.connect() as connection:
             found = MigrationContext.configure(connection).get_current_revision()
     except SQLAlchemyError as error:
         raise NodeError(f"the database cannot be opened: {error}") from error
+    if found is None:
+        raise NodeError(
+            f"the database has no schema yet, this software needs {wanted}: start `dicomnode serve` once"
+        )
     if found != wanted:
-        state = f"schema {found}" if found else "no schema yet"
-        raise NodeError(f"the database has {state}, this software needs {wanted}: start `dicomnode serve` once")
+        _refuse_unknown(config, found)
+        raise NodeError(
+            f"the database has schema {found}, this software needs {wanted}: make a backup, because there is no "
+            "way back, then start `dicomnode serve`, which upgrades it"
+        )
+
+
+def _refuse_unknown(config: Config, found: str | None) -> None:
+    """Raises NodeError where another version of this software has made the schema."""
+    try:
+        ScriptDirectory.from_config(config).get_revision(found or "base")
+    except CommandError as error:
+        raise NodeError(
+            f"the database has schema {found}, which this software does not know (its own is {_head(config)}): a "
+            "newer dicomnode has upgraded it. Install that version again, or restore the backup made before"
+        ) from error
+
+
+def _head(config: Config) -> str | None:
+    return ScriptDirectory.from_config(config).get_current_head()
 
 
 def _alembic() -> Config:
