@@ -1,7 +1,7 @@
 #!/bin/bash
 # What the tests need from Debian 12: a real PACS, DICOM toolkits, validators, PostgreSQL, a browser. Nothing is started.
 set -euo pipefail
-packages="gcc libc6-dev curl dcmtk orthanc orthanc-dicomweb postgresql prometheus systemd strace util-linux
+packages="gcc libc6-dev curl dcmtk orthanc orthanc-dicomweb postgresql prometheus systemd strace util-linux lintian
   libpixelmed-java libxalan2-java libjsonp-java libcommons-codec-java libcommons-compress-java default-jre-headless
   chromium fonts-dejavu-core poppler-utils"
 missing=""
