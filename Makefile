@@ -1,5 +1,5 @@
 # Two commands do all the set-up: `make demo` and `make test`.
-.PHONY: demo test lint bench results wheel clean
+.PHONY: demo test lint bench results wheel deb docs clean
 VENV := .venv/bin
 
 demo:
@@ -31,6 +31,15 @@ results:
 wheel:
 	scripts/setup.sh test
 	$(VENV)/python -m pip wheel --quiet --no-deps -w dist .
+
+deb:
+	scripts/setup.sh test
+	scripts/deb.sh
+
+docs:
+	scripts/setup.sh test
+	$(VENV)/python -m scripts.reference
+	$(VENV)/mkdocs build --quiet --strict
 
 clean:
 	rm -rf .venv .viewer build dist .pytest_cache .mypy_cache .ruff_cache

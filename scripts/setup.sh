@@ -24,7 +24,9 @@ fi
 
 stamp=.venv/installed-$what
 wanted=$(cat pyproject.toml constraints.txt | sha256sum)
-if [ "$(cat "$stamp" 2>/dev/null || true)" = "$wanted" ]; then exit 0; fi
+for done in "$stamp" .venv/installed-test; do  # what tests need includes what running needs
+  if [ "$(cat "$done" 2>/dev/null || true)" = "$wanted" ]; then exit 0; fi
+done
 
 [ -x .venv/bin/python ] || "$python" -m venv .venv
 # torch first and by constraint: left to itself pip may choose a build that brings gigabytes of CUDA packages.

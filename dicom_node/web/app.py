@@ -70,8 +70,7 @@ def build(config: Config, node: Served, ledger: Ledger, clock: Callable[[], date
         Route("/login", door.enter(login.form), methods=["GET"]),
         Route("/login", door.enter(login.submit), methods=["POST"]),
         Route("/logout", door.act(login.leave), methods=["POST"]),
-        Route("/page.css", _file("page.css", "text/css")),
-        Route("/icon.svg", _file("icon.svg", "image/svg+xml")),
+        Route("/page.css", _style_sheet()),
     ]
     nowhere = door.enter(lambda visit: visit.message(404, "Not here", "There is no such page."))
     return Starlette(
@@ -81,13 +80,13 @@ def build(config: Config, node: Served, ledger: Ledger, clock: Callable[[], date
     )
 
 
-def _file(name: str, media_type: str) -> Endpoint:
-    content = resources.files("dicom_node.web").joinpath(name).read_bytes()
+def _style_sheet() -> Endpoint:
+    content = resources.files("dicom_node.web").joinpath("page.css").read_bytes()
 
-    async def file(_request: Request) -> Response:
-        return Response(content, media_type=media_type)
+    async def style_sheet(_request: Request) -> Response:
+        return Response(content, media_type="text/css")
 
-    return file
+    return style_sheet
 
 
 def _as_handler(endpoint: Endpoint) -> Callable[[Request, Exception], Awaitable[Response]]:
