@@ -184,7 +184,8 @@ def test_commands_within_the_text_are_understood(
         (tmp_path / name).mkdir()
     (tmp_path / "FILE").touch()
     text = re.sub(r"\{\{ *\$labels\.state *\}\}", "failed", shown.text)  # templates of Prometheus
-    text = re.sub(r"\{\{.*?\}\}", "pacs", text).replace("FILE...", "FILE").replace("/data/ct", "ct").replace("image.dcm", "FILE")
+    text = re.sub(r"\{\{.*?\}\}", "pacs", text)
+    text = text.replace("FILE...", "FILE").replace("/data/ct", "ct").replace("image.dcm", "FILE")
     if re.fullmatch(r"dicomnode(-train)? [\w-]+( [a-z-]+)*", text):
         return named(text)
     return understood(Shown(shown.page, shown.line, text))
