@@ -64,7 +64,7 @@ def _private(value: str, meaning: str) -> Code:
     return Code(value, PRIVATE_SCHEME, meaning)
 
 
-SEVERITY_SCORE = _private("SEVERITY", "Severity score: infected / lung volume")
+SEVERITY_SCORE = _private("SEVERITY", "Severity score: opaque / lung volume")
 CONSOLIDATION_SCORE = _private("CONSOLIDATION", "Consolidation score: consolidated / lung volume")
 GGO_SCORE = _private("GGO", "Ground glass score: ground glass / lung volume")
 LUNG_VOLUME = _private("LUNG_VOLUME", "Volume of the lung")
@@ -85,6 +85,7 @@ MODEL = _private("MODEL", "Model package")
 LUNG_METHOD = _private("LUNG_METHOD", "Method of lung segmentation")
 COMPLETENESS = _private("COMPLETENESS", "How the series was shown to be complete")
 REVISION = _private("REVISION", "Revision of the result")
+ACCURACY = _private("ACCURACY", "Agreement with an expert")
 KERNEL = _private("KERNEL", "Convolution kernel of the source")
 RESAMPLING = _private("RESAMPLING", "Rule by which slices were resampled")
 PRIOR_SEARCH = _private("PRIOR_SEARCH", "Where earlier results were looked for")
@@ -133,6 +134,7 @@ _VOCABULARY: Mapping[str, tuple[Code, ...]] = {
         LUNG_METHOD,
         COMPLETENESS,
         REVISION,
+        ACCURACY,
         KERNEL,
         RESAMPLING,
         PRIOR_SEARCH,

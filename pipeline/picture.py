@@ -15,7 +15,7 @@ from highdicom.sr import CodedConcept
 from PIL import Image
 from pydicom.dataset import Dataset
 
-from pipeline import RESEARCH_USE_ONLY, SOFTWARE_NAME, __version__, codes, header, keyslices, provenance
+from pipeline import RESEARCH_USE_ONLY, SOFTWARE_NAME, __version__, accuracy, codes, header, keyslices, provenance
 from pipeline.header import SourceHeader, series_number
 from pipeline.picture_canvas import AMBER, BACKGROUND, MUTED, TEXT, Box, Canvas, wrap
 from pipeline.picture_figures import draw_bars, draw_headline, draw_legend, draw_table, draw_warnings
@@ -135,6 +135,7 @@ def _draw_origin(canvas: Canvas, analysis: Analysis, context: ResultContext) -> 
         "Model": f"{model.name} {model.version}, digest {model.digest[:12]}",
         "Lungs": analysis.lungs.method,
         "Software": f"{SOFTWARE_NAME} {__version__}",
+        "Accuracy": analysis.accuracy or accuracy.UNKNOWN,
         "Series complete": context.completeness,
         "Earlier results": context.priors.search if context.priors else NOT_LOOKED_FOR,
     }

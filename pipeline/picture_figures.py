@@ -31,7 +31,7 @@ def draw_headline(canvas: Canvas, box: Box, analysis: Analysis) -> None:
         ["No opacity was segmented"]
         if not both.infection_volume_ml
         else [
-            f"class {analysis.scores.severity_class}",
+            f"severity class {analysis.scores.severity_class}",
             f"{millilitres(both.infection_volume_ml)} of {millilitres(both.lung_volume_ml)} ml lung opaque",
             f"{millilitres(both.consolidation_volume_ml)} ml consolidated",
         ]
@@ -72,14 +72,14 @@ def _bar(canvas: Canvas, box: Box, parts: Mapping[Rgb, float], end: float) -> No
 def draw_legend(canvas: Canvas, box: Box) -> None:
     """What the colours mean."""
     entries: tuple[tuple[Rgb, str], ...] = (
-        (INFECTION_RGB, "opacity (bars: ground glass)"),
-        (CONSOLIDATION_RGB, "consolidation"),
+        (INFECTION_RGB, "opacity: solid (bars: ground glass)"),
+        (CONSOLIDATION_RGB, "consolidation: dashed"),
     )
     left = box.left
     for colour, words in entries:
         canvas.draw.rectangle((left, box.top + 2, left + 16, box.top + 14), fill=colour)
         canvas.text((left + 24, box.top + 9), words, 15, MUTED, anchor="lm")
-        left += 250
+        left += 282
 
 
 def draw_table(canvas: Canvas, box: Box, analysis: Analysis) -> None:

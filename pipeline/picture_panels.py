@@ -8,18 +8,17 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
-from scipy import ndimage
 
 from pipeline import keyslices
 from pipeline.notation import percent
 from pipeline.picture_canvas import MUTED, PANEL, TEXT, Box, Canvas
+from pipeline.picture_outlines import DASHED, draw_outline
 from pipeline.subjects import DESCRIPTIONS, Subject
 from pipeline.types import Analysis, MaskArray
 
 WINDOW_CENTRE_HU, WINDOW_WIDTH_HU = -600.0, 1500.0
 MARGIN_MM = 14.0
 FULL_BURDEN_MM = 60.0  # depth of opacity along the view that is drawn at full strength
-OUTLINE_PX = {Subject.INFECTION: 1, Subject.CONSOLIDATION: 2}
 
 Picture = npt.NDArray[np.uint8]
 
@@ -62,28 +61,18 @@ def draw_slice(canvas: Canvas, box: Box, analysis: Analysis, cut: Cut, index: in
     size = (picture_box.width, picture_box.height)
     hu = cut.of(analysis.volume.hu[index]).astype(np.float32)
     grey = np.clip((hu - WINDOW_CENTRE_HU) / WINDOW_WIDTH_HU + 0.5, 0, 1) * 255
-    shown = np.asarray(Image.fromarray(grey.astype(np.uint8)).resize(size, Image.Resampling.BICUBIC))
-    picture = np.repeat(shown[..., None], 3, axis=2)
+    picture = Image.fromarray(grey.astype(np.uint8)).resize(size, Image.Resampling.BICUBIC).convert("RGB")
     lesions = analysis.lesions
     for subject, mask in (
         (Subject.INFECTION, lesions.infection),
         (Subject.CONSOLIDATION, lesions.consolidation),
     ):
-        _outline(picture, cut.of(mask[index]), OUTLINE_PX[subject], DESCRIPTIONS[subject].rgb)
-    canvas.image.paste(Image.fromarray(picture), (picture_box.left, picture_box.top))
+        draw_outline(picture, cut.of(mask[index]), DESCRIPTIONS[subject].rgb, dashed=subject in DASHED)
+    canvas.image.paste(picture, (picture_box.left, picture_box.top))
     _sides(canvas, picture_box)
     canvas.text((box.left + 12, box.bottom - 10), f"{number}", 17, TEXT, weight="bold")
     canvas.text((box.left + 32, box.bottom - 10), _slice_name(analysis, index), 16, MUTED)
     canvas.text((box.right - 12, box.bottom - 10), _slice_burden(analysis, index), 16, MUTED, anchor="rs")
-
-
-def _outline(picture: Picture, mask: MaskArray, thickness: int, rgb: tuple[int, int, int]) -> None:
-    """Draw the inner edge of a mask, smoothed to the picture's resolution."""
-    height, width = picture.shape[:2]
-    enlarged = Image.fromarray(mask.astype(np.uint8) * 255).resize((width, height), Image.Resampling.BILINEAR)
-    inside = np.asarray(enlarged) >= 128
-    edge = inside & ~ndimage.binary_erosion(inside, iterations=thickness)
-    picture[edge] = rgb
 
 
 def _sides(canvas: Canvas, box: Box) -> None:

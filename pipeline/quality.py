@@ -197,7 +197,7 @@ def _raised_density(volume: CtVolume, lungs: LungMask, lesions: LesionMasks, sco
     mean = total / voxels if voxels else 0.0
     if not voxels or mean <= RAISED_HU:
         return None
-    text = f"Mean density of lung without infection is raised ({mean:.0f} HU) though little infection was found:"
+    text = f"Mean density of lung without opacity is raised ({mean:.0f} HU) though little opacity was found:"
     return Flag("raised-density", f"{text} diffuse ground glass may be missed, or it is expiration.")
 
 

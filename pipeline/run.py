@@ -25,6 +25,7 @@ from pydicom.uid import CTImageStorage
 
 from pipeline import (
     __version__,
+    accuracy,
     checks,
     lung_network,
     lungs,
@@ -130,6 +131,7 @@ def analyse(files: Sequence[Path], settings: PipelineSettings) -> Analysis:
         model=model.identity,
         source_digest=volume.source_digest(files),
         resampling=model.manifest.preprocessing.rule(ct.spacing_mm[0]),
+        accuracy=accuracy.sentence(model.manifest.metrics),
     )
 
 

@@ -141,6 +141,8 @@ def _statements(analysis: Analysis, context: ResultContext, source: SourceHeader
     yield text(codes.PRIOR_SEARCH, context.priors.search if context.priors else priors.NOT_LOOKED_FOR)
     yield text(codes.COMPLETENESS, context.completeness)
     yield text(codes.REVISION, str(context.revision))
+    if analysis.accuracy:
+        yield text(codes.ACCURACY, analysis.accuracy)
     for note in source.notes:
         yield text(codes.HEADER_NOTE, note)
 

@@ -43,9 +43,9 @@ _ABNORMAL, _ANATOMY = codes.MORPHOLOGICALLY_ABNORMAL, codes.ANATOMICAL_STRUCTURE
 DESCRIPTIONS: Mapping[Subject, Description] = {
     Subject.LUNGS: Description(_ANATOMY, codes.LUNG, (0, 158, 115)),
     Subject.RIGHT_LUNG: Description(_ANATOMY, codes.LUNG, (0, 158, 115), codes.RIGHT, Region.RIGHT),
-    Subject.LEFT_LUNG: Description(_ANATOMY, codes.LUNG, (204, 121, 167), codes.LEFT, Region.LEFT),
+    Subject.LEFT_LUNG: Description(_ANATOMY, codes.LUNG, (240, 228, 66), codes.LEFT, Region.LEFT),
     Subject.INFECTION: Description(_ABNORMAL, codes.OPACITY, (86, 180, 233)),
-    Subject.CONSOLIDATION: Description(_ABNORMAL, codes.CONSOLIDATION, (230, 159, 0)),
+    Subject.CONSOLIDATION: Description(_ABNORMAL, codes.CONSOLIDATION, (213, 94, 0)),
     Subject.GGO: Description(_ABNORMAL, codes.GROUND_GLASS_OPACITY, (86, 180, 233)),
 }
 

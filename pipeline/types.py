@@ -123,7 +123,7 @@ class LesionMasks:
             bool((solid > infected).any())
             for solid, infected in zip(self.consolidation, self.infection, strict=True)
         ):
-            raise ValueError("consolidation outside infection")
+            raise ValueError("consolidation outside opacity")
 
     @property
     def ggo(self) -> MaskArray:
@@ -197,6 +197,7 @@ class Analysis:
     model: ModelIdentity
     source_digest: str  # SHA-256 (hex) over the sorted hashes of the source files
     resampling: str = ""  # the package's rule along z, and whether it applied
+    accuracy: str = ""  # a sentence: how far the figures lie from an expert's
 
 
 @dataclass(frozen=True)

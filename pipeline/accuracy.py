@@ -1,0 +1,31 @@
+"""How far the figures of a model lie from an expert's, in plain words, from what its manifest says was measured.
+
+Only figures of unseen CTs count; those of data that the model was trained on are not told to a reader. All names
+are optional: `heldout_severity_limit_low`, `…_high` (Bland and Altman's limits of agreement of the severity score,
+pipeline minus expert, fractions of 1), `heldout_infection_dice_case_mean`, `heldout_cases`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from pipeline.notation import points
+
+UNKNOWN = "How far the figures lie from an expert's is not known: the model was not measured on unseen CTs."
+
+
+def sentence(metrics: Mapping[str, float]) -> str:
+    """ASCII, for SR and picture."""
+    cases = metrics.get("heldout_cases")
+    unseen = f"On {cases:.0f} unseen CTs" if cases else "On unseen CTs"
+    low, high = metrics.get("heldout_severity_limit_low"), metrics.get("heldout_severity_limit_high")
+    overlap = metrics.get("heldout_infection_dice_case_mean")
+    told = []
+    if low is not None and high is not None:
+        told.append(
+            f"{unseen} the severity score lay between {points(low)} and {points(high)} percentage points of an "
+            "expert's, in 95 of 100."
+        )
+    if overlap is not None:
+        told.append(f"{unseen} the outlines overlapped an expert's by {overlap:.2f} (mean Dice; 1 is the same).")
+    return " ".join(told) or UNKNOWN

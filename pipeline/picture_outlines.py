@@ -1,0 +1,51 @@
+"""Outlines of findings on a slice of the picture: thin, with a dark edge, told apart in colour and in grey.
+
+Opacity has a solid line, consolidation a dashed one, and their colours differ in luminance, so that colour-blind
+readers and greyscale prints keep them apart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import accumulate
+
+import numpy as np
+import numpy.typing as npt
+from contourpy import contour_generator
+from PIL import Image, ImageDraw
+
+from pipeline.picture_canvas import BACKGROUND, Rgb
+from pipeline.subjects import Subject
+from pipeline.types import MaskArray
+
+WIDTH_PX, EDGE_PX = 1, 3
+DASH_PX, GAP_PX = 7.0, 4.0
+DASHED = frozenset({Subject.CONSOLIDATION})
+
+Line = npt.NDArray[np.float64]
+
+
+def lines(mask: MaskArray, size: tuple[int, int]) -> list[Line]:
+    """The closed borders of a mask, holes too, as (x, y) points on a picture of `size` (width, height)."""
+    enlarged = Image.fromarray(mask.astype(np.uint8) * 255).resize(size, Image.Resampling.BILINEAR)
+    padded = np.pad(np.asarray(enlarged, np.float32), 1)
+    return [np.asarray(line, np.float64) - 1.0 for line in contour_generator(z=padded).lines(127.5)]
+
+
+def draw_outline(picture: Image.Image, mask: MaskArray, rgb: Rgb, dashed: bool) -> None:
+    """Draw the border of a mask that covers the whole picture."""
+    draw = ImageDraw.Draw(picture)
+    found = lines(mask, picture.size)
+    strokes = [stroke for line in found for stroke in (dashes(line) if dashed else [line])]
+    for colour, width in ((BACKGROUND, EDGE_PX), (rgb, WIDTH_PX)):
+        for stroke in strokes:
+            draw.line([tuple(point) for point in stroke], fill=colour, width=width, joint="curve")
+
+
+def dashes(line: Line) -> Iterator[Line]:
+    """Pieces of a line, `DASH_PX` long and `GAP_PX` apart."""
+    along = np.array([0.0, *accumulate(np.hypot(*np.diff(line, axis=0).T))])
+    for start in np.arange(0.0, along[-1], DASH_PX + GAP_PX):
+        end = min(start + DASH_PX, along[-1])
+        at = np.concatenate([[start], along[(along > start) & (along < end)], [end]])
+        yield np.stack([np.interp(at, along, line[:, axis]) for axis in (0, 1)], axis=1)
