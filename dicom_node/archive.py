@@ -39,9 +39,11 @@ from pynetdicom.sop_class import (  # type: ignore[attr-defined]  # made at impo
     Comprehensive3DSRStorage,
     ComprehensiveSRStorage,
     CTImageStorage,
+    EncapsulatedPDFStorage,
     EnhancedSRStorage,
     KeyObjectSelectionDocumentStorage,
     LabelMapSegmentationStorage,
+    MultiFrameTrueColorSecondaryCaptureImageStorage,
     SecondaryCaptureImageStorage,
     SegmentationStorage,
     StorageCommitmentPushModel,
@@ -64,6 +66,8 @@ STORAGE_CLASSES = (
     ComprehensiveSRStorage,
     EnhancedSRStorage,
     SecondaryCaptureImageStorage,
+    MultiFrameTrueColorSecondaryCaptureImageStorage,
+    EncapsulatedPDFStorage,
     KeyObjectSelectionDocumentStorage,
 )
 TRANSFER_SYNTAXES = (

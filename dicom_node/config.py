@@ -165,6 +165,8 @@ class ProfileSection(Section):
     empty_frames: bool = False
     key_slices: bool = False
     picture: bool = True
+    slice_pictures: bool = False
+    pdf: bool = False
     rejection_note: bool = False
 
 

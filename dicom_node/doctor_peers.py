@@ -158,8 +158,14 @@ def _contexts(check: str, config: Config, peer: Destination) -> Iterator[Finding
 
 
 def _without(made: dict[ResultKind, UID], uid: UID) -> str:
-    if made.get(ResultKind.PICTURE) == uid:
-        return "picture = false"
+    switches = {
+        ResultKind.PICTURE: "picture",
+        ResultKind.SLICES: "slice_pictures",
+        ResultKind.DOCUMENT: "pdf",
+    }
+    for kind, switch in switches.items():
+        if made.get(kind) == uid:
+            return f"{switch} = false"
     return (
         'seg = "NONE", or the other kind of seg,' if made.get(ResultKind.LESIONS) == uid else "another destination"
     )

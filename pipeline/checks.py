@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 from pydicom.dataset import Dataset
-from pydicom.uid import UID
+from pydicom.uid import UID, MultiFrameTrueColorSecondaryCaptureImageStorage
 
 from pipeline import codes, rejection
 from pipeline.checks_priors import prior_complaints
@@ -69,7 +69,11 @@ def complaints(
     elif ds.Modality == "KO":
         yield from rejection.complaints(ds, superseded)
     else:
-        yield from _picture_complaints(ds, shows_dates=bool(priors and priors.results))
+        is_page = ds.SOPClassUID != MultiFrameTrueColorSecondaryCaptureImageStorage
+        shows_dates = is_page and bool(priors and priors.results)
+        yield from (_document_complaints if ds.Modality == "DOC" else _picture_complaints)(ds)
+        if ds.get("BurnedInAnnotation") != ("YES" if shows_dates else "NO"):
+            yield "BurnedInAnnotation does not say whether the page shows dates"
 
 
 def _common_complaints(ds: Dataset, source: Dataset) -> Iterator[str]:
@@ -153,9 +157,17 @@ def _voxels(ds: Dataset) -> dict[int, int]:
     return counted
 
 
-def _picture_complaints(ds: Dataset, shows_dates: bool) -> Iterator[str]:
-    if len(ds.PixelData) != ds.Rows * ds.Columns * 3 + (ds.Rows * ds.Columns * 3) % 2:
+def _picture_complaints(ds: Dataset) -> Iterator[str]:
+    length = int(ds.get("NumberOfFrames", 1)) * ds.Rows * ds.Columns * 3
+    if len(ds.PixelData) != length + length % 2:
         yield "the pixels do not fill the page"
-    burned_in = "YES" if shows_dates else "NO"
-    if ds.get("BurnedInAnnotation") != burned_in or not ds.get("PatientOrientation"):
-        yield "orientation or BurnedInAnnotation is not stated"
+    if not ds.get("PatientOrientation"):
+        yield "the orientation is not stated"
+
+
+def _document_complaints(ds: Dataset) -> Iterator[str]:
+    length, content = int(ds.get("EncapsulatedDocumentLength", 0)), bytes(ds.EncapsulatedDocument)
+    if not content.startswith(b"%PDF-") or not content[:length].rstrip().endswith(b"%%EOF"):
+        yield "the document is not a whole PDF"
+    if len(content) != length + length % 2:
+        yield f"EncapsulatedDocumentLength is {length} for {len(content)} bytes"

@@ -50,13 +50,23 @@ def build(analysis: Analysis, context: ResultContext) -> Dataset | None:
     )
     built.copy_patient_and_study_information(source.ds)
     ds = provenance.finish(built, analysis, context, source)
-    shown = [keyslices.source_index(analysis, index) for index in keyslices.shown_slices(analysis)]
-    _describe(ds, source, [analysis.volume.headers[place] for place in shown])
-    ds.BurnedInAnnotation = "YES" if context.priors and context.priors.results else "NO"
+    describe(ds, source, shown_headers(analysis))
+    ds.BurnedInAnnotation = "YES" if shows_dates(context) else "NO"
     return ds
 
 
-def _describe(ds: Dataset, source: SourceHeader, shown: Sequence[Dataset]) -> None:
+def shows_dates(context: ResultContext) -> bool:
+    """Whether the page has a trend panel."""
+    return context.priors is not None and context.priors.latest is not None
+
+
+def shown_headers(analysis: Analysis) -> list[Dataset]:
+    """The source headers of the slices on the page, caudal to cranial."""
+    shown = keyslices.shown_slices(analysis)
+    return [analysis.volume.headers[keyslices.source_index(analysis, index)] for index in shown]
+
+
+def describe(ds: Dataset, source: SourceHeader, shown: Sequence[Dataset]) -> None:
     """General Image and SC Equipment attributes (PS3.3 C.7.6.1, C.8.6.1) that highdicom does not set so."""
     ds.DateOfSecondaryCapture, ds.TimeOfSecondaryCapture = ds.ContentDate, ds.ContentTime
     ds.ConversionType = "SYN"
@@ -68,10 +78,11 @@ def _describe(ds: Dataset, source: SourceHeader, shown: Sequence[Dataset]) -> No
         for keyword in ("LossyImageCompressionRatio", "LossyImageCompressionMethod"):
             if keyword in source.ds:
                 ds.add(source.ds[keyword])
-    ds.SourceImageSequence = [_source_image(image) for image in shown]
+    ds.SourceImageSequence = [source_image(image) for image in shown]
 
 
-def _source_image(image: Dataset) -> Dataset:
+def source_image(image: Dataset) -> Dataset:
+    """An item that names a source slice, for SourceImageSequence and SourceInstanceSequence."""
     item = Dataset()
     item.ReferencedSOPClassUID = image.SOPClassUID
     item.ReferencedSOPInstanceUID = image.SOPInstanceUID
@@ -80,12 +91,14 @@ def _source_image(image: Dataset) -> Dataset:
 
 
 def render(analysis: Analysis, context: ResultContext) -> Image.Image:
-    """The page, RGB, 1600 × 1000, longer where there are priors.
+    """The page, RGB, 1600 × 1000, longer where there are priors."""
+    return draw(analysis, context).image
 
-    Slices are numbered from the head down, also in the view from the front.
-    """
-    shows_trend = context.priors is not None and context.priors.latest is not None
-    canvas = Canvas(Image.new("RGB", (WIDTH, _TREND.bottom + 24 if shows_trend else HEIGHT), BACKGROUND))
+
+def draw(analysis: Analysis, context: ResultContext) -> Canvas:
+    """The page with its words. Slices are numbered from the head down, also in the view from the front."""
+    height = _TREND.bottom + 24 if shows_dates(context) else HEIGHT
+    canvas = Canvas(Image.new("RGB", (WIDTH, height), BACKGROUND))
     shown = keyslices.shown_slices(analysis)[::-1]
     numbers = {index: number for number, index in enumerate(shown, start=1)}
     cut = cut_to_lungs(analysis)
@@ -95,9 +108,9 @@ def render(analysis: Analysis, context: ResultContext) -> Image.Image:
     _draw_figures(canvas, analysis, numbers)
     _draw_origin(canvas, analysis, context)
     _draw_title(canvas, analysis, context)
-    if context.priors is not None and shows_trend:
+    if context.priors is not None and shows_dates(context):
         draw_trend(canvas, _TREND, analysis, context.priors)
-    return canvas.image
+    return canvas
 
 
 def _draw_figures(canvas: Canvas, analysis: Analysis, numbers: dict[int, int]) -> None:

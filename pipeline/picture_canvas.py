@@ -61,11 +61,21 @@ def font(size: int) -> ImageFont.FreeTypeFont:
 
 
 @dataclass(frozen=True)
+class Word:
+    """A line of text and the place that it takes; `size` in pixels."""
+
+    text: str
+    size: int
+    box: Box
+
+
+@dataclass(frozen=True)
 class Canvas:
-    """An RGB image and what is drawn on it."""
+    """An RGB image, and every line of text that was written on it."""
 
     image: Image.Image
     draw: ImageDraw.ImageDraw = field(init=False)
+    words: list[Word] = field(default_factory=list, init=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "draw", ImageDraw.Draw(self.image))
@@ -85,6 +95,8 @@ class Canvas:
             size -= 1
         stroke = 0.5 if weight == "bold" else 0
         self.draw.text(at, text, fill=colour, font=font(size), anchor=anchor, stroke_width=stroke)
+        left, top, right, bottom = self.draw.textbbox(at, text, font=font(size), anchor=anchor)
+        self.words.append(Word(text, size, Box(int(left), int(top), int(right), int(bottom))))
 
     def mark(self, at: tuple[int, int], letter: str, anchor: str) -> None:
         """A side mark that is read on light and on dark ground."""

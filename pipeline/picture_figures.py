@@ -69,17 +69,17 @@ def _bar(canvas: Canvas, box: Box, parts: Mapping[Rgb, float], end: float) -> No
         left = right
 
 
-def draw_legend(canvas: Canvas, box: Box) -> None:
-    """What the colours mean."""
+def draw_legend(canvas: Canvas, box: Box, has_bars: bool = True) -> None:
+    """What the colours mean, on the outlines and, where there are any, in the bars."""
     entries: tuple[tuple[Rgb, str], ...] = (
-        (INFECTION_RGB, "opacity: solid (bars: ground glass)"),
+        (INFECTION_RGB, f"opacity: solid{' (bars: ground glass)' if has_bars else ''}"),
         (CONSOLIDATION_RGB, "consolidation: dashed"),
     )
     left = box.left
     for colour, words in entries:
         canvas.draw.rectangle((left, box.top + 2, left + 16, box.top + 14), fill=colour)
         canvas.text((left + 24, box.top + 9), words, 15, MUTED, anchor="lm")
-        left += 282
+        left += 264
 
 
 def draw_table(canvas: Canvas, box: Box, analysis: Analysis) -> None:

@@ -18,7 +18,8 @@ from pipeline.picture_canvas import BACKGROUND, Rgb
 from pipeline.subjects import Subject
 from pipeline.types import MaskArray
 
-WIDTH_PX, EDGE_PX = 1, 3
+FINE_PX = 600  # a narrower picture has a line of one pixel, a wider one of two
+EDGE_PX = 1  # dark, on both sides
 DASH_PX, GAP_PX = 7.0, 4.0
 DASHED = frozenset({Subject.CONSOLIDATION})
 
@@ -35,11 +36,12 @@ def lines(mask: MaskArray, size: tuple[int, int]) -> list[Line]:
 def draw_outline(picture: Image.Image, mask: MaskArray, rgb: Rgb, dashed: bool) -> None:
     """Draw the border of a mask that covers the whole picture."""
     draw = ImageDraw.Draw(picture)
+    width = 1 if picture.width < FINE_PX else 2
     found = lines(mask, picture.size)
     strokes = [stroke for line in found for stroke in (dashes(line) if dashed else [line])]
-    for colour, width in ((BACKGROUND, EDGE_PX), (rgb, WIDTH_PX)):
+    for colour, thickness in ((BACKGROUND, width + 2 * EDGE_PX), (rgb, width)):
         for stroke in strokes:
-            draw.line([tuple(point) for point in stroke], fill=colour, width=width, joint="curve")
+            draw.line([tuple(point) for point in stroke], fill=colour, width=thickness, joint="curve")
 
 
 def dashes(line: Line) -> Iterator[Line]:

@@ -5,8 +5,10 @@ from __future__ import annotations
 from pydicom.uid import (
     UID,
     Comprehensive3DSRStorage,
+    EncapsulatedPDFStorage,
     ExplicitVRLittleEndian,
     KeyObjectSelectionDocumentStorage,
+    MultiFrameTrueColorSecondaryCaptureImageStorage,
     SecondaryCaptureImageStorage,
     SegmentationStorage,
 )
@@ -27,6 +29,10 @@ def sop_classes(profile: Profile) -> dict[ResultKind, UID]:
             made[ResultKind.LUNGS] = segmentation
     if profile.picture:
         made[ResultKind.PICTURE] = SecondaryCaptureImageStorage
+    if profile.slice_pictures:
+        made[ResultKind.SLICES] = MultiFrameTrueColorSecondaryCaptureImageStorage
+    if profile.pdf:
+        made[ResultKind.DOCUMENT] = EncapsulatedPDFStorage
     made[ResultKind.SR] = Comprehensive3DSRStorage
     if profile.rejection_note:
         made[ResultKind.REJECTION] = KeyObjectSelectionDocumentStorage

@@ -23,11 +23,21 @@ _TITLES = {
     ResultKind.LESIONS: "Lung opacity SEG",
     ResultKind.LUNGS: "Lung SEG",
     ResultKind.PICTURE: "Lung opacity picture",
+    ResultKind.SLICES: "Lung opacity slices",
+    ResultKind.DOCUMENT: "Lung opacity PDF",
     ResultKind.SR: "Lung opacity report",
     ResultKind.REJECTION: "Rejected results",
 }
 _USE = " - RESEARCH USE ONLY"
-_NUMBERS = {kind: place for place, kind in enumerate(ResultKind, start=1)}
+_NUMBERS = {  # last digit of SeriesNumber; a kind keeps its own
+    ResultKind.LESIONS: 1,
+    ResultKind.LUNGS: 2,
+    ResultKind.PICTURE: 3,
+    ResultKind.SR: 4,
+    ResultKind.REJECTION: 5,
+    ResultKind.SLICES: 6,
+    ResultKind.DOCUMENT: 7,
+}
 
 
 def plain(text: str, limit: int = 64) -> str:
@@ -44,7 +54,7 @@ def series_description(source: SourceHeader, context: ResultContext, kind: Resul
 
 
 def result_series_number(source: SourceHeader, kind: ResultKind) -> int:
-    """SeriesNumber: 9, the source's number, the kind's place; results sort behind the series of the scanner."""
+    """SeriesNumber: 9, the source's number, the kind's digit; results sort behind the series of the scanner."""
     return int(f"9{series_number(source.ds):03d}{_NUMBERS[kind]}")
 
 

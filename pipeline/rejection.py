@@ -11,12 +11,12 @@ from copy import copy
 
 from highdicom.ko import KeyObjectSelection, KeyObjectSelectionDocument
 from pydicom.dataset import Dataset
-from pydicom.uid import Comprehensive3DSRStorage
+from pydicom.uid import Comprehensive3DSRStorage, EncapsulatedPDFStorage
 
 from pipeline import codes, header, provenance
 from pipeline.types import Analysis, ObjectReference, ResultContext, ResultKind
 
-_REPORTS = (Comprehensive3DSRStorage,)  # the objects of a set that are no images
+_REPORTS = (Comprehensive3DSRStorage, EncapsulatedPDFStorage)  # the objects of a set that are no images
 
 
 def build(analysis: Analysis, context: ResultContext) -> Dataset | None:

@@ -12,7 +12,7 @@ import json
 import os
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -27,10 +27,12 @@ from pipeline import (
     __version__,
     accuracy,
     checks,
+    document,
     lung_network,
     lungs,
     package,
     picture,
+    picture_series,
     pixels,
     priors,
     quality,
@@ -70,6 +72,8 @@ FILE_NAMES: Mapping[ResultKind, str] = {
     ResultKind.LESIONS: "seg.dcm",
     ResultKind.LUNGS: "lungs.dcm",
     ResultKind.PICTURE: "picture.dcm",
+    ResultKind.SLICES: "slices.dcm",
+    ResultKind.DOCUMENT: "document.dcm",
     ResultKind.SR: "sr.dcm",
     ResultKind.REJECTION: "rejection.dcm",
 }
@@ -144,13 +148,17 @@ def build_results(analysis: Analysis, context: ResultContext) -> Iterator[tuple[
             segmentations[kind] = ds
             yield kind, ds
     context = replace(context, segmentations=segmentations)
-    shown = picture.build(analysis, context)
-    if shown is not None:
-        yield ResultKind.PICTURE, shown
-    yield ResultKind.SR, sr.build(analysis, context)
-    note = rejection.build(analysis, context)
-    if note is not None:
-        yield ResultKind.REJECTION, note
+    builders: Mapping[ResultKind, Callable[[Analysis, ResultContext], Dataset | None]] = {
+        ResultKind.PICTURE: picture.build,
+        ResultKind.SLICES: picture_series.build,
+        ResultKind.DOCUMENT: document.build,
+        ResultKind.SR: sr.build,
+        ResultKind.REJECTION: rejection.build,
+    }
+    for kind, builder in builders.items():
+        ds = builder(analysis, context)
+        if ds is not None:
+            yield kind, ds
 
 
 def settings_digest(settings: PipelineSettings, analysis: Analysis) -> str:

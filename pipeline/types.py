@@ -210,6 +210,8 @@ class Profile:
     empty_frames: bool = False
     key_slices: bool = False  # TID 1410 groups with SCOORD on the key slices of the SR
     picture: bool = True
+    slice_pictures: bool = False  # the key slices as frames of one Secondary Capture
+    pdf: bool = False  # the picture as Encapsulated PDF
     rejection_note: bool = False  # name the objects of superseded sets in a Key Object Selection Document
 
 
@@ -219,6 +221,8 @@ class ResultKind(StrEnum):
     LESIONS = "lesions"
     LUNGS = "lungs"
     PICTURE = "picture"
+    SLICES = "slices"
+    DOCUMENT = "document"
     SR = "sr"
     REJECTION = "rejection"
 

@@ -39,6 +39,8 @@ PROFILES = {
     "`default`": Profile(),
     'seg = "LABELMAP"': Profile(seg="LABELMAP", lungs_seg=True),
     "lungs_seg = true": Profile(lungs_seg=True),
+    "slice_pictures = true": Profile(slice_pictures=True),
+    "pdf = true": Profile(pdf=True),
     "rejection_note = true": Profile(rejection_note=True),
 }
 SERVICES: Mapping[str, tuple[str, str]] = {  # SOP class → what for, where in config.toml
@@ -232,6 +234,8 @@ TABLES: Mapping[str, Callable[[], str]] = {
     "character sets": character_sets,
     "seg": objects(ResultKind.LESIONS),
     "picture": objects(ResultKind.PICTURE),
+    "slices": objects(ResultKind.SLICES),
+    "document": objects(ResultKind.DOCUMENT),
     "sr": objects(ResultKind.SR),
     "sr content": tree,
     "rejection note": objects(ResultKind.REJECTION),

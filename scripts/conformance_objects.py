@@ -31,7 +31,7 @@ from pipeline.types import (
 )
 
 SMALL = phantom.PhantomSpec(slices=20, rows=72, columns=80, slice_spacing_mm=14.0)
-BULK = frozenset({"PixelData", "NumberOfFrames"})
+BULK = frozenset({"PixelData", "NumberOfFrames", "EncapsulatedDocument", "EncapsulatedDocumentLength"})
 ELSEWHERE = {  # sequences that are not listed item by item
     "ContentSequence": "see the content of the SR",
     "PerFrameFunctionalGroupsSequence": "place, segment and source image of each frame",
@@ -89,7 +89,7 @@ def _made(number: int) -> Made:
     )
     context = ResultContext(
         created=datetime(2026, 3, number, 10, number, tzinfo=UTC) + timedelta(seconds=number),
-        profile=Profile(lungs_seg=True, key_slices=True, rejection_note=True),
+        profile=Profile(lungs_seg=True, key_slices=True, slice_pictures=True, pdf=True, rejection_note=True),
         revision=number + 1,
         completeness=f"shown in way {number}",
         settings_digest=f"{number}c" * 32,

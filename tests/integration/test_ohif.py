@@ -13,10 +13,12 @@ import numpy as np
 import numpy.typing as npt
 import pydicom
 import pytest
+from PIL import Image
 from scipy import ndimage
 
-from pipeline import phantom, picture, run, volume
+from pipeline import phantom, picture, picture_series, run, volume
 from pipeline.keyslices import lesion_slices, source_index
+from pipeline.notation import percent
 from pipeline.subjects import DESCRIPTIONS, Subject
 from pipeline.types import (
     Analysis,
@@ -40,6 +42,7 @@ pytestmark = pytest.mark.pacs
 CHEST = phantom.PhantomSpec(slices=30, rows=128, columns=128, slice_spacing_mm=9.9)
 MANY = phantom.PhantomSpec(slices=300, rows=64, columns=64, slice_spacing_mm=1.0)
 SEG, REPORT, PICTURE = "Lung opacity SEG", "Lung opacity report", "Lung opacity picture"
+SLICES = "Lung opacity slices"
 TOLD = Profile(key_slices=True)  # what docs/pacs.md says for OHIF
 CHANGED = 8  # of 255; JPEG is nowhere on the way, so a pixel without overlay does not change at all
 EDGE_PX = 1  # on the canvas: which of two voxels lies below a pixel on their border
@@ -92,7 +95,7 @@ def site(tool: Callable[[str], str], browser: Browser, tmp_path_factory: pytest.
 @pytest.fixture(scope="module")
 def study(site: Site) -> Analysis:
     """Both classes in both lungs; a second result set of it has everything on the wrong side."""
-    analysis = site.keep("chest", CHEST)
+    analysis = site.keep("chest", CHEST, replace(TOLD, slice_pictures=True, pdf=True))
     lesions = analysis.lesions
     spoilt = LesionMasks(lesions.infection[..., ::-1], lesions.consolidation[..., ::-1])
     site.keep_results(replace(analysis, lesions=spoilt), revision=2)
@@ -205,14 +208,33 @@ def test_the_picture_opens(reader: Reader, study: Analysis, tmp_path: Path) -> N
     reader.photograph(tmp_path / "picture.png")
 
 
+def test_the_slices_open_one_by_one(reader: Reader, study: Analysis) -> None:
+    reader.open_image(SLICES)
+    drawn = picture_series.render(study)
+    assert len(reader.stack()) == len(drawn)
+    for number in (0, len(drawn) - 1):
+        assert_shows(reader.look(number), drawn[number])
+
+
+def test_the_archive_gives_the_pdf_out(site: Site, study: Analysis, tool: Callable[[str], str]) -> None:
+    (kept,) = site.orthanc.instances(Modality="DOC")
+    pdf = site.orthanc.request("GET", f"/instances/{kept['id']}/pdf")
+    words = subprocess.run(
+        [tool("/usr/bin/pdftotext"), "-", "-"], input=pdf, check=True, capture_output=True
+    ).stdout
+    assert percent(study.scores.regions[Region.BOTH].severity_score) in words.decode()
+
+
 def _is_an_image(reader: Reader) -> bool:
     return bool(reader.look().pixels.std() > 10)
 
 
 def assert_is_the_page(reader: Reader, analysis: Analysis) -> None:
-    """The whole page is on the screen, upright and in its colours."""
-    drawn = picture.render(analysis, make_context(profile=TOLD))
-    sight = reader.look()
+    assert_shows(reader.look(), picture.render(analysis, make_context(profile=TOLD)))
+
+
+def assert_shows(sight: Sight, drawn: Image.Image) -> None:
+    """All of it is on the screen, upright and in its colours."""
     left, top = (np.linalg.inv(sight.affine[[0, 1, 3]]) @ [0.0, 0.0, 1.0])[:2]
     shown = sight.pixels
     size = (round(drawn.width / sight.affine[0, 0]), round(drawn.height / sight.affine[1, 1]))

@@ -42,7 +42,7 @@ from tests.fixtures.results import (
 from tests.fixtures.seg_reader import as_mask, segment_points
 
 SETTINGS = PipelineSettings(min_slices=5, max_slice_spacing_mm=20.0, max_oblique_deg=30.0)
-FULL = Profile(lungs_seg=True, key_slices=True)
+FULL = Profile(lungs_seg=True, key_slices=True, slice_pictures=True, pdf=True)
 FLAGS = (Flag("TRUNCATED", "The lungs touch the first slice."), Flag("KERNEL", "The kernel is sharp."))
 Tool = Callable[[str], str]
 Sets = Callable[[str], tuple[Analysis, dict[ResultKind, Path], Path]]

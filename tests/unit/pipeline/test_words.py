@@ -25,7 +25,7 @@ AETIOLOGY = re.compile(
     re.IGNORECASE,
 )
 TEXT = ("LO", "SH", "ST", "LT", "UT", "UC", "PN")
-FULL = Profile(lungs_seg=True, key_slices=True)
+FULL = Profile(lungs_seg=True, key_slices=True, slice_pictures=True, pdf=True)
 
 
 def sentences(folder: Path) -> Iterator[tuple[str, str]]:
