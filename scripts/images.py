@@ -1,4 +1,7 @@
-"""Makes the pictures of the documents from phantoms: python scripts/images.py [FOLDER, default docs/images]."""
+"""Makes the pictures of the documents from phantoms: python scripts/images.py [FOLDER, default docs/images].
+
+Those that show a viewer are made by `python -m scripts.viewer_images`, which needs a browser.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from pipeline import phantom, picture, priors, run
+from pipeline import keyslices, phantom, picture, picture_series, priors, run
 from pipeline.priors import Prior, Priors, Shares
 from pipeline.types import Analysis, ObjectReference, PipelineSettings, Profile, Region, ResultContext
 
@@ -32,6 +35,7 @@ CASES = {
         phantom.PhantomSpec(), {"2020-01-20": (0.21, 0.09), "2020-02-03": (0.31, 0.14), "2020-02-24": (0.15, 0.04)}
     ),
 }
+LARGE = "picture-phantom"  # of which a key slice is shown large
 CREATED = datetime(2026, 1, 1, 12, 0, tzinfo=UTC)
 
 
@@ -45,6 +49,10 @@ def main(folder: Path) -> None:
         context = ResultContext(CREATED, Profile(), priors=_priors(analysis, case.earlier or {}))
         page: Image.Image = picture.render(analysis, context)
         page.quantize(200).save(folder / f"{name}.png", optimize=True)
+        if name == LARGE:
+            opaque = [analysis.lesions.infection[index].sum() for index in keyslices.shown_slices(analysis)[::-1]]
+            fullest = picture_series.render(analysis)[opaque.index(max(opaque))]
+            fullest.quantize(200).save(folder / "slice-phantom.png", optimize=True)
 
 
 def _priors(analysis: Analysis, earlier: Mapping[str, tuple[float, float]]) -> Priors | None:

@@ -25,6 +25,7 @@ AETIOLOGY = re.compile(
     re.IGNORECASE,
 )
 TEXT = ("LO", "SH", "ST", "LT", "UT", "UC", "PN")
+ENDS = ("lowest", "highest")
 FULL = Profile(lungs_seg=True, key_slices=True, slice_pictures=True, pdf=True)
 
 
@@ -94,3 +95,17 @@ def measured_units(ds: Dataset) -> Iterator[DataElement]:
         elif element.VR == "SQ":
             for item in element.value:
                 yield from measured_units(item)
+
+
+def test_the_radiologists_page_explains_every_warning() -> None:
+    """The codes are the first arguments of `Flag`; those that are made of parts stand there in full."""
+    folder = Path(pipeline.__file__).parent
+    tree = ast.parse((folder / "quality.py").read_text(encoding="utf-8"))
+    calls = [
+        node for node in ast.walk(tree) if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "Flag"
+    ]
+    coded = {node.args[0].value for node in calls if isinstance(node.args[0], ast.Constant)}
+    made = {f"{kind}{end}{rest}" for kind, rest in (("truncated-", ""), ("lung-in-", "-slice")) for end in ENDS}
+    assert len(calls) == len(coded) + len(made) // 2
+    page = (folder.parent / "docs" / "radiologist.md").read_text(encoding="utf-8")
+    assert [code for code in sorted(coded | made) if f"`{code}`" not in page] == []
