@@ -27,8 +27,8 @@ from pipeline.types import Analysis, ResultContext, ResultKind
 
 WIDTH, HEIGHT = 1600, 1000
 _SLICES = Box(24, 84, 1096, 690)
-_WARNINGS = Box(24, 702, 740, 976)
-_ORIGIN = Box(752, 702, 1096, 976)
+_WARNINGS = Box(24, 702, 676, 976)
+_ORIGIN = Box(688, 702, 1096, 976)
 _FIGURES = Box(1112, 84, 1576, 976)
 _TREND = Box(24, 988, 1576, 988 + TREND_HEIGHT)
 _READING = "Outlines are segmented by software. They show how much of the lung is opaque, not why."
