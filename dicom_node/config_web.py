@@ -51,7 +51,7 @@ class WebSection(Section):
             missing.append("tls = true needs tls_certificate and tls_key here, or certificate and key in [tls]")
         if self.login == "always" and self.users_file is None:
             missing.append('login = "always" needs a users_file: `dicomnode web-password NAME` makes its lines')
-        if self.enabled and not ipaddress.ip_address(self.bind).is_loopback:
+        if self.enabled and not self.is_local:
             if not self.tls:
                 missing.append(f"beyond this machine (bind = {self.bind}) it needs tls = true")
             if self.users_file is None or self.login != "always":
@@ -61,6 +61,11 @@ class WebSection(Section):
         if missing:
             raise ValueError("; ".join(missing))
         return self
+
+    @property
+    def is_local(self) -> bool:
+        """Whether only this machine reaches it."""
+        return ipaddress.ip_address(self.bind).is_loopback
 
     @property
     def identity(self) -> Identity | None:

@@ -141,11 +141,9 @@ def _last_error(session: Session, destination: str) -> tuple[str, datetime | Non
         .join(ResultRow, ResultRow.id == DeliveryRow.result_id)
         .join(SeriesRow, SeriesRow.id == ResultRow.source_id)
         .where(DeliveryRow.destination == destination, DeliveryRow.reason != "")
-        .where(
-            (DeliveryRow.state == DeliveryState.FAILED)
-            | (DeliveryRow.state == DeliveryState.PENDING) & (DeliveryRow.attempts > 0)
-        )
-        .order_by(DeliveryRow.id.desc())
+        .where(DeliveryRow.state.in_((DeliveryState.PENDING, DeliveryState.FAILED)))
+        .where(or_(DeliveryRow.state == DeliveryState.FAILED, DeliveryRow.attempts > 0))
+        .order_by((DeliveryRow.id + 0).desc())  # + 0: by the index of states, and not down the whole table
         .limit(1)
     )
     found = session.execute(query).first()

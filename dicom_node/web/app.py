@@ -43,9 +43,9 @@ def serving(config: Config, node: Served, clock: Callable[[], datetime]) -> Iter
         yield build(config, node, ledger, clock)
 
 
-def build(config: Config, node: Served, ledger: Ledger, clock: Callable[[], datetime]) -> Starlette:
-    """The application of one node."""
-    desk = Desk(
+def desk(config: Config, node: Served, ledger: Ledger, clock: Callable[[], datetime]) -> Desk:
+    """What the views of one node work with."""
+    return Desk(
         config=config,
         node=node,
         ledger=ledger,
@@ -55,7 +55,11 @@ def build(config: Config, node: Served, ledger: Ledger, clock: Callable[[], date
         mask=Mask(config.web.mask_names),
         render=Renderer(config, pages.written),
     )
-    door = Door(desk)
+
+
+def build(config: Config, node: Served, ledger: Ledger, clock: Callable[[], datetime]) -> Starlette:
+    """The application of one node."""
+    door = Door(desk(config, node, ledger, clock))
     routes = [
         Route("/healthz", healthz.endpoint(node)),
         Route("/metrics", metrics.endpoint(node)),
@@ -70,7 +74,8 @@ def build(config: Config, node: Served, ledger: Ledger, clock: Callable[[], date
         Route("/login", door.enter(login.form), methods=["GET"]),
         Route("/login", door.enter(login.submit), methods=["POST"]),
         Route("/logout", door.act(login.leave), methods=["POST"]),
-        Route("/page.css", _style_sheet()),
+        Route("/page.css", _file("page.css", "text/css")),
+        Route("/icon.svg", _file("icon.svg", "image/svg+xml")),
     ]
     nowhere = door.enter(lambda visit: visit.message(404, "Not here", "There is no such page."))
     return Starlette(
@@ -80,13 +85,13 @@ def build(config: Config, node: Served, ledger: Ledger, clock: Callable[[], date
     )
 
 
-def _style_sheet() -> Endpoint:
-    content = resources.files("dicom_node.web").joinpath("page.css").read_bytes()
+def _file(name: str, media_type: str) -> Endpoint:
+    content = resources.files("dicom_node.web").joinpath(name).read_bytes()
 
-    async def style_sheet(_request: Request) -> Response:
-        return Response(content, media_type="text/css")
+    async def file(_request: Request) -> Response:
+        return Response(content, media_type=media_type)
 
-    return style_sheet
+    return file
 
 
 def _as_handler(endpoint: Endpoint) -> Callable[[Request, Exception], Awaitable[Response]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import socket
 import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -14,11 +13,12 @@ from starlette.types import ASGIApp
 
 from dicom_node.config_web import WebSection
 from dicom_node.tls import server_context
+from dicom_node.web.listener import MAX_CONNECTIONS, listen
 
 LOGGER = logging.getLogger(__name__)
 RETRY_S = 30.0
 STOP_S = 5.0
-MAX_CONNECTIONS = 64  # requests beyond it are answered 503
+KEEP_ALIVE_S = 15
 
 
 class WebServer:
@@ -88,8 +88,8 @@ class WebServer:
             ConfigError: a file of TLS cannot be used.
         """
         context = None if self._section.identity is None else server_context(self._section.identity, None)
-        with _listener(self._section) as listening, self._application() as app:
-            server = uvicorn.Server(_settings(app, context))
+        with listen(self._section) as listening, self._application() as app:
+            server = uvicorn.Server(_settings(app, self._section, context))
             with self._lock:
                 self._server = server
                 server.should_exit = self._stopping.is_set()
@@ -105,22 +105,7 @@ class WebServer:
             raise RuntimeError("the server of the status page ended by itself")
 
 
-def _listener(section: WebSection) -> socket.socket:
-    family = socket.AF_INET6 if ":" in section.bind else socket.AF_INET
-    listening = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listening.bind((section.bind, section.port))
-        listening.listen(128)
-    except OSError as error:
-        listening.close()
-        raise OSError(
-            error.errno, f"cannot listen on {section.bind} port {section.port}: {error.strerror}"
-        ) from error
-    return listening
-
-
-def _settings(app: ASGIApp, context: SSLContext | None) -> uvicorn.Config:
+def _settings(app: ASGIApp, section: WebSection, context: SSLContext | None) -> uvicorn.Config:
     return uvicorn.Config(
         app,
         loop="asyncio",
@@ -131,8 +116,10 @@ def _settings(app: ASGIApp, context: SSLContext | None) -> uvicorn.Config:
         log_level="warning",
         access_log=False,  # addresses that are asked for hold UIDs
         server_header=False,
-        proxy_headers=False,
-        limit_concurrency=MAX_CONNECTIONS,
+        proxy_headers=bool(section.hosts) and section.is_local,  # a proxy on this machine says for whom it asks
+        forwarded_allow_ips=["127.0.0.1", "::1"],
+        backlog=MAX_CONNECTIONS,
+        timeout_keep_alive=KEEP_ALIVE_S,
         timeout_graceful_shutdown=int(STOP_S),
         ssl_context_factory=None if context is None else lambda _config, _default: context,
     )

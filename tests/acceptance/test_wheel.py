@@ -39,6 +39,8 @@ def test_the_wheel_brings_config_unit_model_and_licences(installed: Path) -> Non
     assert (data / "config.toml").read_bytes() == (ROOT / "config.toml").read_bytes()
     assert (data / "systemd" / "dicomnode.service").is_file()
     assert (installed / "pipeline" / "models" / "demo" / "MODEL_CARD.md").is_file()
+    for name in ("page.css", "icon.svg", "templates/base.html", "templates/story.html"):
+        assert (installed / "dicom_node" / "web" / name).is_file()
     (metadata,) = installed.glob("*.dist-info/METADATA")
     assert "License-Expression: Apache-2.0 AND CC-BY-NC-SA-4.0" in metadata.read_text()
     (licence,) = installed.glob("*.dist-info/licenses/pipeline/models/demo/LICENSE-MODEL")

@@ -6,27 +6,22 @@ import io
 from html.parser import HTMLParser
 from pathlib import Path
 
-import numpy as np
 import pytest
 from PIL import Image
-from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.uid import ExplicitVRLittleEndian, SecondaryCaptureImageStorage
 from starlette.testclient import TestClient
 
 from dicom_node.errors import TransientError
 from dicom_node.ledger import Ledger, SeriesIdentity
 from dicom_node.web import pages
-from pipeline.types import AnalysisOutcome, ObjectReference, ResultKind, ResultObject
-from tests.fixtures.page import USERS, Clock, log_in, page
+from pipeline.types import ResultKind
+from tests.fixtures.page import USERS, WHO, Clock, log_in, page, with_story
 from tests.fixtures.samples import (
     SERIES,
     STUDY,
     analysed,
     at,
-    complete,
     deliver,
     filing,
-    queue,
     receive,
 )
 
@@ -34,73 +29,7 @@ PACS = {"name": "pacs", "ae_title": "PACS", "host": "127.0.0.1", "port": 104}
 HOSTILE = "<script>alert(1)</script>"
 QUOTES = "\"'><img src=x onerror=alert(1)>"
 TURNED = "\u202eevil\u202d"
-WHO = SeriesIdentity(
-    SERIES,
-    STUDY,
-    patient_id="PID-7755-31",
-    patient_name="Mustermann^Erika=\uae40^\ubbfc\uc11c",
-    accession_number="ACC-9911-42",
-    study_date="20260101",
-    modality="CT",
-    description="Thorax Mustermann nativ",
-    calling_ae="CT1",
-    peer_address="192.0.2.7",
-)
 SECRETS = ("Mustermann", "Erika", "\uae40", "\ubbfc\uc11c", "PID-7755", "ACC-9911")
-REPORT = {
-    part: {
-        "severity_score": 0.25,
-        "consolidation_score": 0.125,
-        "lung_volume_ml": 4000.0,
-        "infection_volume_ml": 1000.0,
-        "consolidation_volume_ml": 500.0,
-    }
-    for part in ("right", "left")
-}
-
-
-def picture_file(path: Path) -> None:
-    """A Secondary Capture of 2000 x 1000."""
-    ds = Dataset()
-    ds.file_meta = FileMetaDataset()
-    ds.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    ds.SOPClassUID = ds.file_meta.MediaStorageSOPClassUID = SecondaryCaptureImageStorage
-    ds.SOPInstanceUID = ds.file_meta.MediaStorageSOPInstanceUID = "1.2.3.4"
-    ds.Rows, ds.Columns, ds.SamplesPerPixel, ds.PlanarConfiguration = 1000, 2000, 3, 0
-    ds.BitsAllocated = ds.BitsStored = 8
-    ds.HighBit, ds.PixelRepresentation, ds.PhotometricInterpretation = 7, 0, "RGB"
-    ds.PixelData = np.full((1000, 2000, 3), 77, np.uint8).tobytes()
-    path.parent.mkdir(parents=True)
-    ds.save_as(path, enforce_file_format=True)
-
-
-def with_story(ledger: Ledger, state_dir: Path) -> None:
-    """WHO, received, analysed, and delivered in part."""
-    ledger.file_instances([filing(number, identity=WHO) for number in range(1, 4)], at(0))
-    complete(ledger, now=at(1))
-    queue(ledger, now=at(2))
-    claimed = ledger.claim_job(at(3))
-    assert claimed is not None
-    report = {
-        **REPORT["right"],
-        **REPORT,
-        "severity_class": "25-50 %",
-        "lungs_method": "built-in",
-        "model": {"name": "demo", "version": "1"},
-        "flags": [{"text": "contrast <medium>"}],
-    }
-    results = state_dir / "results"
-    kinds = {ResultKind.SR: "1.2.840", ResultKind.PICTURE: SecondaryCaptureImageStorage}
-    objects = tuple(
-        ResultObject(
-            kind, "default", results / f"a/1/{kind}.dcm", ObjectReference(STUDY, "9.1", uid, f"9.{n}"), "0"
-        )
-        for n, (kind, uid) in enumerate(kinds.items())
-    )
-    picture_file(objects[1].path)
-    ledger.job_done(claimed[0], AnalysisOutcome(report, objects), results, {"pacs": "default"}, at(4))
-    first, _ = ledger.due_deliveries("pacs", at(5))
-    ledger.delivery_postponed(first.id, at(3000), at(6), "PACS does not answer, says PID-7755-31")
 
 
 def test_today_says_what_came_what_waits_and_what_failed(book: Ledger, tmp_path: Path) -> None:

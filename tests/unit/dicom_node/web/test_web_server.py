@@ -5,7 +5,7 @@ from __future__ import annotations
 import queue
 import socket
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
 
 import httpx
@@ -14,6 +14,7 @@ from starlette.applications import Starlette
 from starlette.types import ASGIApp
 
 from dicom_node.config_web import WebSection
+from dicom_node.web.listener import MAX_CONNECTIONS
 from dicom_node.web.server import WebServer
 from tests.fixtures.certificates import Authority
 
@@ -55,6 +56,25 @@ def test_with_tls_and_nothing_else(caplog: pytest.LogCaptureFixture, tmp_path: P
         assert url.startswith("https://")
         with pytest.raises(httpx.RemoteProtocolError):
             httpx.get(url.replace("https", "http"))
+
+
+def test_whoever_opens_connections_and_says_nothing_takes_few_files_and_keeps_nobody_out(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with serving(WebSection(port=0), caplog) as url, ExitStack() as stack:
+        address = ("127.0.0.1", int(url.rpartition(":")[2]))
+        silent = [stack.enter_context(socket.create_connection(address)) for _ in range(4 * MAX_CONNECTIONS)]
+        for _ in range(3):
+            assert httpx.get(f"{url}/nothing").status_code == 404
+        held = 0
+        for connection in silent:
+            connection.setblocking(False)
+            with suppress(ConnectionError):
+                try:
+                    connection.recv(1)
+                except BlockingIOError:
+                    held += 1
+        assert held <= MAX_CONNECTIONS
 
 
 def test_a_port_that_is_taken_is_said_once_and_tried_again() -> None:
