@@ -70,7 +70,6 @@ def main(folder: Path) -> None:
             page = browser.new_page(viewport=SIZE, device_scale_factor=1)
             for path, image in (
                 ("", "page-today"),
-                ("destinations", "page-destinations"),
                 (f"series/{story}", "page-series"),
             ):
                 page.goto(f"{url}{path}")
