@@ -8,15 +8,23 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Protocol
 
 from cryptography import x509
 
 from dicom_node import tls
-from dicom_node.config import Config, WebDestination
+from dicom_node.config import Config
 from dicom_node.config_base import locate
-from dicom_node.config_security import AuditSection, TcpPeer
 from dicom_node.errors import ConfigError
 from dicom_node.tls import ClientTls
+
+
+class Called(Protocol):
+    """A table of somebody whom the node calls."""
+
+    @property
+    def client_tls(self) -> ClientTls | None:
+        """How; None: without TLS."""
 
 
 @dataclass(frozen=True)
@@ -136,7 +144,8 @@ def _validity(config: Config, now: datetime) -> Iterator[str]:
 
 def _called(config: Config) -> list[tuple[str, ClientTls]]:
     """Everybody whom the node calls with TLS, with the TOML path."""
-    tables: list[tuple[str, TcpPeer | WebDestination | AuditSection]] = [*config.peers, ("audit", config.audit)]
+    tables: list[tuple[str, Called]] = [*config.peers, ("audit", config.audit)]
+    tables += [(f"notifications[{number}]", channel) for number, channel in enumerate(config.notifications)]
     return [(where, client) for where, table in tables if (client := table.client_tls) is not None]
 
 

@@ -13,7 +13,17 @@ from typing import Annotated
 
 import typer
 
-from dicom_node import cli_doctor, cli_exit, cli_models, cli_peers, cli_sources, cli_status, cli_web, resources
+from dicom_node import (
+    cli_doctor,
+    cli_exit,
+    cli_models,
+    cli_notify,
+    cli_peers,
+    cli_sources,
+    cli_status,
+    cli_web,
+    resources,
+)
 from dicom_node import config as configuration
 from dicom_node import console as show
 from dicom_node.cli_common import DEFAULT_CONFIG, FAILED, MISUSED, ConfigOption, JsonOption, stdout
@@ -97,6 +107,7 @@ app.command()(cli_status.purge)
 app.command()(cli_peers.echo)
 app.command()(cli_peers.send)
 app.command("send-test")(cli_peers.send_test)
+app.command("notify-test")(cli_notify.notify_test)
 app.command()(cli_doctor.doctor)
 app.command()(cli_sources.pull)
 app.command()(cli_sources.reconcile)

@@ -30,6 +30,7 @@ class Overview:
 
     Attributes:
         quarantine: the folder where `set_aside` received files and `kept_back` result objects lie.
+        untold: notifications that were not taken so far, with the reason.
     """
 
     counts: dict[SeriesState, int]
@@ -39,6 +40,7 @@ class Overview:
     kept_back: int
     disk: Disk
     expiring: list[str]
+    untold: list[str]
 
     def as_json(self) -> dict[str, object]:
         """For programs."""
@@ -50,12 +52,14 @@ class Overview:
             "kept_back": self.kept_back,
             "disk": {"free_bytes": free, "reserve_bytes": reserve, "low": self.disk.low},
             "expiring": self.expiring,
+            "untold": self.untold,
         }
 
     def remarks(self) -> list[str]:
         """What a person has to look at, a sentence each."""
         said = [f"THE DISK IS LOW ({self.disk}): {LOW_DISK}"] if self.disk.low else []
         said += [f"Renew soon: {warning}" for warning in self.expiring]
+        said += [f"A notification waits: {reason}" for reason in self.untold]
         if self.set_aside:
             said.append(
                 f"{self.set_aside} received file(s) could not be read; each lies with its reason in "
@@ -73,6 +77,7 @@ def overview(config: Path, text: str, states: Collection[SeriesState], limit: in
     with open_ledger(config) as ledger:
         counts = ledger.counts()
         series = ledger.list_series(states=states, text=text, limit=limit)
+        untold = [f"{notice.channel}: {notice.error}" for notice in ledger.undelivered_notices()]
     settings = configuration.load(config)
     quarantine = settings.node.state_dir / "quarantine"
     reasons = [path.name for path in quarantine.glob(f"*{REASON_SUFFIX}")]
@@ -85,6 +90,7 @@ def overview(config: Path, text: str, states: Collection[SeriesState], limit: in
         kept_back=kept_back,
         disk=Disk.of(settings),
         expiring=certificates.expiring(settings, datetime.now(UTC)),
+        untold=untold,
     )
 
 
@@ -101,7 +107,7 @@ def status(
 
     With --watch a terminal shows the table in place; a pipe gets one table, or one line of JSON, after the other.
 
-    JSON: counts, series, set_aside, kept_back, disk, expiring.
+    JSON: counts, series, set_aside, kept_back, disk, expiring, untold.
 
     Example: dicomnode status --state failed
 

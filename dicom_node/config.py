@@ -31,6 +31,7 @@ from dicom_node.config_base import (
     ShortName,
     read_secret,
 )
+from dicom_node.config_notify import CHANNELS, AnyNotification
 from dicom_node.config_priors import PriorsSection
 from dicom_node.config_security import AuditSection, PeerTable, TcpPeer, TlsSection, inherit_tls
 from dicom_node.config_web import WebSection
@@ -210,6 +211,7 @@ class Config(Section):
     profiles: dict[ShortName, ProfileSection] = Field(default_factory=dict)
     destinations: tuple[AnyDestination, ...] = ()
     sources: tuple[Source, ...] = ()
+    notifications: tuple[AnyNotification, ...] = ()
     web: WebSection = WebSection()
     log: LogSection = LogSection()
 
@@ -234,6 +236,10 @@ class Config(Section):
                     "what comes outside the window is given up after one attempt"
                 )
             seen.add(destination.name)
+        names = [notification.name for notification in self.notifications]
+        for number, name in enumerate(names):
+            if name in names[:number]:
+                complaints.append(f"notifications[{number}].name: {name!r} is used twice")
         for name in sorted(set(self.priors.sources) - {source.name for source in self.sources}):
             complaints.append(f"priors.sources: there is no source {name!r} in [[sources]]")
         complaints += _source_complaints(self.sources, self.reception)
@@ -353,7 +359,9 @@ def parse(content: Mapping[str, Any], origin: str = "config") -> Config:
 
 def _complaints(detail: ErrorDetails) -> list[str]:
     """One validation error as lines of "path: what is wrong"."""
-    parts = [part for part in detail["loc"] if part not in PROTOCOLS]  # pydantic adds which kind it took it for
+    parts = [
+        part for part in detail["loc"] if part not in {*PROTOCOLS, *CHANNELS}
+    ]  # pydantic adds which kind it took it for
     path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in parts).lstrip(".")
     message = detail["msg"].removeprefix("Value error, ")
     if detail["type"] == "extra_forbidden":

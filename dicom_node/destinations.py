@@ -5,7 +5,8 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from pathlib import Path
+from typing import Annotated, Any, Literal, Protocol
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Discriminator, Field, Tag, model_validator
@@ -43,6 +44,7 @@ def _url(value: str) -> str:
     return value.rstrip("/")
 
 
+Url = Annotated[str, AfterValidator(_url)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
@@ -83,7 +85,7 @@ class WebDestination(Outlet):
     """One that takes STOW-RS (PS3.18 10.5). Secrets lie in files, which are read anew for every transaction."""
 
     protocol: Literal["dicomweb"] = "dicomweb"
-    url: Annotated[str, AfterValidator(_url)]
+    url: Url
     user: Annotated[str, Field(pattern=r"^[^:\x00-\x1f\x7f]*$")] = ""  # RFC 7617: no colon
     password_file: SecretFile | None = None
     token_file: SecretFile | None = None
@@ -95,28 +97,14 @@ class WebDestination(Outlet):
 
     @model_validator(mode="after")
     def _secrets_are_safe(self) -> WebDestination:
-        parts = urlsplit(self.url)
-        if bool(self.user) != bool(self.password_file):
-            raise ValueError("user and password_file belong together")
-        if self.token_file and self.user:
-            raise ValueError("either user and password_file, or token_file")
-        if (self.tls_certificate is None) != (self.tls_key is None):
-            raise ValueError("tls_certificate and tls_key belong together")
-        if parts.scheme == "http":
-            if self.tls_ca or self.tls_key:
-                raise ValueError("tls_ca and tls_key are of no use with http://, correct url to https://")
-            if (self.user or self.token_file) and not _is_loopback(parts.hostname or ""):
-                raise ValueError("anybody on the network can read credentials that go over http://: use https://")
+        if fault := web_fault(self):
+            raise ValueError(fault)
         return self
 
     @property
     def client_tls(self) -> ClientTls | None:
         """How the service is called; None: without TLS."""
-        parts = urlsplit(self.url)
-        if parts.scheme == "http":
-            return None
-        identity = identity_of(self.tls_certificate, self.tls_key, self.tls_key_password_file)
-        return ClientTls(parts.hostname or "", self.tls_ca, identity)
+        return web_tls(self)
 
 
 def _hl7_name(value: str) -> str:
@@ -148,7 +136,47 @@ class Hl7Destination(TcpPeer, Outlet):
         return frozenset({ResultKind.SR})
 
 
-def _is_loopback(host: str) -> bool:
+class WebTable(Protocol):
+    """What tables of web services have in common."""
+
+    url: str
+    user: str
+    password_file: Path | None
+    token_file: Path | None
+    tls_ca: Path | None
+    tls_certificate: Path | None
+    tls_key: Path | None
+    tls_key_password_file: Path | None
+
+
+def web_fault(table: WebTable) -> str:
+    """What is wrong with secrets and TLS of a web service; empty where nothing is."""
+    parts = urlsplit(table.url)
+    plain = parts.scheme == "http"
+    if bool(table.user) != bool(table.password_file):
+        return "user and password_file belong together"
+    if table.token_file and table.user:
+        return "either user and password_file, or token_file"
+    if (table.tls_certificate is None) != (table.tls_key is None):
+        return "tls_certificate and tls_key belong together"
+    if plain and (table.tls_ca or table.tls_key):
+        return "tls_ca and tls_key are of no use with http://, correct url to https://"
+    if plain and (table.user or table.token_file) and not is_loopback(parts.hostname or ""):
+        return "anybody on the network can read credentials that go over http://: use https://"
+    return ""
+
+
+def web_tls(table: WebTable) -> ClientTls | None:
+    """How a web service is called; None: without TLS."""
+    parts = urlsplit(table.url)
+    if parts.scheme == "http":
+        return None
+    identity = identity_of(table.tls_certificate, table.tls_key, table.tls_key_password_file)
+    return ClientTls(parts.hostname or "", table.tls_ca, identity)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether what is said to this host stays on this machine."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

@@ -12,7 +12,7 @@ from pathlib import Path
 from sqlalchemy.exc import SQLAlchemyError
 
 from dicom_node import certificates
-from dicom_node.config import Config, WebDestination
+from dicom_node.config import Config
 from dicom_node.config_base import locate, read_secret
 from dicom_node.errors import ConfigError, NodeError
 from dicom_node.ledger_database import open_engine
@@ -89,11 +89,12 @@ def _users(config: Config) -> Iterator[str]:
 
 
 def _secrets(config: Config) -> Iterator[str]:
-    for number, destination in enumerate(config.destinations):
-        for key in ("password_file", "token_file") if isinstance(destination, WebDestination) else ():
-            path = getattr(destination, key)
+    tables = (("destinations", config.destinations), ("notifications", config.notifications))
+    for where, number, table in ((name, number, one) for name, found in tables for number, one in enumerate(found)):
+        for key in ("password_file", "token_file"):
+            path = getattr(table, key, None)
             try:
                 if path is not None:
                     read_secret(path)
             except ConfigError as error:
-                yield f"destinations[{number}].{key}: {error}"
+                yield f"{where}[{number}].{key}: {error}"

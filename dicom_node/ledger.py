@@ -8,7 +8,8 @@ Every change takes `now`, time zone aware: the ledger has no clock.
 The rooms: `ledger_reception` (instances make series), `ledger_decisions` (completion, selection), `ledger_jobs`
 (analyses), `ledger_priors` (earlier results of a patient), `ledger_deliveries` (the outbox), `ledger_retention`
 (files that may go), `ledger_retrievals` (what is fetched from archives), `ledger_status` (people),
-`ledger_overview` (the status page), `ledger_metrics` (monitoring). They share `ledger_writer`.
+`ledger_overview` (the status page), `ledger_metrics` (monitoring), `ledger_notices` (who was told of what). They
+share `ledger_writer`.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from dicom_node.ledger_decisions import DecisionRoom
 from dicom_node.ledger_deliveries import DeliveryRoom
 from dicom_node.ledger_jobs import JobRoom
 from dicom_node.ledger_metrics import MetricsRoom
+from dicom_node.ledger_notices import NoticeRoom
 from dicom_node.ledger_overview import OverviewRoom
 from dicom_node.ledger_priors import CurrentCt, PriorRoom, PriorRules
 from dicom_node.ledger_reception import ReceptionRoom
@@ -81,6 +83,7 @@ class Ledger(
     StatusRoom,
     OverviewRoom,
     MetricsRoom,
+    NoticeRoom,
 ):
     """The only truth about what was received, what is to be done and what came of it."""
 

@@ -17,7 +17,9 @@ from dicom_node.dispatch import Dispatcher
 from dicom_node.errors import NodeError, NotFound
 from dicom_node.ingest import Ingest
 from dicom_node.ledger import Ledger, SeriesDetails
+from dicom_node.ledger_notices import STARTED, STOPPED
 from dicom_node.metrics import Metrics
+from dicom_node.notifier import NotificationService
 from dicom_node.prior_search import PriorSearch
 from dicom_node.receiver import Receiver
 from dicom_node.result_file import quarantine
@@ -87,6 +89,7 @@ class Node:
         self._prior_search = PriorSearch(config, self._ledger, clock, self._coordinator.wake)
         self._retention = RetentionService(config, self._ledger, self._spool, clock)
         self._metrics = Metrics(config, self._ledger, self._receiver, lambda: self._dispatcher.worker_pids, clock)
+        self._notifications = NotificationService(config, self._ledger, clock)
         self._nudger = threading.Thread(target=self._nudge, name="nudge", daemon=True)
         self._stopping = threading.Event()
 
@@ -99,6 +102,7 @@ class Node:
         try:
             self._audit.start()
             self._metrics.begin()
+            self._notifications.begin()
             port = self._receiver.start()
             self._dispatcher.start()
             self._ingest.start()
@@ -108,7 +112,9 @@ class Node:
             self._retention.start()
             self._sources.start()
             self._nudger.start()
-            self._ledger.note(f"the node starts, port {port}", self._clock())
+            if self._ledger.note_start(f"{STARTED}, port {port}", self._clock()):
+                log.error("the last run of the node ended without being stopped: it was killed, or it crashed")
+            self._notifications.start()
         except BaseException:
             self.stop()
             raise
@@ -117,6 +123,7 @@ class Node:
     def stop(self) -> None:
         """Refuse new associations, file what was received, return running analyses to the queue."""
         self._stopping.set()
+        self._notifications.stop()
         self._receiver.stop()
         self._sources.stop()
         self._ingest.stop()
@@ -125,7 +132,7 @@ class Node:
         self._retention.stop()
         try:
             self._dispatcher.stop()
-            self._ledger.note("the node was stopped", self._clock())
+            self._ledger.note(STOPPED, self._clock())
         except NodeError as error:
             log.error("the database is away; interrupted analyses are found at the next start: %s", error)
         self._delivery.stop()

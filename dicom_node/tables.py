@@ -282,6 +282,24 @@ class RetrievalRow(Base):
     )
 
 
+class NoticeRow(Base):
+    """What a channel of notifications was told last of one kind, and what it is still to be told."""
+
+    __tablename__ = "notice"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    channel: Mapped[str] = mapped_column(String(64))
+    kind: Mapped[str] = mapped_column(String(16))
+    active: Mapped[bool] = mapped_column(Boolean, default=False)
+    mark: Mapped[int] = mapped_column(Integer, default=0)  # id of the last event that it was told of
+    count: Mapped[int] = mapped_column(Integer, default=0)  # how many it was told of
+    told_at: Mapped[datetime | None] = mapped_column(Utc)  # when the last message was written
+    message: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))  # that is to be sent
+    attempts: Mapped[int] = mapped_column(Integer, default=0)
+    next_attempt_at: Mapped[datetime | None] = mapped_column(Utc)
+    error: Mapped[str] = mapped_column(Plain(), default="")
+    __table_args__ = (UniqueConstraint("channel", "kind"),)
+
+
 class EventRow(Base):
     """What happened, when and why: one per transition, and one per thing worth telling."""
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from dicom_node import config
+from dicom_node.config_notify import Mail, Webhook
 from dicom_node.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -34,6 +35,7 @@ def test_every_key_of_the_code_is_explained_in_the_shipped_file() -> None:
                 | config.WebDestination.model_fields
                 | config.Hl7Destination.model_fields,
                 "sources": config.Source.model_fields,
+                "notifications": Webhook.model_fields | Mail.model_fields,
             }[name]
         )
         for key in keys:

@@ -1,0 +1,121 @@
+"""One message to one channel, by webhook or by mail. What goes wrong is a `TransientError` that says what to do."""
+
+from __future__ import annotations
+
+import json
+import smtplib
+import socket
+from email.message import EmailMessage
+from email.utils import formatdate, make_msgid
+
+from dicom_node import tls
+from dicom_node.alarms import Message
+from dicom_node.config_base import read_secret
+from dicom_node.config_notify import AnyNotification, Mail, Webhook
+from dicom_node.errors import ConfigError, NodeError, TransientError
+from dicom_node.http_session import refusal, session
+from pipeline import SOFTWARE_NAME, __version__
+
+MAX_TOLD = 200
+
+
+def send(channel: AnyNotification, message: Message, node: str) -> None:
+    """Return when the other side has taken it.
+
+    Args:
+        channel: whom to tell.
+        message: what.
+        node: AE title of the node.
+
+    Raises:
+        TransientError: it did not arrive.
+    """
+    try:
+        if isinstance(channel, Mail):
+            _mail(channel, message, node)
+        else:
+            _post(channel, message, node)
+    except ConfigError as error:
+        raise TransientError(f"{channel.name}: {error}") from error
+    except TransientError:
+        raise
+    except NodeError as error:  # refused: a person may correct it while the message waits
+        raise TransientError(str(error)) from error
+
+
+def _post(channel: Webhook, message: Message, node: str) -> None:
+    content = {
+        "source": SOFTWARE_NAME,
+        "version": __version__,
+        "node": node,
+        "host": socket.gethostname(),
+        "text": f"{node}: {message.summary}",  # what chat systems show
+        **message.json,
+    }
+    with session(channel) as opened:
+        answer = opened.request(
+            "POST",
+            "",
+            content=iter([json.dumps(content).encode("utf-8")]),
+            headers={"Content-Type": "application/json", "Accept": "*/*"},
+        )
+    if not 200 <= answer.status < 300:
+        raise refusal(channel, "the notification", answer.status)
+
+
+def _mail(channel: Mail, message: Message, node: str) -> None:
+    where = f"{channel.host}:{channel.port}"
+    try:
+        with _connected(channel) as smtp:
+            if channel.password_file is not None:
+                smtp.login(channel.user, read_secret(channel.password_file))
+            refused = smtp.send_message(_letter(channel, message, node))
+    except smtplib.SMTPAuthenticationError as error:
+        raise TransientError(f"{where} does not take user and password_file of {channel.name}.") from error
+    except (smtplib.SMTPException, OSError, UnicodeError) as error:
+        raise TransientError(
+            f"{where} did not take a mail: {_why(error)}. Check host, port and security."
+        ) from error
+    if refused:
+        raise TransientError(f"{where} refused {len(refused)} of {len(channel.recipients)} recipients.")
+
+
+def _connected(channel: Mail) -> smtplib.SMTP:
+    here = socket.gethostname()
+    context = None if channel.client_tls is None else tls.client_context(channel.client_tls)
+    if channel.security == "tls":
+        return smtplib.SMTP_SSL(channel.host, channel.port, here, timeout=channel.timeout_s, context=context)
+    smtp = smtplib.SMTP(channel.host, channel.port, here, channel.timeout_s)
+    if context is not None:
+        smtp.starttls(context=context)
+    return smtp
+
+
+def _letter(channel: Mail, message: Message, node: str) -> EmailMessage:
+    letter = EmailMessage()
+    letter["Subject"] = f"[{SOFTWARE_NAME} {node}] {message.summary}"
+    letter["From"] = channel.sender
+    letter["To"] = ", ".join(channel.recipients)
+    letter["Date"] = formatdate()
+    letter["Message-ID"] = make_msgid(domain=channel.sender.rpartition("@")[2])
+    letter["Auto-Submitted"] = "auto-generated"  # RFC 3834: nobody's absence is answered
+    here = f"{SOFTWARE_NAME} {__version__}, {node} on {socket.gethostname()}, {message.at}"
+    letter.set_content(f"{message.text}\n-- \n{here}\n")
+    return letter
+
+
+def _why(error: Exception) -> str:
+    if isinstance(error, smtplib.SMTPRecipientsRefused):
+        code, said = next(iter(error.recipients.values()))
+        return f"every recipient was refused: {code} {_words(said)}"
+    if isinstance(error, smtplib.SMTPResponseException):
+        return f"{error.smtp_code} {_words(error.smtp_error)}"
+    if isinstance(error, OSError) and not isinstance(error, smtplib.SMTPException):  # which is one, too
+        return tls.reason(error)
+    return f"{type(error).__name__} {error}"[:MAX_TOLD]
+
+
+def _words(said: bytes | str) -> str:
+    """What a server answered, on one line and bounded."""
+    text = said.decode("utf-8", "replace") if isinstance(said, bytes) else said
+    return " ".join(text.split())[:MAX_TOLD]
