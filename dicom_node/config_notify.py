@@ -51,7 +51,7 @@ class Channel(Section):
 class Webhook(Channel):
     """POST of JSON."""
 
-    by: Literal["webhook"] = "webhook"
+    by: Literal["webhook"]
     url: Url
     token_file: SecretFile | None = None
     tls_certificate: AbsolutePath | None = None
@@ -99,6 +99,6 @@ def _by(value: Any) -> Any:
 
 
 AnyNotification = Annotated[
-    Annotated[Webhook, Tag("webhook")] | Annotated[Mail, Tag("mail")],
+    Annotated[Mail, Tag("mail")] | Annotated[Webhook, Tag("webhook")],
     Discriminator(_by, custom_error_type="by", custom_error_message='by is "mail" or "webhook"'),
 ]

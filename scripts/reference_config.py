@@ -10,6 +10,7 @@ from typing import Any, cast, get_args
 from dicom_node import resources
 from dicom_node.config import AnyDestination, Config, ProfileSection, Source
 from dicom_node.config_base import Section
+from dicom_node.config_notify import AnyNotification
 from scripts.conformance import table
 
 INTRODUCTION = """# Configuration
@@ -24,6 +25,7 @@ HEADER = re.compile(r"^#? ?\[{1,2}([\w.]+)\]{1,2} *(?:# *(.*))?$")
 KEY = re.compile(r"^#? ?(\w+) = (?:.*?\S)(?: +# (.*))?$")
 MORE = re.compile(r"^#?\s{10,}# (.*)$")
 Schema = Mapping[str, Any]
+KINDS = {"destinations": (AnyDestination, "protocol"), "notifications": (AnyNotification, "by")}  # union, its key
 
 
 @dataclass
@@ -46,14 +48,14 @@ def page() -> str:
 
 def _tables(blocks: Sequence[Block]) -> Iterator[tuple[str, type[Section], Block, Sequence[Block]]]:
     """Each table: title, class, its block of the file, and blocks that explain keys which it shares with others."""
-    destinations = iter([block for block in blocks if block.name == "destinations"])
     shared = [block for block in blocks if block.name == "destinations"]
     for name, info in Config.model_fields.items():
         found = [block for block in blocks if block.name.split(".")[0] == name]
-        if name == "destinations":
-            for kind in _kinds():
-                protocol = kind.model_fields["protocol"].default
-                yield f'[[destinations]] with protocol = "{protocol}"', kind, next(destinations), shared
+        if name in KINDS:
+            union, key = KINDS[name]
+            for kind, block in zip(_kinds(union), found, strict=True):
+                (value,) = get_args(kind.model_fields[key].annotation)
+                yield f'[[{name}]] with {key} = "{value}"', kind, block, [*found, *shared]
         elif name == "sources":
             yield "[[sources]]", Source, found[0], shared
         elif name == "profiles":
@@ -62,9 +64,9 @@ def _tables(blocks: Sequence[Block]) -> Iterator[tuple[str, type[Section], Block
             yield f"[{name}]", cast(type[Section], info.annotation), found[0], ()
 
 
-def _kinds() -> list[type[Section]]:
-    """The classes of [[destinations]], in the order of the file."""
-    union = get_args(AnyDestination)[0]
+def _kinds(annotated: Any) -> list[type[Section]]:
+    """The classes of a union, which are in the order of the file."""
+    union = get_args(annotated)[0]
     return [get_args(each)[0] if get_args(each) else each for each in get_args(union)]
 
 
