@@ -44,7 +44,7 @@ def test_what_is_read_from_elsewhere_is_whole_and_links_lead_to_pages(site: Path
 
 
 def test_pages_made_from_the_code_are_as_the_code_has_them() -> None:
-    assert reference.differing(ROOT / "docs") == []
+    assert reference.differing(ROOT / "docs") == [], "run python -m scripts.reference"
 
 
 def test_a_page_that_is_not_is_named(tmp_path: Path) -> None:
