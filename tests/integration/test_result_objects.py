@@ -151,10 +151,10 @@ def test_validators_have_no_complaint_about_earlier_results(
 def test_dsrdump_shows_a_report_that_a_person_can_read(sets: Sets, tool: Tool, case: str) -> None:
     shown = validators.dsrdump(tool, sets(case)[1][ResultKind.SR])
     assert "Research use only, not for diagnostic use" in shown
-    assert 'Severity score: infected / lung volume")="' in shown
+    assert 'Severity score: opaque / lung volume")="' in shown
     assert "The lungs touch the first slice. [TRUNCATED]" in shown
     if case == "healthy":
-        assert 'Severity score: infected / lung volume")="0" (%' in shown
+        assert 'Severity score: opaque / lung volume")="0" (%' in shown
 
 
 def test_dcmqi_reads_the_report(sets: Sets, tool: Tool, tmp_path: Path) -> None:
