@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session
 from dicom_node.ledger_records import Backlog, Place, SeriesIdentity, SeriesPage
 from dicom_node.ledger_rows import identity_of, series_query, series_record
 from dicom_node.ledger_writer import LedgerRoom
-from dicom_node.states import DeliveryState, SeriesState
+from dicom_node.states import DeliveryState, InstanceState, SeriesState
 from dicom_node.tables import DeliveryRow, EventRow, InstanceRow, ResultRow, SeriesRow, storable
 
 MOST_UNFINISHED = 200  # objects that are looked at for the newest error
@@ -89,11 +89,11 @@ class OverviewRoom(LedgerRoom):
         return {state: found.get(state, 0) for state in SeriesState}
 
     def instances_since(self, since: datetime) -> int:
-        """How many instances were recorded since then."""
+        """How many instances count of the series that had one since then."""
         query = (
             select(func.count(InstanceRow.id))
             .join(SeriesRow, SeriesRow.id == InstanceRow.series_id)
-            .where(SeriesRow.last_instance_at >= since, InstanceRow.received_at >= since)
+            .where(SeriesRow.last_instance_at >= since, InstanceRow.state == InstanceState.CURRENT)
         )
         with self._read() as session:
             return session.scalar(query) or 0
