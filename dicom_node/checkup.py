@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from functools import partial
 
-from dicom_node import doctor, doctor_host, doctor_listener, doctor_peers
+from dicom_node import doctor, doctor_host, doctor_listener, doctor_page, doctor_peers
 from dicom_node.config import Config
 from dicom_node.findings import Finding
 
@@ -30,6 +30,7 @@ def examine(config: Config, now: datetime, with_analysis: bool = True) -> Iterat
     yield from doctor_host.clock(config, now)
     yield from doctor_host.database(config)
     yield from doctor_listener.listener(config)
+    yield from doctor_page.page(config)
     yield from _peers(config)
     yield from doctor_host.model(config)
     yield from doctor_host.device(config)
