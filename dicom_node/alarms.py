@@ -31,7 +31,7 @@ NAMES: Mapping[str, str] = {
     "backlog": "something waits too long",
     "disk": "the disk is nearly full",
     "certificates": "certificates end soon",
-    "crash": "the node was started after it had not been stopped",
+    "crash": "the node was not stopped, but ended",
     "clinical": "the severity class has risen",
     "test": "test",
 }

@@ -73,6 +73,11 @@ class Outlet(Section):
         """Of the objects of its profile, those that it is sent."""
         return frozenset(ResultKind)
 
+    @property
+    def takes_images(self) -> bool:
+        """Whether it is an archive."""
+        return ResultKind.PICTURE in self.kinds
+
 
 class Destination(PeerTable, Outlet):
     """One that takes C-STORE."""

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from pydicom import dcmread
+from pydicom.dataset import Dataset
 from pydicom.errors import InvalidDicomError
 
 from dicom_node import hl7_message, mllp
@@ -14,7 +17,7 @@ from dicom_node.audit_message import Node
 from dicom_node.config import Hl7Destination
 from dicom_node.errors import NodeError, PermanentError, TransientError
 from dicom_node.hl7_message import Incomplete, Message
-from dicom_node.hl7_text import Acknowledgement, NotHl7, acknowledgement
+from dicom_node.hl7_text import Acknowledgement, NotHl7, acknowledgement, escape
 from dicom_node.malformed import MALFORMED
 from dicom_node.mllp import Connection, describe
 from dicom_node.scu import Begin, StoreResult, always, withdrawn
@@ -74,7 +77,8 @@ def _send(connection: Connection, peer: Hl7Destination, path: Path) -> StoreResu
         return StoreResult(path, "", PermanentError(f"No message can be made of the report: {error}."))
     except (*MALFORMED, InvalidDicomError, OSError) as error:
         return StoreResult(path, "", PermanentError(f"{path} is no report that can be read: {error}"))
-    return StoreResult(path, str(ds.SOPInstanceUID), *_judge(peer, _answer(connection, peer, message)))
+    said = _answer(connection, peer, message)
+    return StoreResult(path, str(ds.SOPInstanceUID), *_judge(peer, replace(said, text=_nameless(said.text, ds))))
 
 
 def _answer(connection: Connection, peer: Hl7Destination, message: Message) -> Acknowledgement:
@@ -96,6 +100,16 @@ def _answer(connection: Connection, peer: Hl7Destination, message: Message) -> A
     except TransientError as error:
         raise TransientError(f"{error}{other}") from error
     raise TransientError(f"{describe(peer)} did not acknowledge.{other}")
+
+
+def _nameless(text: str, ds: Dataset) -> str:
+    """What a RIS says, without the patient whom it may name: it goes to the log too, which names nobody."""
+    values = [str(ds.get(keyword) or "") for keyword in ("PatientID", "AccessionNumber")]
+    values += re.split(r"[\^= ]", str(ds.get("PatientName") or ""))
+    hidden = {form for value in values for form in (value, escape(value)) if len(value) > 1}
+    for form in sorted(hidden, key=len, reverse=True):
+        text = re.sub(re.escape(form), "[...]", text, flags=re.IGNORECASE)
+    return text
 
 
 def _judge(peer: Hl7Destination, said: Acknowledgement) -> tuple[NodeError | None, str]:

@@ -98,7 +98,7 @@ class Lookout:
 
     def _crashes(self, notice: Notice, now: datetime) -> Found:
         number = self._ledger.count_crashes(notice.mark)
-        text = f"{number} times since the last message" if number > 1 else "it was killed, or it crashed"
+        text = f"{number} times since the last message" if number > 1 else "it was killed, or it ended by itself"
         return Found(0, number, (text,), self._ledger.last_event())
 
     def _clinical(self, notice: Notice, now: datetime) -> Found:

@@ -17,7 +17,7 @@ from dicom_node.dispatch import Dispatcher
 from dicom_node.errors import NodeError, NotFound
 from dicom_node.ingest import Ingest
 from dicom_node.ledger import Ledger, SeriesDetails
-from dicom_node.ledger_notices import STARTED, STOPPED
+from dicom_node.ledger_notices import CRASHED, STARTED, STOPPED
 from dicom_node.metrics import Metrics
 from dicom_node.notifier import NotificationService
 from dicom_node.prior_search import PriorSearch
@@ -92,6 +92,7 @@ class Node:
         self._notifications = NotificationService(config, self._ledger, clock)
         self._nudger = threading.Thread(target=self._nudge, name="nudge", daemon=True)
         self._stopping = threading.Event()
+        self._noted = False  # that it has started
 
     def start(self) -> int:
         """Open the port, then take up what an earlier run left; returns the port.
@@ -112,7 +113,9 @@ class Node:
             self._retention.start()
             self._sources.start()
             self._nudger.start()
-            if self._ledger.note_start(f"{STARTED}, port {port}", self._clock()):
+            crashed = self._ledger.note_start(f"{STARTED}, port {port}", self._clock())
+            self._noted = True
+            if crashed:
                 log.error("the last run of the node ended without being stopped: it was killed, or it crashed")
             self._notifications.start()
         except BaseException:
@@ -132,7 +135,8 @@ class Node:
         self._retention.stop()
         try:
             self._dispatcher.stop()
-            self._ledger.note(STOPPED, self._clock())
+            if self._noted:  # a start that failed is no start, and what came before it may have been a crash
+                self._ledger.note(STOPPED, self._clock())
         except NodeError as error:
             log.error("the database is away; interrupted analyses are found at the next start: %s", error)
         self._delivery.stop()
@@ -173,6 +177,13 @@ class Node:
     def exposition(self) -> bytes:
         """As `web.metrics.Measured`."""
         return self._metrics.exposition()
+
+    def give_up(self, reason: str) -> None:
+        """Say why the node ends by itself, so that the next start tells of it as of a crash."""
+        try:
+            self._ledger.note(reason, self._clock(), subject=CRASHED)
+        except NodeError as error:
+            log.error("the database is away too: %s", error)
 
     def note(self, text: str) -> None:
         """Leave an event about the node itself."""

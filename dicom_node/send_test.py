@@ -45,7 +45,8 @@ def run(
     clock = partial(datetime.now, UTC)
     with TemporaryDirectory(prefix="dicomnode-test-") as name:
         made = testset.write(Path(name), config.profile(destination.profile), clock().astimezone(), with_ct)
-        files = [*made.ct, *(item.path for item in made.objects)]
+        taken = [item.path for item in made.objects if item.kind in destination.kinds]
+        files = [*(made.ct if destination.takes_images else ()), *taken]
         return send(destination, carrier(destination, config.node.ae_title), files, Postbox(ledger, clock), wait_s)
 
 

@@ -113,7 +113,9 @@ def _watch(node: Node, config: Config, stop: threading.Event, notifier: sdnotify
                 log.warning(warning)
         dead = node.dead_threads()
         if dead:
-            raise NodeError(f"stopped, because these threads died: {', '.join(dead)}; see the log above")
+            reason = f"stopped, because these threads died: {', '.join(dead)}; see the log above"
+            node.give_up(reason)
+            raise NodeError(reason)
         notifier.notify("WATCHDOG=1")
 
 

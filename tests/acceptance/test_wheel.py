@@ -38,6 +38,7 @@ def test_the_wheel_brings_config_unit_model_and_licences(installed: Path) -> Non
     data = installed / "dicom_node" / "data"
     assert (data / "config.toml").read_bytes() == (ROOT / "config.toml").read_bytes()
     assert (data / "systemd" / "dicomnode.service").is_file()
+    assert {path.name for path in (data / "monitoring").iterdir()} >= {"alerts.yml", "dashboard.json"}
     assert (installed / "pipeline" / "models" / "demo" / "MODEL_CARD.md").is_file()
     for name in ("page.css", "icon.svg", "templates/base.html", "templates/story.html"):
         assert (installed / "dicom_node" / "web" / name).is_file()

@@ -13,7 +13,7 @@ import pytest
 from pydicom import dcmread
 from typer.testing import CliRunner
 
-from dicom_node import doctor_peers, hl7_send
+from dicom_node import doctor_peers, hl7_send, send_test
 from dicom_node.cli import app
 from dicom_node.config import Config, Hl7Destination
 from dicom_node.courier import Courier
@@ -88,6 +88,22 @@ def test_a_negative_acknowledgement_is_permanent_says_why_and_a_retry_helps(
     courier(outbox, ris).run_once()
     assert outbox.series().state is SeriesState.DELIVERED
     assert len(set(ris.control_ids)) == 1
+
+
+def test_a_refusal_that_names_the_patient_does_not_get_into_log_and_ledger(
+    outbox: Outbox, ris: Ris, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = outbox.results / "report.dcm"
+    ds = dcmread(path)
+    ds.PatientName, ds.PatientID, ds.AccessionNumber = "Musterfrau^Erika", "P|4711", "A0815"
+    ds.save_as(path)
+    said = "MUSTERFRAU, Erika (P\\F\\4711): order A0815 is unknown"
+    ris.answer = lambda control_id: ack(control_id, "AE", said)
+    fill(outbox)
+    courier(outbox, ris).run_once()
+    assert "[...], [...] ([...]): order [...] is unknown" in delivery(outbox).reason
+    for secret in ("usterfrau", "Erika", "4711", "A0815"):
+        assert secret not in caplog.text.replace(str(ris.messages), "")
 
 
 LATE = b"\x0bMSH|^~\\&|half of an answer"
@@ -204,6 +220,15 @@ def destination(config: Config) -> Hl7Destination:
     (found,) = config.destinations
     assert isinstance(found, Hl7Destination)
     return found
+
+
+def test_send_test_sends_one_marked_message(outbox: Outbox, ris: Ris) -> None:
+    config = outbox.hl7_config(ris.port, processing_id="T")
+    (outcome,) = send_test.run(config, destination(config), None, with_ct=True, wait_s=0)
+    assert (outcome.good, outcome.answer) == (True, "stored")
+    message = read(ris.messages[0])
+    assert message.msh.msh_11.value == "T"
+    assert "TEST^DICOMNODE" in ris.messages[0]
 
 
 def test_echo_and_doctor_look_whether_the_port_is_open(ris: Ris, tmp_path: Path) -> None:

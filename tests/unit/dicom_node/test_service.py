@@ -50,6 +50,10 @@ class FakeNode:
 
     def __init__(self, looks: int) -> None:
         self._looks = looks
+        self.reasons: list[str] = []
+
+    def give_up(self, reason: str) -> None:
+        self.reasons.append(reason)
 
     def dead_threads(self) -> list[str]:
         self._looks -= 1
@@ -79,9 +83,11 @@ def test_a_dead_thread_ends_the_service_with_its_name(monkeypatch: pytest.Monkey
     monkeypatch.setenv("WATCHDOG_USEC", "2000")
     stop = threading.Event()
     notifier = FakeNotifier(stop, after=100)
+    node = FakeNode(looks=2)
     with pytest.raises(NodeError, match="ingest"):
-        service._watch(FakeNode(looks=2), Config(), stop, notifier)  # type: ignore[arg-type]
+        service._watch(node, Config(), stop, notifier)  # type: ignore[arg-type]
     assert notifier.messages == ["WATCHDOG=1"] * 2
+    assert "ingest" in node.reasons[0]  # the next start tells of it
 
 
 def test_a_taken_port_ends_the_start_and_leaves_nothing_running(tmp_path: Path) -> None:
