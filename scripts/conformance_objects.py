@@ -80,7 +80,16 @@ def _made(number: int) -> Made:
     measured = scores.measure(volume, lungs, drawn.lesions)
     model = ModelIdentity(f"model{number}", f"1.{number}", f"{number}a" * 32)
     flags = (Flag(f"example_{number}", f"Example of a quality finding, {number}"),)
-    analysis = Analysis(volume, lungs, drawn.lesions, measured, flags, model, source_digest=f"{number}b" * 32)
+    analysis = Analysis(
+        volume,
+        lungs,
+        drawn.lesions,
+        measured,
+        flags,
+        model,
+        source_digest=f"{number}b" * 32,
+        accuracy=f"example {number}",
+    )
     previous = ObjectReference(
         str(volume.headers[0].StudyInstanceUID),
         f"2.25.{number}1",
