@@ -7,24 +7,30 @@ patient position. The same specification and seed give the same voxels, and the 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 
-from pipeline.phantom_chest import (
-    DEPTH_MM,
-    HEIGHT_MM,
-    WIDTH_MM,
-    Blob,
-    Drawn,
-    Slab,
-    draw,
-    grow_vessels,
-)
+from pipeline import phantom_chest, phantom_trees
+from pipeline.phantom_chest import Scene
+from pipeline.phantom_grid import DEPTH_MM, HEIGHT_MM, WIDTH_MM, Slab, Structure
+from pipeline.phantom_lesions import Blob, LesionKind
+from pipeline.phantom_lungs import Effusion
+from pipeline.phantom_scan import KERNELS, KernelName
 from pipeline.phantom_series import SeriesOptions, as_volume, write_series
-from pipeline.types import Affine, HuArray, LesionMasks, Lung, LungMask
+from pipeline.types import Affine, HuArray, LabelArray, LesionMasks, Lung, LungMask, MaskArray
 
-__all__ = ["Lesion", "Phantom", "PhantomSpec", "SeriesOptions", "as_volume", "lesions_in", "make", "write_series"]
+__all__ = [
+    "Effusion",
+    "Lesion",
+    "Phantom",
+    "PhantomSpec",
+    "SeriesOptions",
+    "Structure",
+    "as_volume",
+    "lesions_in",
+    "make",
+    "write_series",
+]
 
 SLAB_SLICES = 16  # drawn at a time, so that 600 slices need little more memory than their HU
 Triple = tuple[float, float, float]
@@ -32,15 +38,17 @@ Triple = tuple[float, float, float]
 
 @dataclass(frozen=True)
 class Lesion:
-    """One lesion, an ellipsoid that is cut off at the pleura.
+    """One lesion, an ellipsoid with an uneven border that is cut off at the pleura.
 
     Attributes:
+        kind: crazy paving is ground glass with thickened septa, and counts as ground glass.
+        lung: the side.
         centre_mm: nominal mm of an adult chest: distance from the midline, y from front (−) to back (+), height
             above the caudal end of the stack (0-300).
         radii_mm: along the same axes.
     """
 
-    kind: Literal["ggo", "consolidation"]
+    kind: LesionKind
     lung: Lung
     centre_mm: Triple
     radii_mm: Triple
@@ -68,7 +76,9 @@ class PhantomSpec:
         slice_spacing_mm: distance of slices. The anatomy is stretched to fill the stack, whatever its height is.
         pixel_spacing_mm: (row, column); None lets a field of 360 mm fill the columns, with square voxels.
         lesions: empty for a healthy chest.
-        noise_hu: standard deviation.
+        noise_hu: standard deviation with the soft kernel.
+        effusions: pleural fluid; it is neither lung nor opacity.
+        kernel: soft, or sharp with three times the noise.
         covered: part of the anatomy, from caudal 0 to cranial 1, that the stack shows; (0.3, 1) cuts the bases off.
     """
 
@@ -80,6 +90,8 @@ class PhantomSpec:
     lesions: tuple[Lesion, ...] = DEFAULT_LESIONS
     noise_hu: float = 15.0
     covered: tuple[float, float] = (0.0, 1.0)
+    effusions: tuple[Effusion, ...] = ()
+    kernel: KernelName = "soft"
 
     @property
     def spacing_mm(self) -> Triple:
@@ -90,12 +102,29 @@ class PhantomSpec:
 
 @dataclass(frozen=True)
 class Phantom:
-    """HU and truth in canonical order: slices caudal to cranial, rows front to back, columns right to left."""
+    """HU and truth in canonical order: slices caudal to cranial, rows front to back, columns right to left.
+
+    Attributes:
+        hu: the image.
+        lungs: with everything in them but trachea and main bronchi; without effusion.
+        lesions: infection and consolidation, as the scores count them.
+        spacing_mm: (slice, row, column).
+        structures: what each voxel is, a `Structure`; lesions lie over it.
+        crazy_paving: the part of the ground glass that has thickened septa.
+        convolution_kernel: for the DICOM header.
+    """
 
     hu: HuArray
     lungs: LungMask
     lesions: LesionMasks
     spacing_mm: Triple
+    structures: LabelArray
+    crazy_paving: MaskArray
+    convolution_kernel: str = KERNELS["soft"].name
+
+    def structure(self, *kinds: Structure) -> MaskArray:
+        """The voxels that are any of these."""
+        return np.isin(self.structures, kinds)
 
     @property
     def affine(self) -> Affine:
@@ -113,28 +142,29 @@ class Phantom:
 
 
 def make(spec: PhantomSpec | None = None, seed: int = 0) -> Phantom:
-    """Draw a phantom; `seed` moves noise, texture and vessels but not lungs and lesions."""
+    """Draw a phantom; `seed` moves noise, texture, vessels and bronchi but not lungs and lesions."""
     spec = spec or PhantomSpec()
     shape = (spec.slices, spec.rows, spec.columns)
-    hu, labels = np.empty(shape, np.int16), np.empty(shape, np.uint8)
-    infection, consolidation = np.empty(shape, bool), np.empty(shape, bool)
-    vessels = grow_vessels(seed)
+    hu, labels, structures = np.empty(shape, np.int16), np.empty(shape, np.uint8), np.empty(shape, np.uint8)
+    infection, paving, consolidation = (np.empty(shape, dtype=bool) for _ in range(3))
+    kernel = KERNELS[spec.kernel]
     blobs = tuple(_blob(lesion) for lesion in spec.lesions)
+    trees = phantom_trees.grow(seed, phantom_chest.places())
+    scene = Scene(trees, blobs, spec.effusions, kernel, spec.noise_hu)
     for first in range(0, spec.slices, SLAB_SLICES):
         part = slice(first, min(first + SLAB_SLICES, spec.slices))
-        drawn: Drawn = draw(_slab(spec, part), vessels, blobs, spec.noise_hu, seed * 1000 + first)
-        hu[part], labels[part] = drawn.hu, drawn.labels
-        consolidation[part] = drawn.consolidation
-        infection[part] = drawn.ggo | drawn.consolidation
-    return Phantom(hu, LungMask(labels, "truth"), LesionMasks(infection, consolidation), spec.spacing_mm)
+        drawn = phantom_chest.draw(_slab(spec, part), scene, seed * 1000 + first)
+        hu[part], labels[part], structures[part] = drawn.hu, drawn.labels, drawn.structure
+        paving[part], consolidation[part] = drawn.crazy_paving, drawn.consolidation
+        infection[part] = drawn.ggo | drawn.crazy_paving | drawn.consolidation
+    lungs, lesions = LungMask(labels, "truth"), LesionMasks(infection, consolidation)
+    return Phantom(hu, lungs, lesions, spec.spacing_mm, structures, paving, kernel.name)
 
 
 def _blob(lesion: Lesion) -> Blob:
     side = -1.0 if lesion.lung == Lung.RIGHT else 1.0
     distance, y, z = lesion.centre_mm
-    solid = lesion.kind == "consolidation"
-    soft_mm, hu = (1.5, 10.0) if solid else (8.0, -580.0)
-    return Blob((side * distance, y, z), lesion.radii_mm, soft_mm, hu, solid)
+    return Blob(lesion.kind, (side * distance, y, z), lesion.radii_mm)
 
 
 def _slab(spec: PhantomSpec, part: slice) -> Slab:
@@ -151,4 +181,5 @@ def _slab(spec: PhantomSpec, part: slice) -> Slab:
         y.astype(np.float32)[None, :, None],
         x.astype(np.float32)[None, None, :],
         column * scale,
+        min(HEIGHT_MM * (high - low) / spec.slices, spec.slice_spacing_mm * scale),
     )

@@ -56,6 +56,10 @@ class Drawing(Protocol):
     def affine(self) -> Affine:
         """(column, row, slice, 1) to LPS mm."""
 
+    @property
+    def convolution_kernel(self) -> str:
+        """As in (0018,1210), e.g. "B40f"."""
+
 
 @dataclass(frozen=True)
 class SeriesOptions:
@@ -186,7 +190,7 @@ class _Grid:
     """A drawing turned onto the source grid; makes the data set of each slice."""
 
     def __init__(self, phantom: Drawing, options: SeriesOptions) -> None:
-        self.options = options
+        self.options, self.kernel = options, phantom.convolution_kernel
         turn = arrangement(options.directions)
         axes = tuple(axis for axis, flipped in enumerate(turn.flips) if flipped)
         self.stored = np.flip(phantom.hu, axes)
@@ -197,7 +201,7 @@ class _Grid:
 
     def dataset(self, index: int, again: bool) -> Dataset:
         """Slice `index` as a data set; `again` gives it another SOP Instance UID."""
-        ds = _common_attributes(self.options)
+        ds = _common_attributes(self.options, self.kernel)
         ds.SOPInstanceUID = self._uid("instance", index, again)
         ds.file_meta.MediaStorageSOPInstanceUID = ds.SOPInstanceUID
         column, row, step = (self.affine[:3, axis] for axis in range(3))
@@ -233,7 +237,7 @@ def _source_affine(phantom: Drawing, turn: Arrangement) -> Affine:
     return np.asarray(phantom.affine @ np.linalg.inv(turn.affine(np.eye(4), phantom.hu.shape)), dtype=np.float64)
 
 
-def _common_attributes(options: SeriesOptions) -> Dataset:
+def _common_attributes(options: SeriesOptions, kernel: str) -> Dataset:
     """Everything that all slices of the series share."""
     study = (options.study_seed or options.uid_seed,)
     ds = Dataset()
@@ -247,10 +251,10 @@ def _common_attributes(options: SeriesOptions) -> Dataset:
     ds.StudyTime = ds.SeriesTime = ds.AcquisitionTime = ds.ContentTime = "101500"
     ds.AccessionNumber, ds.StudyID = "PHANTOM1", "1"
     ds.Modality, ds.Manufacturer, ds.ReferringPhysicianName = "CT", "dicomnode phantom", ""
-    ds.StudyDescription, ds.SeriesDescription = "Synthetic chest CT", "Synthetic chest 5.0 B40f"
+    ds.StudyDescription, ds.SeriesDescription = "Synthetic chest CT", f"Synthetic chest 5.0 {kernel}"
     ds.PatientName, ds.PatientID, ds.PatientBirthDate, ds.PatientSex = "Phantom^Chest", "PHANTOM", "19600101", "O"
     ds.BodyPartExamined, ds.PatientPosition = "CHEST", options.patient_position
-    ds.KVP, ds.ConvolutionKernel = "120", "B40f"
+    ds.KVP, ds.ConvolutionKernel = "120", kernel
     ds.StudyInstanceUID = _uid(*study, "study")
     ds.SeriesInstanceUID = _uid(options.uid_seed, "series")
     ds.FrameOfReferenceUID = _uid(*study, "frame")
