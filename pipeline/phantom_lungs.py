@@ -14,6 +14,7 @@ from pipeline.types import Lung, MaskArray
 
 PARENCHYMA, FISSURE = -868.0, -640.0
 MIDDLE_MM = 3.0  # where right and left meet
+CLOSED = 0.004  # share of the chest's area at which it ends
 FISSURE_MM = 0.8  # half the thickness of a fissure with the fluid in it
 
 
@@ -37,13 +38,13 @@ def shell(slab: Slab) -> Floats:
     u = np.abs(slab.x)
     across, deep = (u / 130) ** 2, ((slab.y - 4) / 93) ** 2
     chest = across + deep - np.float32(0.15) * across * deep
-    apex = (((u - 50) / 84) ** 2 + ((slab.y - 14) / 98) ** 2) / narrowing(slab)
+    apex = (((u - 50) / 84) ** 2 + ((slab.y - 14) / 98) ** 2 + CLOSED) / narrowing(slab)
     return np.asarray(np.maximum(chest, apex), dtype=np.float32)
 
 
 def narrowing(slab: Slab) -> Floats:
     """Area of the chest at each height against that at its widest: it closes at 282 mm."""
-    return np.asarray(np.maximum(1 - (np.maximum(slab.z - 70, 0) / 212) ** 3, 0.03), dtype=np.float32)
+    return np.asarray(np.maximum(1 - (np.maximum(slab.z - 70, 0) / 212) ** 3, CLOSED / 2), dtype=np.float32)
 
 
 def dome(slab: Slab) -> Floats:
