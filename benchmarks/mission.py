@@ -1,6 +1,6 @@
 """The whole way, once: studies in a PACS → cohort → UNet-1 → EM UNet-2 → package → the node analyses a new study.
 
-    python benchmarks/mission.py [--studies 12] [--epochs 40] [--grid 128] [--features 8] [--folder DIR]
+    python benchmarks/mission.py [--studies 18] [--epochs 30] [--grid 128] [--features 8] [--folder DIR]
 
 Phantom studies lie in Orthanc: healthy ones, GGO only, and GGO with consolidation. Half of those with lesions are
 contoured (RTSTRUCT: infection alone, so that no pixel says what is consolidated); every study has a report, from
@@ -101,7 +101,15 @@ def train(cohort: Path, folder: Path, options: argparse.Namespace) -> Path:
     common: dict[str, Any] = {"batch": 8, "augmentation": mild, "masked": 1.0}
     first = Recipe(name="mission", epochs=options.epochs, rate=3e-3, loss="bce_dice", average_last=5, **common)
     second = EmRecipe(
-        name="mission-phi2", epochs=max(4, options.epochs // 4), rate=5e-4, schedule="constant", k2=1.0, **common
+        name="mission-split",
+        epochs=max(4, options.epochs // 3),
+        rate=5e-4,
+        prior="split",
+        k2=1.5,
+        smooth_px=0.7,
+        warm_up=2,
+        average_last=3,
+        **common,
     )
     folders = Folders(folder / "prepared")
     runs.all_data_unet1(folders, setting, first, 1, Where(folder / "unet1", options.device))
@@ -136,8 +144,8 @@ def judge(node: Served, dcmtk: Dcmtk, folder: Path) -> bool:
 def main() -> int:
     """See the module."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--studies", type=int, default=12)
-    parser.add_argument("--epochs", type=int, default=40)
+    parser.add_argument("--studies", type=int, default=18)
+    parser.add_argument("--epochs", type=int, default=30)
     parser.add_argument("--grid", type=int, default=128)
     parser.add_argument("--features", type=int, default=8)
     parser.add_argument("--jobs", type=int, default=1)

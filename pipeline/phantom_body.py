@@ -1,7 +1,7 @@
 """Everything of the synthetic chest but lungs: table, wall, bones, mediastinum with heart and vessels, abdomen.
 
-Shapes are invented, sizes are those of an adult; heart and stomach lie on the left and the liver on the right, so that
-a mirrored picture is seen. Densities in HU are those of a chest without contrast medium.
+Shapes are invented, sizes are those of an adult; heart and stomach lie on the left and the liver on the right, so
+that a mirrored picture is seen. Densities in HU are those of a chest without contrast medium.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def paint_wall(canvas: Canvas, wall: Floats) -> None:
         canvas.ellipsoid((side * 76, -92.0, 150.0), (58, 32, 62), Structure.BREAST, FAT)
         canvas.ellipsoid((side * 82, -106.0, 145.0), (30, 11, 28), Structure.BREAST, 10.0)
     shoulders = np.clip((slab.z - 215) / 70, 0, 1) ** 2
-    across, deep = 161 + 12 * shoulders, 121 - 20 * shoulders
+    across, deep = (np.asarray(one, np.float32) for one in (161 + 12 * shoulders, 121 - 20 * shoulders))
     canvas.fill(_squircle(slab, across, deep), Structure.SUBCUTANEOUS_FAT, FAT)
     canvas.fill(_squircle(slab, across - 12, deep - 9), Structure.MUSCLE, MUSCLE)
     layers = _squircle(slab, across - 21, deep - 17) & ~_squircle(slab, across - 24, deep - 20)

@@ -18,8 +18,8 @@ from pipeline.phantom_trees import Trees
 from pipeline.types import HuArray, LabelArray, Lung, MaskArray
 
 BRONCHIAL_WALL_MM = 0.7
-VISIBLE = 0.2  # vessels with a radius of less than this share of a voxel are not drawn
-TEXTURE_HU, TEXTURE_MM = 38.0, 1.8
+VISIBLE = 0.5  # vessels with a radius of less than this share of a voxel are not drawn
+TEXTURE_HU, TEXTURE_MM = 42.0, 1.8
 GRAVITY = 0.4  # HU per mm from front to back
 
 
@@ -109,9 +109,10 @@ def _fill_lungs(canvas: Canvas, inside: MaskArray, trees: Trees, rng: np.random.
     box = ndimage.find_objects(inside.astype(np.uint8))[0]
     part = slab.cut(box)
     texture = rng.standard_normal(part.shape, dtype=np.float32)
-    sigma = (TEXTURE_MM / slab.slice_mm, TEXTURE_MM / slab.voxel_mm, TEXTURE_MM / slab.voxel_mm)
-    texture = ndimage.gaussian_filter(texture, sigma, truncate=2.5)
-    texture *= np.float32(TEXTURE_HU / max(float(texture.std()), 1e-6))
+    sizes = (slab.slice_mm, slab.voxel_mm, slab.voxel_mm)
+    texture = ndimage.gaussian_filter(texture, [TEXTURE_MM / size for size in sizes], truncate=2.5)
+    seen_hu = TEXTURE_HU * phantom_scan.averaged(TEXTURE_MM, sizes)
+    texture *= np.float32(seen_hu / max(float(texture.std()), 1e-6))
     texture += np.float32(GRAVITY) * (part.y + np.float32(90))
     canvas.hu[box] += texture * inside[box]
     _soften_dome(canvas, inside)

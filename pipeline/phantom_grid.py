@@ -1,7 +1,7 @@
 """What the synthetic chest is drawn on: slices in nominal millimetres, painted over and over like a picture.
 
-Nominal millimetres are centred in plane: x from the patient's right (−) to the left (+), y from front (−) to back (+),
-z from the caudal (0) to the cranial end (300) of the stack.
+Nominal millimetres are centred in plane: x from the patient's right (−) to the left (+), y from front (−) to back
+(+), z from the caudal (0) to the cranial end (300) of the stack.
 """
 
 from __future__ import annotations
@@ -116,7 +116,7 @@ class Tube:
 
 @dataclass(frozen=True)
 class Canvas:
-    """One slab while it is painted: density and structure of each voxel. What is painted later covers the earlier."""
+    """One slab while it is painted: density and structure of each voxel. What comes later covers the earlier."""
 
     slab: Slab
     hu: Floats
@@ -165,16 +165,14 @@ class Canvas:
         np.copyto(self.structure[box], np.uint8(structure), where=share >= 0.5)
 
 
-def _tube_share(
-    part: Slab, start: npt.NDArray[np.float64], axis: Floats, radii_mm: tuple[float, float]
-) -> Floats:
+def _tube_share(part: Slab, start: npt.NDArray[np.float64], axis: Floats, radii_mm: tuple[float, float]) -> Floats:
     """Share of each voxel that a tube fills: the mean of two planes of each slice where slices are thick."""
     planes = 2 if part.slice_mm > 2 else 1
     offsets = (np.arange(planes, dtype=np.float32) - (planes - 1) / 2) * np.float32(part.slice_mm / planes)
     z = (part.z.reshape(-1, 1) + offsets).reshape(-1, 1, 1)
     dx, dy, dz = part.x - np.float32(start[0]), part.y - np.float32(start[1]), z - np.float32(start[2])
     along = dx * axis[0] + dy * axis[1] + dz * axis[2]
-    along *= 1 / np.float32(max(axis @ axis, 1e-6))
+    along *= 1 / np.float32(max(float(axis @ axis), 1e-6))
     np.clip(along, 0, 1, out=along)
     square = (dx - along * axis[0]) ** 2
     square += (dy - along * axis[1]) ** 2

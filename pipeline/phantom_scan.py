@@ -41,6 +41,12 @@ WIDE_MM = 1.6  # of the blur that edge enhancement takes off
 LEAST_PIXELS = 0.4
 
 
+def averaged(length_mm: float, voxels_mm: tuple[float, float, float]) -> float:
+    """What voxels of a size leave of the standard deviation of a texture with a correlation length."""
+    kept = [length_mm / np.hypot(length_mm, size / np.sqrt(12)) for size in voxels_mm]
+    return float(np.sqrt(np.prod(kept)))
+
+
 def scan(hu: Floats, kernel: Kernel, voxel_mm: float, noise_hu: float, rng: np.random.Generator) -> Floats:
     """Blur, sharpen and add noise, slice by slice.
 

@@ -1,8 +1,8 @@
 """Bronchi, arteries and veins of the synthetic chest: trees that fill their lobe.
 
 A tree grows towards points strewn in its lobe: it goes part of the way to their middle, parts them in two along
-their longest extent, and each half goes on by itself (as in Tawhai et al., J Appl Physiol 97, 2004). Radii follow the
-number of points that a branch serves (Murray's law, with an exponent for lungs).
+their longest extent, and each half goes on by itself (as in Tawhai et al., J Appl Physiol 97, 2004). Radii follow
+the number of points that a branch serves (Murray's law, with an exponent for lungs).
 """
 
 from __future__ import annotations
@@ -39,7 +39,9 @@ class Lobe:
 LOBES: Mapping[Structure, Lobe] = {
     Structure.RIGHT_UPPER_LOBE: Lobe(RIGHT, (-52.0, 16.0, 174.0), PULMONARY_ARTERY[1].end, (-34.0, 2.0, 142.0)),
     Structure.RIGHT_MIDDLE_LOBE: Lobe(INTERMEDIATE, (-54.0, -2.0, 124.0), (-44.0, 8.0, 150.0), (-34.0, 6.0, 134.0)),
-    Structure.RIGHT_LOWER_LOBE: Lobe(INTERMEDIATE, (-52.0, 32.0, 114.0), (-44.0, 10.0, 150.0), (-34.0, 18.0, 122.0)),
+    Structure.RIGHT_LOWER_LOBE: Lobe(
+        INTERMEDIATE, (-52.0, 32.0, 114.0), (-44.0, 10.0, 150.0), (-34.0, 18.0, 122.0)
+    ),
     Structure.LEFT_UPPER_LOBE: Lobe(LEFT, (58.0, 6.0, 164.0), PULMONARY_ARTERY[2].end, (40.0, 4.0, 142.0)),
     Structure.LEFT_LOWER_LOBE: Lobe(LEFT, (58.0, 36.0, 122.0), PULMONARY_ARTERY[2].end, (40.0, 18.0, 122.0)),
 }
@@ -111,7 +113,7 @@ def _aside(axis: Points) -> Points:
 
 
 def _radius(ends: int) -> float:
-    return TIP_MM * ends**EXPONENT
+    return float(TIP_MM * ends**EXPONENT)
 
 
 def _branches(start: Points, served: Points, radius_mm: float) -> list[tuple[Tube, int]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,17 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from pipeline.phantom import Phantom, PhantomSpec, as_volume, lesions_in, make, write_series
+from pipeline.phantom import (
+    Effusion,
+    Lesion,
+    Phantom,
+    PhantomSpec,
+    Structure,
+    as_volume,
+    lesions_in,
+    make,
+    write_series,
+)
 from pipeline.phantom_series import PATIENT_POSITIONS
 from pipeline.types import Lung
 
@@ -166,3 +177,79 @@ class TestFiles:
         assert not any("KVP" in ds for ds in read)
         assert [ds.Rows for ds in read].count(5) == 1
         assert [ds.InstanceNumber for ds in read] == list(range(1, 13))
+
+
+ILL = PhantomSpec(
+    slices=48,
+    rows=180,
+    columns=180,
+    slice_spacing_mm=6.0,
+    lesions=(
+        Lesion("crazy_paving", Lung.RIGHT, (85.0, 20.0, 200.0), (30.0, 34.0, 34.0)),
+        Lesion("consolidation", Lung.LEFT, (70.0, 40.0, 120.0), (40.0, 36.0, 40.0)),
+    ),
+    effusions=(Effusion(Lung.RIGHT, depth_mm=45.0, top_mm=150.0),),
+)
+DENSITY = {  # HU between which the middle of each structure lies
+    (Structure.TRACHEA, Structure.STOMACH_GAS): (-1024, -900),
+    (Structure.ARTERIES, Structure.VEINS): (-450, 60),
+    (Structure.SUBCUTANEOUS_FAT, Structure.MEDIASTINAL_FAT, Structure.BREAST): (-120, -20),
+    (Structure.HEART, Structure.AORTA, Structure.PULMONARY_ARTERY, Structure.VENAE_CAVAE): (20, 60),
+    (Structure.LIVER, Structure.SPLEEN, Structure.STOMACH, Structure.MUSCLE): (30, 70),
+    (Structure.RIBS, Structure.STERNUM, Structure.CLAVICLES, Structure.SCAPULAE, Structure.VERTEBRAE): (100, 500),
+    (Structure.EFFUSION,): (0, 16),
+}
+
+
+@pytest.fixture(scope="module")
+def ill() -> Phantom:
+    return make(ILL, seed=3)
+
+
+class TestStructures:
+    def test_every_structure_is_there_with_its_density(self, ill: Phantom) -> None:
+        assert set(np.unique(ill.structures)) == {int(kind) for kind in Structure}
+        for kinds, (low, high) in DENSITY.items():
+            for kind in kinds:
+                assert low < np.median(ill.hu[ill.structure(kind)]) < high, kind.name
+
+    def test_each_lies_on_its_side(self, ill: Phantom) -> None:
+        assert middle_mm(ill, ill.structure(Structure.LIVER))[0] < -20
+        for kind in (Structure.HEART, Structure.STOMACH, Structure.SPLEEN, Structure.AORTA):
+            assert middle_mm(ill, ill.structure(kind))[0] > 5, kind.name
+        assert middle_mm(ill, ill.structure(Structure.STERNUM))[1] < -60
+        assert middle_mm(ill, ill.structure(Structure.VERTEBRAE))[1] > 60
+
+    def test_lungs_are_lobes_with_what_runs_in_them(self, ill: Phantom) -> None:
+        within = [kind for kind in Structure if kind >= Structure.RIGHT_UPPER_LOBE]
+        assert (ill.structure(*within) == ill.lungs.both).all()
+        right = ill.lungs.labels == Lung.RIGHT
+        assert ill.structure(Structure.RIGHT_MIDDLE_LOBE)[right].any()
+        assert not ill.structure(Structure.LEFT_UPPER_LOBE, Structure.LEFT_LOWER_LOBE)[right].any()
+
+    def test_effusion_is_neither_lung_nor_opacity(self, ill: Phantom) -> None:
+        fluid = ill.structure(Structure.EFFUSION)
+        assert fluid.sum() * ill.voxel_volume_ml > 50
+        assert not (fluid & (ill.lungs.both | ill.lesions.infection)).any()
+        assert middle_mm(ill, fluid)[1] > 40  # it lies behind
+
+    def test_crazy_paving_is_ground_glass_with_lines(self, ill: Phantom) -> None:
+        paved = ill.crazy_paving
+        assert paved.any()
+        assert (ill.lesions.ggo[paved]).all()
+        plain = make(replace(ILL, lesions=(replace(ILL.lesions[0], kind="ggo"),)), seed=3)
+        assert np.percentile(ill.hu[paved], 85) > np.percentile(plain.hu[paved], 85) + 80
+
+    def test_bronchi_stay_open_in_consolidation(self, ill: Phantom) -> None:
+        """An air bronchogram; it counts as consolidation, as it is drawn by hand."""
+        inside = ill.lesions.consolidation & ill.structure(Structure.BRONCHI)
+        assert inside.sum() > 10
+        assert ill.hu[inside].min() < -700
+
+    def test_a_sharp_kernel_has_its_noise_and_its_name(self, ill: Phantom, tmp_path: Path) -> None:
+        small = replace(SMALL, lesions=())
+        soft, sharp = make(small), make(replace(small, kernel="sharp"))
+        liver = soft.structure(Structure.LIVER)
+        assert sharp.hu[liver].std() > 2 * soft.hu[liver].std()
+        assert pydicom.dcmread(write_series(sharp, tmp_path)[0]).ConvolutionKernel == "B70f"
+        assert (sharp.structures == soft.structures).all()
