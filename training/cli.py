@@ -9,6 +9,7 @@ import typer
 from dicom_node import cli_exit
 from training import distributed
 from training.cli_cohort import cohort, prepare
+from training.cli_demo import demo
 from training.cli_evaluate import evaluate
 from training.cli_options import quiet_for
 from training.cli_published import import_published
@@ -21,7 +22,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Train, cross-validate, export and evaluate model packages. Research use only.",
 )
-for command in (cohort, prepare, lungs, unet1, unet2, crossval, export, evaluate, import_published):
+for command in (demo, cohort, prepare, lungs, unet1, unet2, crossval, export, evaluate, import_published):
     app.command()(command)
 
 

@@ -218,3 +218,12 @@ UNET2: Mapping[str, EmRecipe] = {
         ),
     )
 }
+
+_TOY: Mapping[str, Any] = {  # phantoms on a small grid, for a first look
+    "batch": 8,
+    "augmentation": Augmentation(rotation_deg=15, shift=0.05, zoom=0.1, flip_rows=0.0, flip_columns=0.5),
+    "masked": 1.0,
+    "average_last": 4,
+}
+TOY = Recipe(name="toy", epochs=24, rate=3e-3, loss="bce_dice", **_TOY)
+TOY_EM = EmRecipe(name="toy-split", epochs=8, rate=5e-4, prior="split", k2=1.5, smooth_px=0.7, warm_up=2, **_TOY)

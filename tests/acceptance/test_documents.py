@@ -82,6 +82,7 @@ NOT_RUN = (
     NotRun(
         r"^dicomnode-train (lungs|unet1|unet2|crossval|export) ", understood, "hours, on data that are not here"
     ),
+    NotRun(r"^dicomnode-train demo( |$)", understood, "minutes of training; test_demo.py runs a tiny one"),
     NotRun(r"^dicomnode-train evaluate --cohort DATA", understood, "labelled data that are not here"),
     NotRun(r"^dicomnode-train import-published ", understood, "the authors' weights; test_published.py makes some"),
     NotRun(r"^torchrun ", understood, "several GPUs or hosts; test_distributed.py starts two processes"),
