@@ -1,6 +1,6 @@
 """The whole way, once: studies in a PACS → cohort → UNet-1 → EM UNet-2 → package → the node analyses new studies.
 
-    python benchmarks/mission.py [--studies 18] [--new 3] [--epochs 30] [--grid 128] [--features 8] [--folder DIR]
+    python benchmarks/mission.py [--studies 18] [--new 3] [--epochs 40] [--grid 128] [--features 8] [--folder DIR]
 
 Phantom studies lie in Orthanc: healthy ones, GGO only, and GGO with consolidation. Half of those with lesions are
 contoured (RTSTRUCT: infection alone, so that no pixel says what is consolidated); every study has a report, from
@@ -81,7 +81,7 @@ def train(cohort: Path, folder: Path, options: argparse.Namespace) -> Path:
         prepare.prepare(cohort, folder / "prepared", grid, prepare.Lungs("builtin"), pool)
     setting = Setting(architecture=Architecture(features=options.features), preprocessing=grid, lungs="builtin")
     first = TOY.model_copy(update={"epochs": options.epochs})
-    second = TOY_EM.model_copy(update={"epochs": max(4, options.epochs // 3)})
+    second = TOY_EM.model_copy(update={"epochs": max(6, options.epochs // 6)})
     folders = Folders(folder / "prepared")
     runs.all_data_unet1(folders, setting, first, 1, Where(folder / "unet1", options.device))
     runs.all_data_unet2(folders, setting, second, folder / "unet1", 1, Where(folder / "unet2", options.device))
@@ -118,7 +118,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--studies", type=int, default=18)
     parser.add_argument("--new", type=int, default=3)
-    parser.add_argument("--epochs", type=int, default=30)
+    parser.add_argument("--epochs", type=int, default=40)
     parser.add_argument("--grid", type=int, default=128)
     parser.add_argument("--features", type=int, default=8)
     parser.add_argument("--jobs", type=int, default=1)

@@ -219,11 +219,13 @@ UNET2: Mapping[str, EmRecipe] = {
     )
 }
 
-_TOY: Mapping[str, Any] = {  # phantoms on a small grid, for a first look
-    "batch": 8,
+_TOY: Mapping[str, Any] = {  # phantoms on a grid of 128 × 128, for a first look
     "augmentation": Augmentation(rotation_deg=15, shift=0.05, zoom=0.1, flip_rows=0.0, flip_columns=0.5),
+    "crop": (80, 112),
     "masked": 1.0,
-    "average_last": 4,
+    "average_last": 3,
 }
-TOY = Recipe(name="toy", epochs=24, rate=3e-3, loss="bce_dice", **_TOY)
-TOY_EM = EmRecipe(name="toy-split", epochs=8, rate=5e-4, prior="split", k2=1.5, smooth_px=0.7, warm_up=2, **_TOY)
+TOY = Recipe(name="toy", epochs=20, batch=4, rate=2e-3, loss="bce_dice", **_TOY)
+TOY_EM = EmRecipe(
+    name="toy-split", epochs=6, batch=8, rate=1e-3, prior="split", k2=1.5, smooth_px=0.7, warm_up=4, **_TOY
+)
