@@ -39,6 +39,8 @@ from tests.fixtures.ct import encode, slice_of
 
 LOOK_S = 10.0
 MANY = 100
+TOGETHER_S = 60.0  # an answer may take, when so many ask
+ASSOCIATE_AC, P_DATA_TF = 0x02, 0x04  # PDU types, PS3.8 9.3
 MEMORY_MB, THREADS, DESCRIPTORS = 32.0, 2, 4  # more than so much more in the end than in the beginning is a leak
 
 
@@ -150,10 +152,30 @@ class Senders:
                 pass
 
     def open_many(self) -> int:
-        """100 associations at the same time; how many of them were accepted and answered an echo."""
+        """100 associations that all stand at the same time; how many of them answer an echo while they do.
+
+        Plain sockets that send recorded PDUs: 100 requestors in one process keep each other waiting.
+        """
+        request, echo, *_, release = self._pdus
+        address = ("127.0.0.1", self.node.port)
         with ExitStack() as stack:
-            opened = [stack.enter_context(reception.calling(self.node)) for _ in range(MANY)]
-            return sum(assoc.is_established for assoc in opened)
+            peers = [stack.enter_context(socket.create_connection(address, TOGETHER_S)) for _ in range(MANY)]
+            accepted = [peer for peer in peers if _answer(peer, request) == ASSOCIATE_AC]
+            echoed = sum(_answer(peer, echo) == P_DATA_TF for peer in accepted)
+            for peer in accepted:
+                _answer(peer, release)
+            return echoed
+
+
+def _answer(peer: socket.socket, pdu: bytes) -> int:
+    """The type of the PDU that answers (PS3.8 9.3); -1 where the connection ends instead."""
+    try:
+        peer.sendall(pdu)
+        head = peer.recv(6, socket.MSG_WAITALL)
+        peer.recv(int.from_bytes(head[2:]), socket.MSG_WAITALL)
+        return head[0]
+    except (OSError, IndexError):
+        return -1
 
 
 def soak(folder: Path, minutes: float, at_once: int, seed: int) -> tuple[list[Look], Senders, list[str]]:
