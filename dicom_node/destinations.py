@@ -79,14 +79,20 @@ class Outlet(Section):
         return ResultKind.PICTURE in self.kinds
 
 
-class Destination(PeerTable, Outlet):
+class ObjectOutlet(Outlet):
+    """One that takes DICOM objects."""
+
+    not_analysed: Literal["nothing", "report", "picture"] = "nothing"
+
+
+class Destination(PeerTable, ObjectOutlet):
     """One that takes C-STORE."""
 
     protocol: Literal["dimse"] = "dimse"
     verify: Literal["commitment", "find", "none"] = "commitment"
 
 
-class WebDestination(Outlet):
+class WebDestination(ObjectOutlet):
     """One that takes STOW-RS (PS3.18 10.5). Secrets lie in files, which are read anew for every transaction."""
 
     protocol: Literal["dicomweb"] = "dicomweb"

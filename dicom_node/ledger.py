@@ -6,14 +6,15 @@ be called from any thread. Frozen records go in and out (`ledger_records`); no O
 Every change takes `now`, time zone aware: the ledger has no clock.
 
 The rooms: `ledger_reception` (instances make series), `ledger_decisions` (completion, selection), `ledger_jobs`
-(analyses), `ledger_priors` (earlier results of a patient), `ledger_deliveries` (the outbox), `ledger_retention`
-(files that may go), `ledger_retrievals` (what is fetched from archives), `ledger_status` (people),
-`ledger_overview` (the status page), `ledger_metrics` (monitoring), `ledger_notices` (who was told of what). They
-share `ledger_writer`.
+(analyses), `ledger_priors` (earlier results of a patient), `ledger_deliveries` (the outbox), `ledger_announcements`
+(studies without a result), `ledger_retention` (files that may go), `ledger_retrievals` (what is fetched from
+archives), `ledger_status` (people), `ledger_overview` (the status page), `ledger_metrics` (monitoring),
+`ledger_notices` (who was told of what). They share `ledger_writer`.
 """
 
 from __future__ import annotations
 
+from dicom_node.ledger_announcements import AnnouncementRoom
 from dicom_node.ledger_database import open_engine, require_current, upgrade
 from dicom_node.ledger_decisions import DecisionRoom
 from dicom_node.ledger_deliveries import DeliveryRoom
@@ -25,6 +26,7 @@ from dicom_node.ledger_priors import CurrentCt, PriorRoom, PriorRules
 from dicom_node.ledger_reception import ReceptionRoom
 from dicom_node.ledger_records import (
     Ages,
+    AnnouncementRecord,
     Backlog,
     Choice,
     Delivery,
@@ -40,6 +42,7 @@ from dicom_node.ledger_records import (
     SeriesIdentity,
     SeriesPage,
     SeriesRecord,
+    Told,
     Verdict,
     Wanted,
 )
@@ -58,6 +61,7 @@ __all__ = [
     "InstanceRecord",
     "JobRecord",
     "Ledger",
+    "AnnouncementRecord",
     "Place",
     "PriorRules",
     "Purgeable",
@@ -67,6 +71,7 @@ __all__ = [
     "SeriesIdentity",
     "SeriesPage",
     "SeriesRecord",
+    "Told",
     "Verdict",
     "Wanted",
 ]
@@ -78,6 +83,7 @@ class Ledger(
     JobRoom,
     PriorRoom,
     DeliveryRoom,
+    AnnouncementRoom,
     RetentionRoom,
     RetrievalRoom,
     StatusRoom,

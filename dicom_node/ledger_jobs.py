@@ -10,6 +10,7 @@ from types import MappingProxyType
 from sqlalchemy import exists, select
 
 from dicom_node.errors import NotFound
+from dicom_node.ledger_announcements import sent_announcements
 from dicom_node.ledger_priors import waits_for_earlier_study
 from dicom_node.ledger_records import JobRecord, SeriesRecord
 from dicom_node.ledger_rows import job_record, series_query, series_record
@@ -101,11 +102,10 @@ class JobRoom(LedgerRoom):
                 .where(ResultRow.kind != ResultKind.REJECTION)
                 .order_by(ResultRow.id)
             )
-            rows = session.scalars(query).all()
-            return {
-                profile: tuple(_reference(row) for row in rows if row.profile == profile)
-                for profile in {row.profile for row in rows}
-            }
+            found = sent_announcements(session, study_uid)
+            for row in session.scalars(query):
+                found.setdefault(row.profile, []).append(_reference(row))
+            return {profile: tuple(references) for profile, references in found.items()}
 
     def job_done(
         self,

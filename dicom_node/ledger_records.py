@@ -141,6 +141,28 @@ class InstanceRecord:
     purged: bool = False
 
 
+@dataclass(frozen=True)
+class Told:
+    """Who is told of studies without a result, and in which form (`pipeline.notice`)."""
+
+    destination: str
+    profile: str
+    form: str
+
+
+@dataclass(frozen=True)
+class AnnouncementRecord:
+    """Why a study has no result, for one destination; `image_series_uid` names a series with an image of it."""
+
+    id: int
+    study_uid: str
+    image_series_uid: str
+    form: str
+    reasons: tuple[str, ...]
+    attempts: int
+    created_at: datetime
+
+
 class Verdict(StrEnum):
     """What a received file is, beside what is kept of the same SOP instance."""
 

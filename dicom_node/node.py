@@ -8,6 +8,7 @@ from collections.abc import Callable
 from concurrent.futures import Executor
 from datetime import UTC, datetime
 
+from dicom_node.announcements import AnnouncementService
 from dicom_node.audit import AuditTrail
 from dicom_node.commitment import CommitmentReport
 from dicom_node.config import Config
@@ -74,6 +75,7 @@ class Node:
             has_room=self._spool.has_room,
         )
         self._delivery = DeliveryService(config, self._ledger, self._spool)
+        self._announcements = AnnouncementService(config, self._ledger, self._spool, clock)
         self._sources = SourceService(
             config, self._ledger, clock, self._receiver.intake.keep, lambda: self._ingest.idle, self._wake
         )
@@ -110,6 +112,7 @@ class Node:
             self._coordinator.start()
             self._prior_search.start()
             self._delivery.start()
+            self._announcements.start()
             self._retention.start()
             self._sources.start()
             self._nudger.start()
@@ -140,6 +143,7 @@ class Node:
         except NodeError as error:
             log.error("the database is away; interrupted analyses are found at the next start: %s", error)
         self._delivery.stop()
+        self._announcements.stop()
         self._audit.stop()
         self._ledger.close()
 
@@ -155,7 +159,8 @@ class Node:
         threads = [self._ingest.thread, self._coordinator.thread, self._retention.thread, self._nudger]
         threads += [*self._dispatcher.threads, *self._prior_search.threads, *self._audit.threads]
         dead = [thread.name for thread in threads if not thread.is_alive()]
-        return [*dead, *self._delivery.dead_threads(), *self._sources.dead_threads()]
+        dead += [*self._delivery.dead_threads(), *self._announcements.dead_threads(), *self._sources.dead_threads()]
+        return dead
 
     def database_fault(self) -> str:
         """As `health.Watched`."""

@@ -252,6 +252,32 @@ class DeliveryRow(Base):
     )
 
 
+class AnnouncementRow(Base):
+    """Why a study has no result, for one destination. Other reasons later are another notice."""
+
+    __tablename__ = "announcement"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    study_uid: Mapped[str] = mapped_column(Uid)
+    series_id: Mapped[int] = mapped_column(ForeignKey("series.id", ondelete="CASCADE"))  # header is taken from it
+    destination: Mapped[str] = mapped_column(String(64))
+    profile: Mapped[str] = mapped_column(String(64))
+    form: Mapped[str] = mapped_column(String(16))
+    reasons: Mapped[list[str]] = mapped_column(JSON)
+    digest: Mapped[str] = mapped_column(String(64))  # of the reasons
+    state: Mapped[str] = mapped_column(String(16))  # pending, sent, failed, cancelled: as of a delivery
+    attempts: Mapped[int] = mapped_column(Integer, default=0)
+    created_at: Mapped[datetime] = mapped_column(Utc)
+    next_attempt_at: Mapped[datetime] = mapped_column(Utc)
+    begun_at: Mapped[datetime | None] = mapped_column(Utc)  # put on the wire; the peer may have the object since
+    series_uid: Mapped[str] = mapped_column(Uid, default="")
+    sop_class_uid: Mapped[str] = mapped_column(Uid, default="")
+    sop_instance_uid: Mapped[str] = mapped_column(Uid, default="")
+    __table_args__ = (
+        UniqueConstraint("study_uid", "destination", "digest"),
+        Index("ix_announcement_due", "destination", "state", "next_attempt_at"),
+    )
+
+
 class RetrievalRow(Base):
     """Bring all instances of one series from a source. Of one series and source, at most one is waiting."""
 

@@ -11,13 +11,15 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import date, datetime
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from pydantic import TypeAdapter
-from pydicom.dataset import Dataset
 
 from pipeline.kernel import sharpness
 from pipeline.types import Analysis, ModelIdentity, ObjectReference, Region, RegionScores
+
+if TYPE_CHECKING:  # as in `pipeline.types`
+    from pydicom.dataset import Dataset
 
 MAX_ID = 64  # characters of a PatientID or its issuer (PS3.5 6.2, VR LO); a longer one identifies nobody
 THICKNESS_TOLERANCE_MM = 0.1

@@ -128,25 +128,31 @@ def nameless(source: SourceHeader) -> Dataset:
 
 
 def finish(built: Dataset, analysis: Analysis, context: ResultContext, source: SourceHeader) -> Dataset:
+    """What highdicom built, `at_moment` of the job, with the device that made it."""
+    ds = at_moment(built, context.created, source)
+    ds.DeviceUID = uids.device(analysis.model)
+    return ds
+
+
+def at_moment(built: Dataset, moment_of_job: datetime, source: SourceHeader) -> Dataset:
     """A plain dataset of what highdicom built, with the moment of the job wherever highdicom put its own.
 
-    Building a set twice thus gives the same bytes. `context.created` is written in the source's
-    TimezoneOffsetFromUTC where it has one, else in its own zone: DA and TM share one zone (PS3.3 C.12.1.1.6).
+    Building an object twice thus gives the same bytes. The moment is written in the source's TimezoneOffsetFromUTC
+    where it has one, else in its own zone: DA and TM share one zone (PS3.3 C.12.1.1.6).
     """
     ds = Dataset(built)
     ds.file_meta = built.file_meta
     ds.preamble = b"\0" * 128
-    created = _in_zone(context.created, source.ds.get("TimezoneOffsetFromUTC"))
+    created = _in_zone(moment_of_job, source.ds.get("TimezoneOffsetFromUTC"))
     for moment in ("InstanceCreation", "Content", "Series"):
         setattr(ds, f"{moment}Date", DA(created.date()))
         setattr(ds, f"{moment}Time", TM(created.time().replace(microsecond=0)))
-    for item in ds.ContributingEquipmentSequence:
+    for item in ds.get("ContributingEquipmentSequence", ()):
         if item.PurposeOfReferenceCodeSequence[0].CodeValue == codes.PROCESSING_EQUIPMENT.value:
             item.ContributionDateTime = DT(created.replace(microsecond=0))
     for keyword in ("PatientName", "TimezoneOffsetFromUTC", "SpecificCharacterSet"):
         if keyword in source.ds:
             ds.add(source.ds[keyword])
-    ds.DeviceUID = uids.device(analysis.model)
     return ds
 
 

@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-from pydicom.dataset import Dataset
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # pydicom takes a third of a second: what only names types does without it
+    from pydicom.dataset import Dataset
+
     from pipeline.priors import Priors
 
 HuArray = npt.NDArray[np.int16]

@@ -1,0 +1,194 @@
+"""Who is told that a study was not analysed, when, and how often."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydicom import dcmread
+from pydicom.dataset import FileMetaDataset
+from pydicom.uid import ExplicitVRLittleEndian
+from pynetdicom import evt
+
+from dicom_node.announcements import Announcer
+from dicom_node.carrier import carrier
+from dicom_node.destinations import ObjectOutlet
+from dicom_node.states import SeriesState
+from tests.fixtures.ct import slice_of
+from tests.fixtures.outbox import Outbox
+from tests.fixtures.samples import SERIES, STUDY, analyse, complete, filing, receive
+
+QUIET_S = 60.0
+OTHER = f"{STUDY}.2"
+
+
+class Site:
+    """An outbox, an archive that is told, and its announcer."""
+
+    def __init__(self, folder: Path, stack: ExitStack, form: str = "report", **behaviour: Any) -> None:
+        self.outbox = Outbox(folder, stack)
+        self.archive, self.port = self.outbox.archive(**behaviour)
+        self.clock, self.ledger = self.outbox.clock, self.outbox.ledger
+        self.announcer = self._announcer(form)
+
+    def _announcer(self, form: str) -> Announcer:
+        config = self.outbox.config(self.port, not_analysed=form)
+        (outlet,) = config.destinations
+        assert isinstance(outlet, ObjectOutlet)
+        return Announcer(outlet, carrier(outlet, "NODE"), config, self.ledger, self.outbox.spool, self.clock)
+
+    def receive(self, series_uid: str = SERIES, count: int = 12, **changes: Any) -> None:
+        """Instances whose files are in the archive folder."""
+        for number in range(1, count + 1):
+            made = filing(number, series_uid, **changes)
+            ds = slice_of(number, series_uid, StudyInstanceUID=STUDY, SOPInstanceUID=made.sop_instance_uid)
+            ds.file_meta = FileMetaDataset()
+            ds.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+            ds.save_as(self.outbox.spool.archive / made.path, enforce_file_format=True)
+        receive(self.ledger, series_uid, count, self.clock(), **changes)
+
+    def end(self, series_uid: str, state: SeriesState, reason: str) -> None:
+        assert self.ledger.settle(self.ledger.series(series_uid), state, reason, self.clock())
+
+    def tell(self, after_s: float = QUIET_S) -> list[str]:
+        """What the archive has been told in all, after so long."""
+        self.clock.advance(after_s)
+        self.announcer.run_once()
+        return self.told()
+
+    def told(self) -> list[str]:
+        files = [dcmread(path) for path in sorted(self.archive.folder.glob("*.dcm"))]
+        return [str(ds.ContentSequence[-1].ContentSequence[0].TextValue) for ds in files]
+
+
+@pytest.fixture
+def stack() -> Iterator[ExitStack]:
+    with ExitStack() as opened:
+        yield opened
+
+
+@pytest.fixture
+def site(tmp_path: Path, stack: ExitStack) -> Site:
+    return Site(tmp_path, stack)
+
+
+def test_an_incomplete_series_is_told_once_after_the_quiet_time(site: Site) -> None:
+    site.receive()
+    assert site.tell() == [], "it is being received"
+    site.end(SERIES, SeriesState.INCOMPLETE, "3 slices are missing")
+    assert site.tell(1) == []
+    assert site.tell() == [f"Not analysed: series {SERIES} (12 images): 3 slices are missing"]
+    assert len(site.tell(3600)) == 1
+    told = [event.reason for event in site.ledger.details(SERIES).events if event.subject == "announced"]
+    assert told == ["pacs: is to be told that the study was not analysed", "pacs"]
+
+
+def test_what_nobody_expects_a_result_of_is_not_told(site: Site) -> None:
+    site.receive(count=2)
+    site.end(SERIES, SeriesState.NOT_ANALYSED, "2 slices are fewer than 10")
+    assert site.tell() == []
+
+
+def test_one_notice_for_a_study_names_every_series(site: Site) -> None:
+    site.receive(count=12)
+    site.receive(OTHER, count=20)
+    for uid in (SERIES, OTHER):
+        site.end(uid, SeriesState.NOT_ANALYSED, "the slices are not axial")
+    site.tell()
+    (file,) = site.archive.folder.glob("*.dcm")
+    words = [item.TextValue for item in dcmread(file).ContentSequence[-1].ContentSequence]
+    assert words[:2] == [
+        f"Not analysed: series {OTHER} (20 images): the slices are not axial",
+        f"Not analysed: series {SERIES} (12 images): the slices are not axial",
+    ]
+
+
+def test_a_study_with_a_result_or_on_its_way_to_one_is_not_told(site: Site) -> None:
+    site.receive()
+    site.receive(OTHER)
+    site.end(OTHER, SeriesState.NOT_ANALYSED, "the slices are not axial")
+    assert site.tell() == [], "the first is being received"
+    complete(site.ledger, SERIES, site.clock())
+    analyse(site.ledger, SERIES, site.clock())
+    assert site.tell() == []
+    site.ledger.cancel(SERIES, site.clock())
+    assert site.tell() != [], "a person took the only result away"
+
+
+def test_what_ended_long_ago_is_not_told_when_it_is_switched_on(site: Site) -> None:
+    site.receive()
+    site.end(SERIES, SeriesState.INCOMPLETE, "3 slices are missing")
+    assert site.tell(timedelta(days=2).total_seconds()) == []
+
+
+def test_other_reasons_later_are_told_again(site: Site) -> None:
+    site.receive()
+    site.end(SERIES, SeriesState.INCOMPLETE, "3 slices are missing")
+    site.tell()
+    site.ledger.file_instances([filing(13)], site.clock())
+    assert len(site.tell()) == 1, "it is being received again"
+    site.end(SERIES, SeriesState.INCOMPLETE, "2 slices are missing")
+    assert len(site.tell()) == 2
+
+
+def test_slices_that_come_while_it_is_sent_take_it_back(tmp_path: Path, stack: ExitStack) -> None:
+    """The archive is busy first; before the next attempt the series is whole."""
+    answers = iter([0xA700])
+    site = Site(tmp_path, stack, answer_store=lambda _event: next(answers, 0x0000))
+    site.receive()
+    site.end(SERIES, SeriesState.INCOMPLETE, "3 slices are missing")
+    assert site.tell() == []
+    site.ledger.file_instances([filing(13)], site.clock())
+    assert site.tell(3600) == []
+    assert any("may get a result" in event.reason for event in site.ledger.details(SERIES).events)
+
+
+def test_busy_is_tried_again_and_refused_is_not(tmp_path: Path, stack: ExitStack) -> None:
+    answers = [0xA700, 0x0124]
+
+    def answer(_event: evt.Event) -> int:
+        return answers.pop(0) if answers else 0x0000
+
+    site = Site(tmp_path, stack, answer_store=answer)
+    site.receive()
+    site.end(SERIES, SeriesState.INCOMPLETE, "3 slices are missing")
+    assert site.tell() == []
+    assert site.tell(3600) == []
+    assert site.tell(3600) == []
+    assert answers == []
+    states = [event.new_state for event in site.ledger.details(SERIES).events if event.subject == "announced"]
+    assert states == ["pending", "pending", "failed"]
+
+
+def test_a_later_result_replaces_it(site: Site) -> None:
+    site.receive()
+    site.end(SERIES, SeriesState.INCOMPLETE, "3 slices are missing")
+    site.tell()
+    (uid,) = site.archive.instances
+    site.ledger.file_instances([filing(13)], site.clock())
+    complete(site.ledger, SERIES, site.clock())
+    job = analyse(site.ledger, SERIES, site.clock())
+    assert [each.sop_instance_uid for each in site.ledger.superseded(job)["default"]] == [uid]
+
+
+def test_without_an_image_left_it_fails_and_says_so(site: Site) -> None:
+    site.receive()
+    site.end(SERIES, SeriesState.INCOMPLETE, "3 slices are missing")
+    for path in site.outbox.spool.archive.glob("*.dcm"):
+        path.unlink()
+    assert site.tell() == []
+    assert any("no notice can be made" in event.reason for event in site.ledger.details(SERIES).events)
+
+
+def test_a_picture_where_that_is_asked_for(tmp_path: Path, stack: ExitStack) -> None:
+    site = Site(tmp_path, stack, form="picture")
+    site.receive()
+    site.end(SERIES, SeriesState.INCOMPLETE, "3 slices are missing")
+    site.clock.advance(QUIET_S)
+    site.announcer.run_once()
+    (file,) = site.archive.folder.glob("*.dcm")
+    assert dcmread(file).Modality == "OT"
