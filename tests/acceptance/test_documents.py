@@ -29,7 +29,7 @@ APPS = {"dicomnode": cli.app, "dicomnode-train": training_cli.app}
 
 def understood(shown: Shown) -> None:
     """Program, command and every option exist and take these values; nothing is carried out."""
-    words = shlex.split(shown.text)
+    words = shlex.split(shown.text.replace(".venv/bin/", ""))
     while words[0] not in APPS:  # torchrun … dicomnode-train …
         words = words[1:]
     command: Any = typer.main.get_command(APPS[words[0]])
@@ -82,7 +82,7 @@ NOT_RUN = (
     NotRun(
         r"^dicomnode-train (lungs|unet1|unet2|crossval|export) ", understood, "hours, on data that are not here"
     ),
-    NotRun(r"^dicomnode-train demo( |$)", understood, "minutes of training; test_demo.py runs a tiny one"),
+    NotRun(r"(^|/)dicomnode-train demo( |$)", understood, "minutes of training; test_demo.py runs a tiny one"),
     NotRun(r"^dicomnode-train evaluate --cohort DATA", understood, "labelled data that are not here"),
     NotRun(r"^dicomnode-train import-published ", understood, "the authors' weights; test_published.py makes some"),
     NotRun(r"^torchrun ", understood, "several GPUs or hosts; test_distributed.py starts two processes"),
