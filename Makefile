@@ -10,7 +10,7 @@ test:
 	scripts/system-packages.sh
 	scripts/viewer.sh
 	scripts/setup.sh test
-	$(VENV)/python -m pytest $(PYTEST_ARGS)
+	$(VENV)/python -m pytest -n 2 --dist loadfile $(PYTEST_ARGS)
 
 lint:
 	scripts/setup.sh test

@@ -227,5 +227,5 @@ _TOY: Mapping[str, Any] = {  # phantoms on a grid of 128 × 128, for a first loo
 }
 TOY = Recipe(name="toy", epochs=20, batch=4, rate=2e-3, loss="bce_dice", **_TOY)
 TOY_EM = EmRecipe(
-    name="toy-split", epochs=6, batch=8, rate=1e-3, prior="split", k2=1.5, smooth_px=0.7, warm_up=4, **_TOY
+    name="toy-split", epochs=6, batch=8, rate=1e-3, prior="split", k2=1.5, smooth_px=0.7, warm_up=6, **_TOY
 )
