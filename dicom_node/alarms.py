@@ -122,9 +122,9 @@ def decide(notice: Notice, found: Found, now: datetime, rhythm: Rhythm) -> Notic
     status = _status(notice, found, now, rhythm)
     if status is None:
         return notice if found.new else replace(notice, mark=found.mark)  # what was nothing is not looked at again
-    over = status is Status.RESOLVED
+    over = status is Status.RESOLVED  # of what nobody was told, nothing is said
     if over and notice.message is not None and notice.message.status == Status.RAISED:
-        return replace(notice, active=False, count=0, mark=found.mark, message=None, error="")  # nobody was told
+        return replace(notice, active=False, count=0, mark=found.mark, message=None, told_at=None, error="")
     lines = () if over else found.lines
     summary = f"over: {NAMES[notice.kind]}" if over else _summary(notice.kind, found, status)
     remedy = "" if over else REMEDIES[notice.kind]

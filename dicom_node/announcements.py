@@ -18,7 +18,7 @@ from dicom_node.carrier import Carrier, carrier
 from dicom_node.config import Config
 from dicom_node.courier import Pace
 from dicom_node.destinations import ObjectOutlet
-from dicom_node.errors import NotWanted, PermanentError
+from dicom_node.errors import NotWanted, PermanentError, TransientError
 from dicom_node.ledger import AnnouncementRecord, Ledger, Told
 from dicom_node.loop import Loop
 from dicom_node.malformed import MALFORMED
@@ -81,18 +81,20 @@ class Announcer:
 
     def _send(self, record: AnnouncementRecord) -> None:
         """One attempt."""
-        with TemporaryDirectory(dir=self._spool.results, prefix=".notice-") as folder:
-            try:
+        try:
+            with TemporaryDirectory(dir=self._spool.results, prefix=".notice-") as folder:
                 path, reference = self._write(record, Path(folder))
-            except (PermanentError, ResultError, OSError, *MALFORMED) as error:
-                reason = f"no notice can be made: {error}"
-                self._ledger.announcement_ended(record.id, DeliveryState.FAILED, reason, self._clock())
-                return
-            self._carrier.store(
-                [path],
-                lambda result: self._note(record, result),
-                lambda _path: self._ledger.begin_announcement(record.id, reference, self._clock()),
-            )
+                self._carrier.store(
+                    [path],
+                    lambda result: self._note(record, result),
+                    lambda _: self._ledger.begin_announcement(
+                        record.id, reference, self._min_slices, self._clock()
+                    ),
+                )
+        except (PermanentError, ResultError, FileNotFoundError, *MALFORMED) as error:
+            self._note(record, StoreResult(Path(), "", PermanentError(f"no notice can be made: {error}")))
+        except OSError as error:  # a full disk, too many open files: it may pass
+            self._note(record, StoreResult(Path(), "", TransientError(f"no notice can be written: {error}")))
 
     def _write(self, record: AnnouncementRecord, folder: Path) -> tuple[Path, ObjectReference]:
         """The object as a file, in the study of an image that is still here.

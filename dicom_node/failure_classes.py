@@ -30,6 +30,7 @@ _PATTERNS: dict[
         ("refused", r"."),
     ),
     ("retrieval", "failed"): (("retrieval", r""),),
+    ("announced", "failed"): (("notice", r""),),
     ("series", "not_analysed"): (
         (CHOSEN, r"another series of this study was chosen|was chosen"),
         ("conflict", r"conflicting"),

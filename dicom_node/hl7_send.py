@@ -22,6 +22,8 @@ from dicom_node.malformed import MALFORMED
 from dicom_node.mllp import Connection, describe
 from dicom_node.scu import Begin, StoreResult, always, withdrawn
 
+MAX_TOLD = 200  # characters of what a RIS says
+
 ACCEPTED, REFUSED = frozenset({"AA", "CA"}), frozenset({"AE", "AR", "CE", "CR"})  # table 0008
 _MAY_PASS = frozenset({"206", "207"})  # table 0357: record locked, internal error of the application
 
@@ -104,12 +106,17 @@ def _answer(connection: Connection, peer: Hl7Destination, message: Message) -> A
 
 def _nameless(text: str, ds: Dataset) -> str:
     """What a RIS says, without the patient whom it may name: it goes to the log too, which names nobody."""
-    values = [str(ds.get(keyword) or "") for keyword in ("PatientID", "AccessionNumber")]
+    values = [str(ds.get(keyword) or "") for keyword in ("PatientID", "PatientBirthDate", "AccessionNumber")]
     values += re.split(r"[\^= ]", str(ds.get("PatientName") or ""))
-    hidden = {form for value in values for form in (value, escape(value)) if len(value) > 1}
+    hidden = {form for value in values for form in (value, escape(value), _garbled(value)) if len(value) > 1}
     for form in sorted(hidden, key=len, reverse=True):
         text = re.sub(re.escape(form), "[...]", text, flags=re.IGNORECASE)
-    return text
+    return text[:MAX_TOLD]  # only now: a name that is cut would not be found
+
+
+def _garbled(value: str) -> str:
+    """As it is read where a RIS answers in Latin-1."""
+    return "".join(c if c.isascii() else "\ufffd" for c in value)
 
 
 def _judge(peer: Hl7Destination, said: Acknowledgement) -> tuple[NodeError | None, str]:

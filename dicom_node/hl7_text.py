@@ -8,10 +8,11 @@ from dataclasses import dataclass
 
 import hl7
 
+from dicom_node.malformed import MALFORMED
+
 SEPARATORS = "|^~\\&"
 _ESCAPED = {"|": "\\F\\", "^": "\\S\\", "&": "\\T\\", "~": "\\R\\", "\\": "\\E\\"}
 _SPECIAL = re.compile(r"[|^&~\\\x00-\x1f\x7f-\x9f\u2028\u2029]")
-MAX_TOLD = 200
 
 
 class NotHl7(ValueError):
@@ -82,14 +83,12 @@ def acknowledgement(block: bytes) -> Acknowledgement:
         message = hl7.parse(block.decode("utf-8", "replace").strip("\r\n") + "\r")
         answer = message.segment("MSA")
         errors = message.segments("ERR") if any(str(part[0]) == "ERR" for part in message) else []
-    except (hl7.HL7Exception, KeyError, IndexError, ValueError) as error:
+    except (hl7.HL7Exception, *MALFORMED) as error:  # the library asserts, too
         raise NotHl7(f"no acknowledgement: {type(error).__name__}") from error
     said = [_field(answer, 3), *(_field(part, number) for part in errors for number in (3, 7, 8))]
     condition = _field(errors[0], 3) if errors else _field(answer, 6)
     words = "; ".join(dict.fromkeys(filter(None, (_one_line(text) for text in said))))
-    return Acknowledgement(
-        _field(answer, 1).upper(), _field(answer, 2), condition.partition("^")[0], words[:MAX_TOLD]
-    )
+    return Acknowledgement(_field(answer, 1).upper(), _field(answer, 2), condition.partition("^")[0], words)
 
 
 def _field(part: hl7.Segment, number: int) -> str:

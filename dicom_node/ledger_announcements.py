@@ -18,7 +18,7 @@ from dicom_node.ledger_records import AnnouncementRecord, Told
 from dicom_node.ledger_writer import LedgerRoom, Writer
 from dicom_node.states import DELIVERY_TRANSITIONS as TRANSITIONS
 from dicom_node.states import DeliveryState, InstanceState, SeriesState, check_transition
-from dicom_node.tables import AnnouncementRow, InstanceRow, ResultRow, SeriesRow
+from dicom_node.tables import AnnouncementRow, DeliveryRow, InstanceRow, ResultRow, SeriesRow
 from pipeline.types import ObjectReference
 
 WITHOUT_RESULT = (SeriesState.INCOMPLETE, SeriesState.NOT_ANALYSED, SeriesState.FAILED)
@@ -69,14 +69,17 @@ class AnnouncementRoom(LedgerRoom):
         with self._read() as session:
             return session.scalar(query)
 
-    def begin_announcement(self, announcement_id: int, reference: ObjectReference, now: datetime) -> bool:
-        """About to be put on the wire; False where the study is not without a result any more."""
+    def begin_announcement(
+        self, announcement_id: int, reference: ObjectReference, min_slices: int, now: datetime
+    ) -> bool:
+        """About to be put on the wire; False where it is not the truth about the study of the object any more."""
         with self._write(now) as writer:
             row = writer.session.get_one(AnnouncementRow, announcement_id)
             if row.state != DeliveryState.PENDING:
                 return False
-            if not _over(writer.session, row.study_uid):
-                _move(writer, row, DeliveryState.CANCELLED, "the study may get a result after all")
+            _, reasons = _reasons(writer.session, row.study_uid, min_slices)
+            if _digest(reasons) != row.digest or reference.study_uid != row.study_uid:
+                _move(writer, row, DeliveryState.CANCELLED, "it does not apply any more")
                 return False
             row.begun_at, row.series_uid = now, reference.series_uid
             row.sop_class_uid, row.sop_instance_uid = reference.sop_class_uid, reference.sop_instance_uid
@@ -88,6 +91,7 @@ class AnnouncementRoom(LedgerRoom):
             row = writer.session.get_one(AnnouncementRow, announcement_id)
             if row.state == DeliveryState.PENDING:
                 row.attempts += 1
+                row.next_attempt_at = now
                 _move(writer, row, state, reason)
 
     def announcement_postponed(self, announcement_id: int, until: datetime, reason: str, now: datetime) -> None:
@@ -128,7 +132,17 @@ def _reasons(session: Session, study_uid: str, min_slices: int) -> tuple[list[Se
         (row, slices) for row, slices in counted if row.state != SeriesState.NOT_ANALYSED or slices >= min_slices
     ]
     worthy.sort(key=lambda pair: (-pair[1], pair[0].id))
-    return [row for row, _ in worthy], [f"{_name(row)} ({slices} images): {row.reason}" for row, slices in worthy]
+    reasons = [f"{_name(row)} ({slices} images): {row.reason}" for row, slices in worthy]
+    if worthy and _had_results(session, study_uid):
+        reasons.insert(0, "An earlier result of this study is in the archive and does not count any more")
+    return [row for row, _ in worthy], reasons
+
+
+def _had_results(session: Session, study_uid: str) -> bool:
+    """Whether a destination may have results of it."""
+    query = select(DeliveryRow.id).join(ResultRow, ResultRow.id == DeliveryRow.result_id)
+    sent = query.where(ResultRow.study_uid == study_uid, DeliveryRow.begun_at.is_not(None))
+    return session.scalar(sent.limit(1)) is not None
 
 
 def _slices(session: Session, row: SeriesRow) -> int:
@@ -146,14 +160,23 @@ def _digest(reasons: Sequence[str]) -> str:
     return hashlib.sha256(json.dumps(list(reasons)).encode("ascii")).hexdigest()
 
 
-def _is_to_be_told(session: Session, study_uid: str, told: Told, min_slices: int) -> bool:
-    _, reasons = _reasons(session, study_uid, min_slices)
-    known = select(AnnouncementRow.id).where(
+def _known(session: Session, study_uid: str, told: Told, reasons: Sequence[str]) -> AnnouncementRow | None:
+    query = select(AnnouncementRow).where(
         AnnouncementRow.study_uid == study_uid,
         AnnouncementRow.destination == told.destination,
         AnnouncementRow.digest == _digest(reasons),
     )
-    return bool(reasons) and session.scalar(known) is None
+    return session.scalar(query)
+
+
+def _is_to_be_told(session: Session, study_uid: str, told: Told, min_slices: int) -> bool:
+    """Not where it was told, or is about to be; one that failed is told again once the study ended anew."""
+    rows, reasons = _reasons(session, study_uid, min_slices)
+    known = _known(session, study_uid, told, reasons)
+    if known is None or not reasons:
+        return bool(reasons)
+    ended_anew = any(row.changed_at > known.next_attempt_at for row in rows)
+    return known.state == DeliveryState.CANCELLED or (known.state == DeliveryState.FAILED and ended_anew)
 
 
 def _open(writer: Writer, study_uid: str, told: Told, min_slices: int) -> bool:
@@ -161,6 +184,11 @@ def _open(writer: Writer, study_uid: str, told: Told, min_slices: int) -> bool:
     if not _is_to_be_told(writer.session, study_uid, told, min_slices):
         return False
     (row, *_), reasons = _reasons(writer.session, study_uid, min_slices)
+    known = _known(writer.session, study_uid, told, reasons)
+    if known is not None:
+        known.series_id, known.attempts, known.next_attempt_at = row.id, 0, writer.now
+        _move(writer, known, DeliveryState.PENDING, "to be told again")
+        return True
     notice = AnnouncementRow(
         study_uid=study_uid,
         series_id=row.id,

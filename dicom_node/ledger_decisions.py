@@ -13,7 +13,7 @@ from dicom_node.ledger_records import Choice, SeriesRecord
 from dicom_node.ledger_rows import series_query, series_record
 from dicom_node.ledger_writer import LedgerRoom, Writer
 from dicom_node.states import DeliveryState, JobState, SeriesState
-from dicom_node.tables import DeliveryRow, JobRow, SeriesRow
+from dicom_node.tables import AnnouncementRow, DeliveryRow, EventRow, JobRow, SeriesRow
 
 CLOCK_STEP = timedelta(minutes=1)  # smaller steps are waited out
 
@@ -34,17 +34,22 @@ class DecisionRoom(LedgerRoom):
     def follow_clock(self, now: datetime, longest_pause: timedelta) -> bool:
         """Where the clock was put back, let no series or delivery wait until it has caught up. Whether it was.
 
-        It shows by a series whose last instance came in the future. The quiet time of such series counts from now
-        on, deliveries that wait longer than any pause is long are due at once, what was sent counts as sent now.
+        It shows by a series whose last instance came in the future, or by the newest event. The quiet time of such
+        series counts from now on, deliveries that wait longer than any pause is long are due at once, what was sent
+        counts as sent now.
         """
         ahead = SeriesRow.last_instance_at > now + CLOCK_STEP
         with self._read() as session:
-            if session.scalar(select(SeriesRow.id).where(ahead).limit(1)) is None:
+            newest = session.scalar(select(EventRow.at).order_by(EventRow.id.desc()).limit(1))
+            told_ahead = newest is not None and newest > now + CLOCK_STEP
+            if not told_ahead and session.scalar(select(SeriesRow.id).where(ahead).limit(1)) is None:
                 return False
         waits = (DeliveryRow.state == DeliveryState.PENDING, DeliveryRow.next_attempt_at > now + longest_pause)
         with self._write(now) as writer:
             writer.session.execute(update(SeriesRow).where(ahead).values(last_instance_at=now))
             writer.session.execute(update(DeliveryRow).where(*waits).values(next_attempt_at=now))
+            untold = (AnnouncementRow.state == DeliveryState.PENDING, AnnouncementRow.next_attempt_at > now)
+            writer.session.execute(update(AnnouncementRow).where(*untold).values(next_attempt_at=now))
             for column in (DeliveryRow.sent_at, DeliveryRow.asked_at):
                 later = (DeliveryRow.state == DeliveryState.SENT, column > now)
                 writer.session.execute(update(DeliveryRow).where(*later).values({column: now}))

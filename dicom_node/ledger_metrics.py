@@ -58,9 +58,9 @@ class MetricsRoom(LedgerRoom):
     """Counts and ages."""
 
     def oldest_waiting(self) -> dict[SeriesState, datetime]:
-        """By state of `WAITING`, when the last instance came of the series that has waited longest."""
+        """By state of `WAITING`, since when the series waits that has waited longest."""
         oldest = {
-            state: select(func.min(SeriesRow.last_instance_at)).where(SeriesRow.state == state) for state in WAITING
+            state: select(func.min(SeriesRow.changed_at)).where(SeriesRow.state == state) for state in WAITING
         }
         with self._read() as session:
             found = {state: session.scalar(query) for state, query in oldest.items()}

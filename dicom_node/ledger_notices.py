@@ -88,6 +88,8 @@ class NoticeRoom(LedgerRoom):
         if row is None or not isinstance(priors, list) or not priors:
             return None
         newest = max(priors, key=lambda prior: str(prior.get("acquired")))
+        if newest.get("not_comparable"):  # another model, kernel or thickness: the report does not compare either
+            return None
         severity, before = (report or {}).get("severity_score"), newest.get("severity_score")
         if not isinstance(severity, float | int) or not isinstance(before, float | int):
             return None

@@ -125,7 +125,13 @@ class Lookout:
             mark = changes[-1].id
 
 
-_PLURALS = {"job": "analyses", "delivery": "deliveries", "retrieval": "retrievals", "series": "series"}
+_PLURALS = {
+    "job": "analyses",
+    "delivery": "deliveries",
+    "retrieval": "retrievals",
+    "announced": "notices of studies without a result",
+    "series": "series",
+}
 
 
 def _last(changes: list[Change], notice: Notice) -> int:

@@ -88,7 +88,10 @@ class Notifier:
 
     def _deliver(self, notice: Notice) -> None:
         now = self._clock()
-        if notice.message is None or (notice.next_attempt_at is not None and now < notice.next_attempt_at):
+        if notice.message is None:
+            return
+        wait = (notice.next_attempt_at - now).total_seconds() if notice.next_attempt_at is not None else 0.0
+        if 0 < wait <= RETRY.cap_s:  # longer: the clock was put back
             return
         try:
             self._send(self._channel, notice.message, self._node)

@@ -37,7 +37,7 @@ from pipeline.sr_items import container, text
 Form = Literal["report", "picture"]
 TITLE = "CT not analysed"
 WIDTH, HEIGHT, MOST_LINES = 1000, 600, 16
-_MEANING = "No result is to be expected unless the images change. This says nothing about the lungs."
+_MEANING = "No result is to be expected unless it is analysed again. This says nothing about the lungs."
 
 
 @dataclass(frozen=True)

@@ -14,13 +14,15 @@ from pydicom.dataset import FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian
 from pynetdicom import evt
 
+from dicom_node import announcements
 from dicom_node.announcements import Announcer
 from dicom_node.carrier import carrier
 from dicom_node.destinations import ObjectOutlet
+from dicom_node.ledger import SeriesIdentity, Verdict
 from dicom_node.states import SeriesState
 from tests.fixtures.ct import slice_of
 from tests.fixtures.outbox import Outbox
-from tests.fixtures.samples import SERIES, STUDY, analyse, complete, filing, receive
+from tests.fixtures.samples import SERIES, STUDY, again, analyse, complete, deliver, filing, receive
 
 QUIET_S = 60.0
 OTHER = f"{STUDY}.2"
@@ -144,7 +146,9 @@ def test_slices_that_come_while_it_is_sent_take_it_back(tmp_path: Path, stack: E
     assert site.tell() == []
     site.ledger.file_instances([filing(13)], site.clock())
     assert site.tell(3600) == []
-    assert any("may get a result" in event.reason for event in site.ledger.details(SERIES).events)
+    assert any("does not apply any more" in event.reason for event in site.ledger.details(SERIES).events)
+    site.end(SERIES, SeriesState.INCOMPLETE, "3 slices are missing")
+    assert len(site.tell()) == 1
 
 
 def test_busy_is_tried_again_and_refused_is_not(tmp_path: Path, stack: ExitStack) -> None:
@@ -162,6 +166,54 @@ def test_busy_is_tried_again_and_refused_is_not(tmp_path: Path, stack: ExitStack
     assert answers == []
     states = [event.new_state for event in site.ledger.details(SERIES).events if event.subject == "announced"]
     assert states == ["pending", "pending", "failed"]
+    site.ledger.retry(SERIES, site.clock())
+    site.end(SERIES, SeriesState.INCOMPLETE, "3 slices are missing")
+    assert len(site.tell()) == 1, "a person tried again, and the archive allows it now"
+
+
+def test_a_notice_never_goes_into_another_study(tmp_path: Path, stack: ExitStack) -> None:
+    """The archive is busy; meanwhile the images that it is made of turn out to be another patient's."""
+    answers = iter([0xA700])
+    site = Site(tmp_path, stack, answer_store=lambda _event: next(answers, 0x0000))
+    site.receive(count=12)
+    site.receive(OTHER, count=11)
+    for uid in (SERIES, OTHER):
+        site.end(uid, SeriesState.INCOMPLETE, "3 slices are missing")
+    assert site.tell() == []
+    moved = SeriesIdentity(SERIES, "7.7.7", "P2")
+    header = {"StudyInstanceUID": "7.7.7", "PatientID": "P2"}
+    corrected = [
+        again(site.ledger, number, Verdict.CORRECTED, SERIES, identity=moved, header=header)
+        for number in range(1, 13)
+    ]
+    site.ledger.file_instances(corrected, site.clock())
+    assert all("(11 images)" in told for told in site.tell(3600))
+    files = [dcmread(path) for path in site.archive.folder.glob("*.dcm")]
+    assert {str(ds.StudyInstanceUID) for ds in files} <= {STUDY}
+
+
+def test_that_an_earlier_result_does_not_count_any_more_is_said_first(site: Site) -> None:
+    site.receive()
+    complete(site.ledger, SERIES, site.clock())
+    analyse(site.ledger, SERIES, site.clock())
+    deliver(site.ledger, now=site.clock())
+    site.ledger.file_instances([filing(13)], site.clock())
+    site.end(SERIES, SeriesState.INCOMPLETE, "3 slices are missing")
+    assert site.tell() == [
+        "Not analysed: An earlier result of this study is in the archive and does not count any more"
+    ]
+
+
+def test_a_disk_that_cannot_be_written_is_waited_for(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(**_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    site.receive()
+    site.end(SERIES, SeriesState.INCOMPLETE, "3 slices are missing")
+    with monkeypatch.context() as patch:
+        patch.setattr(announcements, "TemporaryDirectory", full)
+        assert site.tell() == []
+    assert len(site.tell(3600)) == 1
 
 
 def test_a_later_result_replaces_it(site: Site) -> None:

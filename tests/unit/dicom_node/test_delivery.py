@@ -382,6 +382,19 @@ def test_a_question_does_not_wait_for_a_clock_that_was_put_back(outbox: Outbox) 
     assert outbox.states() == {"committed"}, "found by a query, after the usual time"
 
 
+def test_a_clock_that_was_ahead_while_nothing_came_in_holds_no_delivery_up(outbox: Outbox) -> None:
+    """As at boot before the time server answers, with the network down: no series tells, but the events do."""
+    outbox.fill()
+    outbox.clock.advance(86_400)
+    (first, *_) = outbox.ledger.due_deliveries("pacs", outbox.clock())
+    later = outbox.clock() + timedelta(hours=1)
+    outbox.ledger.delivery_postponed(first.id, later, outbox.clock(), "the PACS is away")
+    outbox.clock.advance(-86_000)
+    assert outbox.ledger.follow_clock(outbox.clock(), timedelta(hours=2))
+    assert first.id in {delivery.id for delivery in outbox.ledger.due_deliveries("pacs", outbox.clock())}
+    assert not outbox.ledger.follow_clock(outbox.clock(), timedelta(hours=2)), "said once"
+
+
 def test_what_is_superseded_while_an_association_sends_is_not_sent(outbox: Outbox) -> None:
     """A late slice comes while the first object is on the wire: the others stay here."""
     stores = Stores()

@@ -118,6 +118,7 @@ LATE = b"\x0bMSH|^~\\&|half of an answer"
         (lambda control_id: ack(control_id, "AE", "locked", "206^Application record locked"), "refused"),
         (lambda control_id: ack(control_id, "OK"), "unknown code 'OK'"),
         (lambda _: frame("HTTP/1.1 400 Bad Request"), "something else"),
+        (lambda _: frame("MSH|\rMSA|AA|1"), "something else"),
         (lambda _: b"HTTP/1.1 400 Bad Request\x1c\r", "does not speak MLLP"),
         (lambda _: b"\x0b" + b"A" * 70_000, "more than 64 kB"),
     ],
