@@ -17,7 +17,7 @@ from pydicom.dataset import Dataset
 
 from pipeline import RESEARCH_USE_ONLY, SOFTWARE_NAME, __version__, accuracy, codes, header, keyslices, provenance
 from pipeline.header import SourceHeader, series_number
-from pipeline.picture_canvas import AMBER, BACKGROUND, MUTED, TEXT, Box, Canvas, wrap
+from pipeline.picture_canvas import AMBER, BACKGROUND, MUTED, SMALLEST, TEXT, Box, Canvas, wrap
 from pipeline.picture_figures import draw_bars, draw_headline, draw_legend, draw_table, draw_warnings
 from pipeline.picture_panels import cut_to_lungs, draw_overview, draw_slice
 from pipeline.picture_trend import HEIGHT as TREND_HEIGHT
@@ -152,10 +152,20 @@ def _draw_origin(canvas: Canvas, analysis: Analysis, context: ResultContext) -> 
         "Series complete": context.completeness,
         "Earlier results": context.priors.search if context.priors else NOT_LOOKED_FOR,
     }
-    y, last = _ORIGIN.top + 26, _ORIGIN.bottom - 14
-    for name, words in entries.items():
-        for line in wrap(provenance.plain(f"{name}: {words}" if name else words, 300), 15, _ORIGIN.width - 32):
-            if y <= last:
-                canvas.text((_ORIGIN.left + 16, y), line, 15, MUTED, anchor="lm")
-            y += 20
+    told = [provenance.plain(f"{name}: {words}" if name else words, 300) for name, words in entries.items()]
+    size, paragraphs = _fitting(told, _ORIGIN.inset(14))
+    y = _ORIGIN.top + 11 + size
+    for lines in paragraphs:
+        for line in lines:
+            canvas.text((_ORIGIN.left + 16, y), line, size, MUTED, anchor="lm")
+            y += size + 4
         y += 5
+
+
+def _fitting(told: Sequence[str], box: Box) -> tuple[int, list[list[str]]]:
+    """The largest size in which all of it has room, at most 15 pixels, and the lines of each paragraph."""
+    for size in range(15, SMALLEST, -1):
+        paragraphs = [wrap(words, size, box.width) for words in told]
+        if sum((size + 4) * len(lines) + 5 for lines in paragraphs) <= box.height:
+            return size, paragraphs
+    return SMALLEST, [wrap(words, SMALLEST, box.width) for words in told]

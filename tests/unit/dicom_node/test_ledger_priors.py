@@ -11,7 +11,7 @@ from dicom_node.ledger import Ages, CurrentCt, JobRecord, Ledger, PriorRules, Se
 from dicom_node.result_file import QUARANTINED
 from dicom_node.states import JobState, SeriesState
 from pipeline.priors import Priors
-from pipeline.types import AnalysisOutcome, Region
+from pipeline.types import AnalysisOutcome, Region, ResultKind
 from tests.fixtures.samples import RESULTS, START, again, at, complete, deliver, filing, outcome, queue, receive
 
 RULES = PriorRules(max_count=6, max_age_days=400)
@@ -86,7 +86,7 @@ def test_an_earlier_study_of_the_patient_is_a_prior_with_figures_report_and_tech
     assert prior.shares[Region.BOTH].severity == 0.3
     assert prior.shares[Region.LEFT].severity is None
     assert prior.technique.kernel == "B40f"
-    assert prior.report("default").sop_instance_uid == f"9.{FIRST}.1.1.0.3"
+    assert prior.report("default").sop_instance_uid == f"9.{FIRST}.1.1.0.{list(ResultKind).index(ResultKind.SR)}"
     assert prior.report("other") == prior.report("default")
 
 

@@ -24,7 +24,7 @@ from pynetdicom.presentation import StoragePresentationContexts, build_context
 from pynetdicom.service_class import StorageServiceClass
 from pynetdicom.sop_class import (  # type: ignore[attr-defined]
     Comprehensive3DSRStorage,
-    EncapsulatedPDFStorage,
+    RawDataStorage,
     SecondaryCaptureImageStorage,
     SegmentationStorage,
     StorageCommitmentPushModel,
@@ -269,10 +269,10 @@ def test_big_endian_is_not_converted(start_archive: StartArchive, tmp_path: Path
 
 def test_a_refused_class_does_not_hold_up_the_others(start_archive: StartArchive, tmp_path: Path) -> None:
     archive, peer = start_archive()
-    pdf, picture = write_object(tmp_path, EncapsulatedPDFStorage), write_object(tmp_path)
+    pdf, picture = write_object(tmp_path, RawDataStorage), write_object(tmp_path)
     refused, stored = scu.store(peer, [pdf, picture], ME)
     assert isinstance(refused.error, PermanentError)
-    assert "Encapsulated PDF Storage" in str(refused.error)
+    assert "Raw Data Storage" in str(refused.error)
     assert "ask the PACS administrator to allow this SOP class" in str(refused.error)
     assert stored.error is None
     assert list(archive.instances) == [stored.sop_instance_uid]
@@ -280,9 +280,9 @@ def test_a_refused_class_does_not_hold_up_the_others(start_archive: StartArchive
 
 def test_nothing_but_refused_classes(start_archive: StartArchive, tmp_path: Path) -> None:
     _, peer = start_archive()
-    (result,) = scu.store(peer, [write_object(tmp_path, EncapsulatedPDFStorage)], ME)
+    (result,) = scu.store(peer, [write_object(tmp_path, RawDataStorage)], ME)
     assert isinstance(result.error, PermanentError)
-    assert "does not take Encapsulated PDF Storage" in str(result.error)
+    assert "does not take Raw Data Storage" in str(result.error)
 
 
 @pytest.mark.parametrize(

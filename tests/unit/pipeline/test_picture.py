@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from PIL import Image
 from pydicom.dataset import Dataset
 
-from pipeline import phantom, picture
+from pipeline import accuracy, phantom, picture
 from pipeline.picture_canvas import AMBER, LINE, Box, Canvas, font, wrap
 from pipeline.picture_panels import cut_to_lungs, fit
+from pipeline.priors import NOT_LOOKED_FOR
 from pipeline.subjects import DESCRIPTIONS, Subject
 from pipeline.types import Analysis, Flag, LesionMasks, LungMask, Profile
 from tests.fixtures.results import (
@@ -26,6 +29,18 @@ BLUE, ORANGE = DESCRIPTIONS[Subject.INFECTION].rgb, DESCRIPTIONS[Subject.CONSOLI
 SLICES = (slice(84, 690), slice(24, 1096))  # rows and columns of the page that show axial slices
 FIGURES = (slice(84, 976), slice(1112, 1576))
 WARNINGS = (slice(702, 976), slice(24, 740))
+MEASURED = accuracy.sentence(
+    {
+        "heldout_cases": 128,
+        "heldout_severity_limit_low": -0.123,
+        "heldout_severity_limit_high": 0.145,
+        "heldout_infection_dice_case_mean": 0.74,
+    }
+)
+COMPLETENESS = (
+    "300 instances, as many as pacs lists; 20 of them fetched by C-MOVE; 300 slices of 1 mm without a gap from "
+    "-301.5 to -2.5 mm, nothing came for 60 s, and no association was sending it"
+)
 
 
 @pytest.fixture(scope="module")
@@ -191,3 +206,15 @@ def test_lines_are_wrapped_and_long_words_are_cut() -> None:
 def test_a_small_stack_shows_what_there_is() -> None:
     short = make_analysis(phantom.PhantomSpec(slices=4, rows=40, columns=40, slice_spacing_mm=70.0))
     assert Image.fromarray(page(short)).size == (1600, 1000)
+
+
+@pytest.mark.parametrize("told", ["", MEASURED])
+def test_all_that_made_the_page_is_on_it_whatever_the_length(told: str) -> None:
+    """A series that was shown complete at length, and a model whose accuracy takes three lines."""
+    context = make_context(completeness=COMPLETENESS)
+    canvas = Canvas(Image.new("RGB", (picture.WIDTH, picture.HEIGHT)))
+    picture._draw_origin(canvas, replace(make_analysis(), accuracy=told), context)
+    words = " ".join(word.text for word in canvas.words)
+    assert COMPLETENESS in words
+    assert NOT_LOOKED_FOR in words
+    assert all(word.box.bottom <= picture._ORIGIN.bottom for word in canvas.words)
