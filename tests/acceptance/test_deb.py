@@ -14,6 +14,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 Tool = Callable[[str], str]
+UNITS = ["dicomnode.service", "dicomnode-reconcile.timer"]
 
 
 def done(*command: str | Path, **environment: str) -> str:
@@ -74,6 +75,36 @@ def test_nothing_in_it_names_the_folder_that_it_was_made_in(package: Path, tmp_p
     assert (scripts / "python").resolve() == Path("/usr/bin/python3.11").resolve()
     found = subprocess.run(["grep", "-rlE", "/tmp/|/root/", tmp_path / "opt"], capture_output=True, text=True)
     assert found.stdout == ""
+
+
+@pytest.mark.parametrize("outcome", ["configure", "abort-upgrade"])
+@pytest.mark.parametrize("ran", [[], ["dicomnode-reconcile.timer"], UNITS])
+def test_what_ran_before_an_upgrade_runs_after_it(tmp_path: Path, outcome: str, ran: list[str]) -> None:
+    """The scripts alone, on a systemd that is a folder with a file for each active unit."""
+    active, programs = tmp_path / "active", tmp_path / "bin"
+    for folder in (active, programs, tmp_path / "run/systemd/system"):
+        folder.mkdir(parents=True)
+    for name, said in {
+        "systemctl": f'[ "$2" != is-active ] || [ -e {active}/"$3" ]',
+        "deb-systemd-invoke": f'cd {active}; case $1 in start) shift; touch "$@";; stop) shift; rm -f "$@";; esac',
+        "systemd-sysusers": "",
+        "systemd-tmpfiles": "",
+    }.items():
+        (programs / name).write_text(f"#!/bin/sh\n{said}\n")
+        (programs / name).chmod(0o755)
+
+    def script(name: str, *arguments: str) -> None:
+        text = (ROOT / "packaging/deb" / name).read_text().replace("/run/", f"{tmp_path}/run/")
+        done("sh", "-c", text, name, *arguments, PATH=f"{programs}:{os.environ['PATH']}", DPKG_ROOT="")
+
+    for unit in ran:
+        (active / unit).touch()
+    script("prerm", "upgrade", "2")
+    assert not list(active.iterdir())
+    script("prerm", "upgrade", "2")  # once more, after a postinst that failed
+    script("postinst", outcome, "1")
+    assert sorted(path.name for path in active.iterdir()) == sorted(ran)
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["systemd"]
 
 
 def test_lintian_has_no_errors(package: Path, tool: Tool) -> None:
