@@ -146,7 +146,6 @@ def machine(
         r"-d STUDY$": f"-d {study}",
         r"pip install (dist/\S+)": r"pip install --no-deps --no-index dist/*.whl",
         r"--jobs 8": "--jobs 1",
-        r"pg_dump (.*)$": f"pg_dump -Fc -f {root}/var/backups/dicomnode.dump dicomnode",
     }
     postgres.run("CREATE DATABASE dicomnode")
     yield found
