@@ -14,7 +14,7 @@ from rich.console import Console
 from dicom_node import config as configuration
 from dicom_node.cli_exit import EXPECTED, Status
 from dicom_node.config import AnyDestination, Config
-from dicom_node.errors import NotFound
+from dicom_node.errors import NodeError, NotFound
 from dicom_node.ledger import Ledger
 
 DEFAULT_CONFIG = Path("/etc/dicomnode/config.toml")
@@ -41,10 +41,18 @@ def stdout() -> Console:
 def open_ledger(path: Path) -> Iterator[Ledger]:
     """The node's ledger for a command beside a running node; its schema is left as it is."""
     config = configuration.load(path)
-    if config.node.database is None and not (config.node.state_dir / "ledger.sqlite").is_file():
+    if config.node.database is None and not _has_ledger(config.node.state_dir):
         raise NotFound(f"no ledger in {config.node.state_dir}: `dicomnode serve` has not run with this config")
     with closing(Ledger(config.database_url, migrate=False)) as ledger:
         yield ledger
+
+
+def _has_ledger(state_dir: Path) -> bool:
+    """Whether a node has run here. Raises NodeError where that may not be looked at."""
+    try:
+        return (state_dir / "ledger.sqlite").is_file()
+    except OSError as error:
+        raise NodeError(f"{state_dir}: cannot be read: {error.strerror}") from error
 
 
 def destination_of(config: Config, name: str) -> AnyDestination:

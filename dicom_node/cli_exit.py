@@ -83,5 +83,11 @@ def run(
 def _told(error: Exception, text: str, arguments: Sequence[str]) -> int:
     status = status_of(error)
     if "--json" in arguments:
-        print(json.dumps({"error": {"status": status, "kind": status.name.lower(), "text": text}}, indent=2))
+        print(as_json(error, text, indent=None if "--watch" in arguments else 2))
     return status
+
+
+def as_json(error: Exception, text: str, indent: int | None) -> str:
+    """An error for programs: the object `error` with `status`, `kind` and `text`; in one line without `indent`."""
+    status = status_of(error)
+    return json.dumps({"error": {"status": status, "kind": status.name.lower(), "text": text}}, indent=indent)

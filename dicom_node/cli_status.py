@@ -10,13 +10,15 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.live import Live
+from rich.text import Text
 
-from dicom_node import certificates
+from dicom_node import certificates, cli_exit
 from dicom_node import config as configuration
 from dicom_node import console as show
 from dicom_node.cli_common import DEFAULT_CONFIG, ConfigOption, JsonOption, SeriesArgument, open_ledger, stdout
+from dicom_node.errors import TransientError
 from dicom_node.ledger import SeriesRecord
 from dicom_node.result_file import PREFIX, damaged
 from dicom_node.retention import LOW_DISK, Disk, Retention
@@ -105,7 +107,8 @@ def status(
 ) -> None:
     """Every series with its state and the reason for it, newest first.
 
-    With --watch a terminal shows the table in place; a pipe gets one table, or one line of JSON, after the other.
+    With --watch a terminal shows the table in place; a pipe gets one table, or one line of JSON, after the other. A
+    database that does not answer is told and does not end it.
 
     JSON: counts, series, set_aside, kept_back, disk, expiring, untold.
 
@@ -135,17 +138,30 @@ def _print(console: Console, seen: Overview, json: bool, indent: int | None = 2)
 
 
 def follow(console: Console, look: Callable[[], Overview], json: bool, pause: Callable[[], bool]) -> None:
-    """Show `look()` until `pause()` says that it is enough: in place on a terminal, else one by one."""
+    """Show `look()` until `pause()` says that it is enough: in place on a terminal, else one by one.
+
+    What may pass by itself is told, and looked past.
+    """
     if json or not console.is_terminal:
         while True:
-            _print(console, look(), json, indent=None)
+            try:
+                _print(console, look(), json, indent=None)
+            except TransientError as error:
+                typer.echo(error, err=True)
+                if json:
+                    typer.echo(cli_exit.as_json(error, str(error), indent=None))
             if pause():
                 return
     with Live(console=console, screen=True, auto_refresh=False) as live:
         while True:
-            seen = look()
             title = f"{datetime.now():%Y-%m-%d %H:%M:%S}, Ctrl-C ends"
-            live.update(show.status_view(seen.counts, seen.series, [*seen.remarks(), title]), refresh=True)
+            view: RenderableType
+            try:
+                seen = look()
+                view = show.status_view(seen.counts, seen.series, [*seen.remarks(), title])
+            except TransientError as error:
+                view = Text(f"{error}\n\n{title}")
+            live.update(view, refresh=True)
             if pause():
                 return
 

@@ -24,6 +24,7 @@ from sqlalchemy.exc import (
     DBAPIError,
     IntegrityError,
     NoSuchModuleError,
+    OperationalError,
     SQLAlchemyError,
     StatementError,
 )
@@ -105,37 +106,33 @@ def upgrade(engine: Engine) -> None:
     """Bring the schema to the newest migration, in one transaction. There is no way back but a backup.
 
     Raises:
-        NodeError: the database does not answer, or its schema is not one that this software knows.
+        TransientError: the database does not answer.
+        NodeError: its schema is not one that this software knows.
     """
     config = _alembic()
     wanted = _head(config)
-    try:
-        with engine.connect() as connection:
-            _begin(connection, write=True)
-            found = MigrationContext.configure(connection).get_current_revision()
-            if found not in (None, wanted):
-                _refuse_unknown(config, found)
-                log.warning("bringing the database from schema %s to %s", found, wanted)
-            config.attributes["connection"] = connection
-            command.upgrade(config, "head")
-            connection.commit()
-    except SQLAlchemyError as error:
-        raise NodeError(f"the database cannot be opened: {error}") from error
+    with _connected(engine) as connection:
+        _begin(connection, write=True)
+        found = MigrationContext.configure(connection).get_current_revision()
+        if found not in (None, wanted):
+            _refuse_unknown(config, found)
+            log.warning("bringing the database from schema %s to %s", found, wanted)
+        config.attributes["connection"] = connection
+        command.upgrade(config, "head")
+        connection.commit()
 
 
 def require_current(engine: Engine) -> None:
     """Look whether the schema is that of this software, and change nothing.
 
     Raises:
-        NodeError: it is not, or the database does not answer.
+        TransientError: the database does not answer.
+        NodeError: it is not.
     """
     config = _alembic()
     wanted = _head(config)
-    try:
-        with engine.connect() as connection:
-            found = MigrationContext.configure(connection).get_current_revision()
-    except SQLAlchemyError as error:
-        raise NodeError(f"the database cannot be opened: {error}") from error
+    with _connected(engine) as connection:
+        found = MigrationContext.configure(connection).get_current_revision()
     if found is None:
         raise NodeError(
             f"the database has no schema yet, this software needs {wanted}: start `dicomnode serve` once"
@@ -146,6 +143,19 @@ def require_current(engine: Engine) -> None:
             f"the database has schema {found}, this software needs {wanted}: make a backup, because there is no "
             "way back, then start `dicomnode serve`, which upgrades it"
         )
+
+
+@contextmanager
+def _connected(engine: Engine) -> Iterator[Connection]:
+    """A connection to look at the schema. Raises TransientError, NodeError with what the database says."""
+    try:
+        with engine.connect() as connection:
+            yield connection
+    except OperationalError as error:
+        reason = str(error.orig).partition("\n")[0]  # psycopg adds a line for each address that it tried
+        raise TransientError(f"the database cannot be opened: {reason}") from error
+    except SQLAlchemyError as error:
+        raise NodeError(f"the database cannot be opened: {error}") from error
 
 
 def _refuse_unknown(config: Config, found: str | None) -> None:

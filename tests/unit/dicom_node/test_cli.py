@@ -234,6 +234,41 @@ def test_watching_into_a_pipe_gives_one_answer_after_the_other(site: Site, json_
         assert text.count(SERIES) == 3 and "\x1b" not in text
 
 
+@pytest.mark.parametrize("kind", ["json", "table", "terminal"])
+def test_watching_goes_on_when_the_database_is_away_for_a_while(
+    site: Site, capsys: pytest.CaptureFixture[str], kind: str
+) -> None:
+    looks = iter([TransientError("the database [is] away"), cli_status.overview(site.config, "", (), 5)])
+    pauses = iter([False, True])
+
+    def look() -> cli_status.Overview:
+        seen = next(looks)
+        if isinstance(seen, TransientError):
+            raise seen
+        return seen
+
+    console = Console(file=io.StringIO(), width=300, force_terminal=kind == "terminal")
+    cli_status.follow(console, look, kind == "json", lambda: next(pauses))
+    assert isinstance(console.file, io.StringIO)
+    shown, told = console.file.getvalue(), capsys.readouterr()
+    if kind == "json":
+        error, answer = map(json.loads, told.out.splitlines())
+        assert (error["error"]["status"], answer["set_aside"]) == (Status.TRY_AGAIN, 0)
+    else:
+        assert SERIES in shown and told.out == ""
+    assert "the database [is] away" in (shown if kind == "terminal" else told.err)
+
+
+def test_an_error_of_watching_is_one_line_of_json(site: Site, capsys: pytest.CaptureFixture[str]) -> None:
+    """Such as that of a state folder that cannot be looked into; here its name is too long."""
+    config = site.folder / "unreadable.toml"
+    config.write_text(tomli_w.dumps({"node": {"state_dir": f"/{'x' * 300}"}}))
+    command = ["status", "--watch", "--json", "--config", str(config)]
+    assert cli_exit.run(cli.app, command, "dicomnode") == Status.FAILED
+    (line,) = capsys.readouterr().out.splitlines()
+    assert "cannot be read: File name too long" in json.loads(line)["error"]["text"]
+
+
 def test_watching_on_a_terminal_ends_cleanly_by_ctrl_c(site: Site) -> None:
     ours, theirs = pty.openpty()
     command = [PROGRAM, "status", "--watch", "--every", "0.1", "-c", site.config]

@@ -7,7 +7,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from sqlalchemy import create_engine, text
 
-from dicom_node.errors import NodeError
+from dicom_node.errors import NodeError, TransientError
 from dicom_node.ledger import Ledger
 from dicom_node.states import SeriesState
 from dicom_node.tables import Base
@@ -72,3 +72,10 @@ def test_a_reader_does_not_make_a_schema(database_url: str) -> None:
 def test_a_database_that_cannot_be_used_is_named(url: str, says: str) -> None:
     with pytest.raises(NodeError, match=says):
         Ledger(url)
+
+
+@pytest.mark.parametrize("migrate", [True, False])
+def test_a_database_that_refuses_the_connection_may_answer_later(migrate: bool) -> None:
+    with pytest.raises(TransientError, match="Connection refused") as told:
+        Ledger("postgresql+psycopg://u@127.0.0.1:1/x?connect_timeout=2", migrate=migrate)
+    assert "\n" not in str(told.value)
