@@ -7,15 +7,17 @@ pipeline minus expert, fractions of 1), `heldout_infection_dice_case_mean`, `hel
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 from pipeline.notation import points
 
-UNKNOWN = "How far the figures lie from an expert's is not known: the model was not measured on unseen CTs."
+UNKNOWN = "How far the figures lie from an expert's is not known: the model package does not say."
 
 
 def sentence(metrics: Mapping[str, float]) -> str:
-    """ASCII, for SR and picture."""
+    """ASCII, for SR and picture. Figures that are not finite say nothing and are passed over."""
+    metrics = {name: figure for name, figure in metrics.items() if math.isfinite(figure)}
     cases = metrics.get("heldout_cases")
     unseen = f"On {cases:.0f} unseen CTs" if cases else "On unseen CTs"
     low, high = metrics.get("heldout_severity_limit_low"), metrics.get("heldout_severity_limit_high")

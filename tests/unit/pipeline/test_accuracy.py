@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from pipeline import accuracy, package
 
 
@@ -23,3 +25,10 @@ def test_figures_of_training_data_are_not_told() -> None:
     """The demonstration package has no others."""
     assert accuracy.sentence(package.load(None).manifest.metrics) == accuracy.UNKNOWN
     assert "not known" in accuracy.UNKNOWN
+
+
+def test_figures_that_are_not_finite_are_passed_over() -> None:
+    limits = {"heldout_severity_limit_low": math.nan, "heldout_severity_limit_high": 0.061}
+    assert accuracy.sentence({**limits, "heldout_infection_dice_case_mean": math.inf}) == accuracy.UNKNOWN
+    told = accuracy.sentence({"heldout_infection_dice_case_mean": 0.78, "heldout_cases": math.inf})
+    assert told.startswith("On unseen CTs the outlines")
