@@ -13,6 +13,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -273,7 +274,14 @@ def test_watching_on_a_terminal_ends_cleanly_by_ctrl_c(site: Site) -> None:
     ours, theirs = pty.openpty()
     command = [PROGRAM, "status", "--watch", "--every", "0.1", "-c", site.config]
     environment = {**os.environ, "TERM": "xterm", "COLUMNS": "120", "LINES": "40"}
-    process = subprocess.Popen(command, stdout=theirs, stderr=subprocess.PIPE, env=environment)
+    heeds = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # a suite in the background may ignore it
+    process = subprocess.Popen(
+        command,
+        stdout=theirs,
+        stderr=subprocess.PIPE,
+        env=environment,
+        preexec_fn=heeds,
+    )
     os.close(theirs)
     shown = b""
     while shown.count(b"Ctrl-C ends") < 2:  # drawn, and drawn again
