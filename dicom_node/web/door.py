@@ -14,7 +14,6 @@ from functools import partial
 from typing import Any
 from urllib.parse import parse_qs, quote
 
-from anyio import CapacityLimiter, move_on_after, to_thread
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.datastructures import URL
 from starlette.requests import Request
@@ -26,6 +25,7 @@ from dicom_node.health import Watched
 from dicom_node.ledger import Ledger
 from dicom_node.web.masking import Mask
 from dicom_node.web.passwords import read_users
+from dicom_node.web.places import NoPlaceError, Places
 from dicom_node.web.render import Renderer
 from dicom_node.web.sessions import Attempts, Session, Sessions
 
@@ -100,7 +100,7 @@ class Door:
     def __init__(self, desk: Desk, answer_s: float = ANSWER_S) -> None:
         self._desk = desk
         self._answer_s = answer_s
-        self._limiters: list[CapacityLimiter] = []  # made where the event loop runs
+        self._places = Places(THREADS, answer_s)
 
     def look(self, view: View) -> Endpoint:
         """A page to read: for everybody, or after a login, as web.login says."""
@@ -148,13 +148,12 @@ class Door:
         return endpoint
 
     async def _answer(self, view: View, visit: Visit) -> Response:
-        if not self._limiters:
-            self._limiters.append(CapacityLimiter(THREADS))
-        with move_on_after(self._answer_s):
-            return await to_thread.run_sync(
-                partial(_guarded, view, visit), abandon_on_cancel=True, limiter=self._limiters[0]
-            )
-        return visit.message(503, "No answer", f"The database has not answered for {self._answer_s:g} s.")
+        try:
+            return await self._places.run(partial(_guarded, view, visit))
+        except TimeoutError:
+            return visit.message(503, "No answer", f"The database has not answered for {self._answer_s:g} s.")
+        except NoPlaceError:
+            return visit.message(429, "Busy", "Earlier requests still wait for the database. Try again later.")
 
     def _visit(self, request: Request, form: Mapping[str, str] | None = None) -> Visit:
         key = request.cookies.get(cookie_name(request.url), "")

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Protocol
 
-from anyio import CapacityLimiter, move_on_after, to_thread
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
+
+from dicom_node.web.places import NoPlaceError, Places
 
 ANSWER_S = 10.0  # Prometheus itself waits no longer, unless it is told to
 
@@ -22,14 +23,12 @@ class Measured(Protocol):
 
 def endpoint(node: Measured, answer_s: float = ANSWER_S) -> Callable[[Request], Awaitable[Response]]:
     """The endpoint of one node."""
-    limiters: list[CapacityLimiter] = []  # made where the event loop runs
+    places = Places(1, answer_s)  # one look at a time: a database that hangs costs one thread
 
     async def metrics(_request: Request) -> Response:
-        if not limiters:
-            limiters.append(CapacityLimiter(1))  # one look at a time: a database that hangs costs one thread
-        with move_on_after(answer_s):
-            content = await to_thread.run_sync(node.exposition, abandon_on_cancel=True, limiter=limiters[0])
-            return Response(content, media_type=CONTENT_TYPE_LATEST)
-        return PlainTextResponse("The database does not answer.\n", 503)
+        try:
+            return Response(await places.run(node.exposition), media_type=CONTENT_TYPE_LATEST)
+        except (TimeoutError, NoPlaceError):
+            return PlainTextResponse("The database does not answer.\n", 503)
 
     return metrics

@@ -346,8 +346,10 @@ def test_reception_is_counted(tmp_path: Path) -> None:
 
 def test_a_database_that_hangs_is_not_waited_for() -> None:
     node, going_on = SimpleNamespace(), threading.Event()
-    node.exposition = lambda: (going_on.wait(), b"")[1]
+    threads: list[threading.Thread] = []
+    node.exposition = lambda: (threads.append(threading.current_thread()), going_on.wait(), b"")[-1]
     page = Starlette(routes=[Route("/metrics", endpoint.endpoint(node, answer_s=0.05))])
     with TestClient(page, base_url="http://127.0.0.1") as asking:
-        assert asking.get("/metrics").status_code == 503
+        assert [asking.get("/metrics").status_code for _ in range(3)] == [503] * 3
         going_on.set()
+    assert len(threads) == 1

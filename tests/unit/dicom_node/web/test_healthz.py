@@ -56,8 +56,8 @@ def test_what_is_wrong_is_said_with_503(node: FakeNode, reason: str) -> None:
 
 
 def test_a_database_that_hangs_holds_up_nobody() -> None:
-    answers = threading.Event()
-    node = FakeNode(wait=answers.wait)
+    answers, threads = threading.Event(), []
+    node = FakeNode(wait=lambda: (threads.append(threading.current_thread()), answers.wait()))
     page = Starlette(routes=[Route("/healthz", healthz.endpoint(node, answer_s=0.05))])
     with TestClient(page, base_url=HERE) as asking:
         for _ in range(3):
@@ -65,6 +65,7 @@ def test_a_database_that_hangs_holds_up_nobody() -> None:
             assert answer.status_code == 503
             assert answer.json()["reasons"] == ["database: has not answered for 0.05 s"]
         answers.set()
+    assert len(threads) == 1  # who asks again and again costs no more than that
 
 
 def test_a_running_node_is_well_and_one_that_is_stopped_is_not(tmp_path: Path) -> None:

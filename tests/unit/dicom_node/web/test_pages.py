@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import io
+import threading
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 from PIL import Image
+from starlette.applications import Starlette
+from starlette.responses import Response
+from starlette.routing import Route
 from starlette.testclient import TestClient
 
+from dicom_node import config
 from dicom_node.errors import TransientError
 from dicom_node.ledger import Ledger, SeriesIdentity
-from dicom_node.web import pages
+from dicom_node.web import app, pages
+from dicom_node.web.door import THREADS, Door, Visit
 from pipeline.types import ResultKind
-from tests.fixtures.page import USERS, WHO, Clock, log_in, page, with_story
+from tests.fixtures.page import USERS, WHO, Clock, FakeNode, log_in, page, with_story
 from tests.fixtures.samples import (
     SERIES,
     STUDY,
@@ -118,6 +124,23 @@ def test_a_picture_that_is_no_picture_is_not_shown(book: Ledger, tmp_path: Path)
     result = next(one for one in book.details(SERIES).results if one.kind is ResultKind.PICTURE)
     (tmp_path / "results" / result.path).write_bytes(b"\x00" * 200)
     assert page(book, tmp_path).get(f"/series/{SERIES}/picture-{result.id}.png").status_code == 404
+
+
+def test_a_database_that_hangs_costs_a_few_threads_and_none_more(book: Ledger, tmp_path: Path) -> None:
+    settings = config.parse({"node": {"state_dir": str(tmp_path)}})
+    door = Door(app.desk(settings, FakeNode(), book, Clock()), answer_s=0.05)
+    going_on, begun = threading.Event(), []
+
+    def hangs(visit: Visit) -> Response:
+        begun.append(visit)
+        going_on.wait()
+        return Response("late")
+
+    hanging = Starlette(routes=[Route("/", door.look(hangs))])
+    with TestClient(hanging, base_url="http://127.0.0.1") as browser:
+        assert [browser.get("/").status_code for _ in range(THREADS + 2)] == [503] * THREADS + [429] * 2
+        going_on.set()
+    assert len(begun) == THREADS
 
 
 def everything(browser: TestClient) -> str:
