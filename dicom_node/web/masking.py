@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from dicom_node.ledger_records import SeriesIdentity
 
 STARS = "***"
 LONG = 6  # of identifiers so long the last two characters are shown: enough to tell two patients apart
-SHORTEST = 3  # shorter values are not looked for in texts: they are parts of words
+SHORTEST = 3  # shorter values are not looked for in texts, but for names of two letters
 
 
 def mask_name(name: str) -> str:
@@ -24,6 +25,17 @@ def mask_identifier(value: str) -> str:
     if not text:
         return ""
     return f"{STARS}{text[-2:]}" if len(text) >= LONG else STARS
+
+
+def _traces(secret: str) -> str:
+    """Pattern of a value in a text, in upper and lower case: a short one may be a part of an innocent word."""
+    text = re.escape(secret)
+    if len(secret) >= LONG:
+        return f"(?i:{text})"
+    word = rf"(?i:(?<![^\W_]){text}(?![^\W_]))"  # "_" parts words here
+    if len(secret) >= SHORTEST:
+        return f"{word}|{text}"
+    return word if len(secret) == 2 and secret.isalpha() else ""
 
 
 @dataclass(frozen=True)
@@ -47,7 +59,7 @@ class Mask:
         groups = identity.patient_name.split("=")
         names = [identity.patient_name, *groups, *(part for group in groups for part in group.split("^"))]
         secrets = {identity.patient_id, identity.accession_number, *names}
-        for secret in sorted(secrets, key=len, reverse=True):
-            if len(secret.strip()) >= SHORTEST:
-                value = value.replace(secret.strip(), STARS)
+        for secret in sorted({secret.strip() for secret in secrets}, key=len, reverse=True):
+            if pattern := _traces(secret):
+                value = re.sub(pattern, STARS, value)
         return value

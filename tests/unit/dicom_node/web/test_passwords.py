@@ -85,8 +85,15 @@ def test_identifiers_are_masked(value: str, masked: str) -> None:
 def test_texts_lose_what_tells_whose_they_are() -> None:
     who = SeriesIdentity("1", "2", patient_id="4711", patient_name="Doe^Jo^X", accession_number="A-1")
     text = "4711 Doe^Jo^X, A-1, Doe; Jo X 471"
-    assert Mask(True).text(text, who) == "*** ***, ***, ***; Jo X 471"
+    assert Mask(True).text(text, who) == "*** ***, ***, ***; *** X 471"
     assert Mask(False).text(text, who) == text
+
+
+def test_texts_lose_it_in_upper_and_lower_case_and_keep_words_that_hold_a_short_name() -> None:
+    who = SeriesIdentity("1", "2", patient_id="PAT123456", patient_name="DOE^JOHN=LI^ANN")
+    text = "Thorax Doe pat123456xy, doe_john, Li Ann; xDOEx DOEL John's scanner is alive, ann"
+    masked = "Thorax *** ***xy, ***_***, *** ***; x***x ***L ***'s scanner is alive, ***"
+    assert Mask(True).text(text, who) == masked
 
 
 def test_sessions_are_few_and_the_oldest_ends_first() -> None:
