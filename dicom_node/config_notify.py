@@ -5,11 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, Discriminator, Field, Tag, model_validator
+from pydantic import AfterValidator, Discriminator, Field, Tag, field_serializer, model_validator
 
-from dicom_node.config_base import AbsolutePath, PositiveSeconds, SecretFile, Section, ShortName
-from dicom_node.destinations import Url, is_loopback, web_fault, web_tls
+from dicom_node.config_base import AbsolutePath, PositiveSeconds, SecretFile, Section, ShortName, read_secret
+from dicom_node.destinations import Url, is_loopback, web_address, web_fault, web_tls
+from dicom_node.errors import ConfigError
 from dicom_node.tls import ClientTls
 
 CHANNELS = ("webhook", "mail")
@@ -49,10 +51,11 @@ class Channel(Section):
 
 
 class Webhook(Channel):
-    """POST of JSON."""
+    """POST of JSON. Whoever knows the path of a chat's webhook may write there: it is told to nobody."""
 
     by: Literal["webhook"]
-    url: Url
+    url: Url = Field("", repr=False)
+    url_file: SecretFile | None = None
     token_file: SecretFile | None = None
     tls_certificate: AbsolutePath | None = None
     tls_key: SecretFile | None = None
@@ -60,14 +63,47 @@ class Webhook(Channel):
 
     @model_validator(mode="after")
     def _safe(self) -> Webhook:
+        if bool(self.url) == bool(self.url_file):
+            raise ValueError("either url or url_file is needed")
         if fault := web_fault(self):
             raise ValueError(fault)
         return self
+
+    @field_serializer("url", when_used="json")
+    def _shown(self, url: str) -> str:
+        return f"{self._host}/***" if urlsplit(url).path else url
+
+    @property
+    def _host(self) -> str:
+        parts = urlsplit(self.url)
+        return f"{parts.scheme}://{parts.netloc}"
+
+    @property
+    def label(self) -> str:
+        """What it is called in messages."""
+        return f"{self.name} ({self._host})"
 
     @property
     def client_tls(self) -> ClientTls | None:
         """How it is called; None: without TLS."""
         return web_tls(self)
+
+    def located(self) -> Webhook:
+        """The same with the URL that `url_file` holds.
+
+        Raises:
+            ConfigError: it cannot be read, or holds none that can be called; says nothing of what it holds.
+        """
+        if self.url_file is None:
+            return self
+        try:
+            url = web_address(read_secret(self.url_file))
+        except ValueError as error:
+            raise ConfigError(f"{self.url_file}: {error}") from None
+        found = self.model_copy(update={"url": url, "url_file": None})
+        if fault := web_fault(found):
+            raise ConfigError(f"{self.url_file}: {fault}")
+        return found
 
 
 class Mail(Channel):

@@ -28,8 +28,8 @@ def _window(value: str) -> str:
     return value
 
 
-def _url(value: str) -> str:
-    """A service root (PS3.18 8.2) without anything secret in it; without the slash at its end."""
+def web_address(value: str) -> str:
+    """A URL that can be called, without user and password. Its errors, `ValueError`, hold nothing of it."""
     try:
         parts = urlsplit(value)
         known = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
@@ -39,6 +39,12 @@ def _url(value: str) -> str:
         raise PydanticCustomError("url", "a URL as https://HOST:PORT/PATH is needed")
     if parts.username is not None or parts.password is not None:
         raise PydanticCustomError("url", "no user or password in the URL: set user and password_file")
+    return value
+
+
+def _url(value: str) -> str:
+    """A service root (PS3.18 8.2) without anything secret in it; without the slash at its end."""
+    parts = urlsplit(web_address(value))
     if parts.query or parts.fragment:
         raise PydanticCustomError("url", "only the service root: nothing after ? or #")
     return value.rstrip("/")
@@ -111,6 +117,11 @@ class WebDestination(ObjectOutlet):
         if fault := web_fault(self):
             raise ValueError(fault)
         return self
+
+    @property
+    def label(self) -> str:
+        """What it is called in messages."""
+        return self.url
 
     @property
     def client_tls(self) -> ClientTls | None:

@@ -14,6 +14,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from dicom_node import certificates
 from dicom_node.config import Config
 from dicom_node.config_base import locate, read_secret
+from dicom_node.config_notify import Webhook
 from dicom_node.errors import ConfigError, NodeError
 from dicom_node.ledger_database import open_engine
 from dicom_node.web.passwords import read_users
@@ -32,6 +33,7 @@ def file_faults(config: Config) -> list[str]:
         *_state_folder(config.node.state_dir),
         *certificates.faults(config, datetime.now(UTC)),
         *_secrets(config),
+        *_webhooks(config),
         *_users(config),
         *_model(config),
         *_weights(config),
@@ -98,3 +100,12 @@ def _secrets(config: Config) -> Iterator[str]:
                     read_secret(path)
             except ConfigError as error:
                 yield f"{where}[{number}].{key}: {error}"
+
+
+def _webhooks(config: Config) -> Iterator[str]:
+    for number, channel in enumerate(config.notifications):
+        try:
+            if isinstance(channel, Webhook):
+                channel.located()
+        except ConfigError as error:
+            yield f"notifications[{number}].url_file: {error}"

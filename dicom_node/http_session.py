@@ -38,6 +38,10 @@ class WebPeer(Protocol):
         """Service root, without a slash at its end."""
 
     @property
+    def label(self) -> str:
+        """What it is called in messages: the URL, where nothing of it is secret."""
+
+    @property
     def timeout_s(self) -> float:
         """Longest wait for the connection, and for each answer."""
 
@@ -133,7 +137,7 @@ def session(peer: WebPeer) -> Iterator[Session]:
         auth = _auth(peer)
         verify = False if peer.client_tls is None else tls.client_context(peer.client_tls)
     except ConfigError as error:
-        raise TransientError(f"{peer.url} is not called: {error}.") from error
+        raise TransientError(f"{peer.label} is not called: {error}.") from error
     with httpx.Client(
         auth=auth,
         verify=verify,
@@ -177,7 +181,7 @@ class _Bearer(httpx.Auth):
 
 def refusal(peer: WebPeer, what: str, status: int) -> NodeError:
     """The error for an HTTP status that is no success; the class says whether it may pass."""
-    text = f"{peer.url} refused {what} with HTTP status {status}"
+    text = f"{peer.label} refused {what} with HTTP status {status}"
     if 300 <= status < 400:
         return PermanentError(f"{text}, a redirection: correct url in the configuration.")
     if status == 401 and peer.token_file is not None:
@@ -200,7 +204,7 @@ def _read(response: httpx.Response, peer: WebPeer) -> bytes:
     for part in response.iter_bytes():
         body += part
         if len(body) > MAX_ANSWER_BYTES:
-            raise TransientError(f"{peer.url} answers with more than {MAX_ANSWER_BYTES >> 20} MB.")
+            raise TransientError(f"{peer.label} answers with more than {MAX_ANSWER_BYTES >> 20} MB.")
     return bytes(body)
 
 
@@ -216,21 +220,21 @@ def _connection_error(error: httpx.HTTPError, peer: WebPeer, limit_s: float, lat
     reason = _root(error)
     if isinstance(error, httpx.TimeoutException) or late:
         return TransientError(
-            f"{peer.url} did not answer within {limit_s:.3g} s: check that it is up and no firewall lies between."
+            f"{peer.label} did not answer within {limit_s:.3g} s: check that it is up and no firewall lies between."
         )
     if isinstance(reason, ssl.SSLError):
-        return TransientError(f"No TLS connection to {peer.url}: {tls.reason(reason)}. Check url and tls_ca.")
+        return TransientError(f"No TLS connection to {peer.label}: {tls.reason(reason)}. Check url and tls_ca.")
     if isinstance(reason, socket.gaierror):
         return TransientError(
-            f"The host name in {peer.url} cannot be resolved: correct it, or ask for its DNS entry."
+            f"The host name in {peer.label} cannot be resolved: correct it, or ask for its DNS entry."
         )
     if isinstance(reason, ConnectionRefusedError):
         return TransientError(
-            f"{peer.url} refuses the connection: nothing listens there. Check url and the service."
+            f"{peer.label} refuses the connection: nothing listens there. Check url and the service."
         )
     if isinstance(error, httpx.ConnectError):
-        return TransientError(f"No connection to {peer.url}: {reason}.")
-    return TransientError(f"{peer.url} broke the connection off.")
+        return TransientError(f"No connection to {peer.label}: {reason}.")
+    return TransientError(f"{peer.label} broke the connection off.")
 
 
 def _root(error: BaseException) -> BaseException:

@@ -52,7 +52,8 @@ def _post(channel: Webhook, message: Message, node: str) -> None:
         "text": f"{node}: {message.summary}",  # what chat systems show
         **message.json,
     }
-    with session(channel) as opened:
+    hook = channel.located()
+    with session(hook) as opened:
         answer = opened.request(
             "POST",
             "",
@@ -60,7 +61,7 @@ def _post(channel: Webhook, message: Message, node: str) -> None:
             headers={"Content-Type": "application/json", "Accept": "*/*"},
         )
     if not 200 <= answer.status < 300:
-        raise refusal(channel, "the notification", answer.status)
+        raise refusal(hook, "the notification", answer.status)
 
 
 def _mail(channel: Mail, message: Message, node: str) -> None:

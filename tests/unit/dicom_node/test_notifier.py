@@ -15,6 +15,7 @@ from dicom_node import config as configuration
 from dicom_node import notify_send
 from dicom_node.cli import app
 from dicom_node.config import Config
+from dicom_node.doctor import file_faults
 from dicom_node.errors import ConfigError, TransientError
 from dicom_node.ledger import Ledger
 from dicom_node.ledger_notices import STOPPED
@@ -321,6 +322,8 @@ def test_a_channel_that_hangs_or_breaks_holds_up_nothing(tmp_path: Path, ledger:
             },
             "anybody on the network can read a password",
         ),
+        ({"by": "webhook"}, "either url or url_file is needed"),
+        ({"by": "webhook", "url": "https://example.org", "url_file": "/x"}, "either url or url_file is needed"),
         ({"by": "webhook", "url": "https://example.org", "kinds": ["weather"]}, "notifications[0].kinds[0]"),
     ],
 )
@@ -328,6 +331,42 @@ def test_wrong_settings_are_named(channel: dict[str, Any], says: str) -> None:
     with pytest.raises(ConfigError) as caught:
         configuration.parse({"notifications": [{"name": "a", **channel}]})
     assert says in str(caught.value)
+
+
+def test_the_path_of_a_webhook_is_said_nowhere(
+    tmp_path: Path, ledger: Ledger, clock: Clock, hook: told.Hook, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = settings(tmp_path, url=f"{hook.url}/T0/SECRET")
+    host = hook.url.removesuffix("/hook")
+    telling = notifier(config, ledger, clock)
+    fail(ledger)
+    hook.status = 403
+    telling.run_once()
+    (waiting,) = ledger.undelivered_notices()
+    assert waiting.error.startswith(f"admin ({host}) refused the notification with HTTP status 403")
+    assert waiting.error in caplog.text
+    assert f'"url":"{host}/***"' in config.model_dump_json()
+    assert "SECRET" not in "".join((waiting.error, caplog.text, config.model_dump_json(), repr(config)))
+    (pacs,) = configuration.parse(
+        {"destinations": [{"name": "p", "protocol": "dicomweb", "url": "https://p.example.org/dicom-web"}]}
+    ).destinations
+    assert "https://p.example.org/dicom-web" in pacs.model_dump_json()
+
+
+def test_the_url_of_a_webhook_from_a_file(tmp_path: Path, hook: told.Hook) -> None:
+    held = tmp_path / "url"
+    config = settings(tmp_path, url_file=str(held))
+    (channel,) = config.notifications
+    for content, says in (("", "is empty"), ("ftp://SECRET", "a URL as"), ("http://u:SECRET@h/", "no user or")):
+        held.write_text(content)
+        with pytest.raises(TransientError, match=f"^admin: {held}:? {says}") as caught:
+            notify_send.send(channel, trial(at(0)), "NODE")
+        assert "SECRET" not in str(caught.value)
+        (fault,) = (fault for fault in file_faults(config) if fault.startswith("notifications"))
+        assert fault == f"notifications[0].url_file: {str(caught.value).removeprefix('admin: ')}"
+    held.write_text(f"{hook.url}?sig=SECRET/\n")
+    notify_send.send(channel, trial(at(0)), "NODE")
+    assert (len(hook.posts), hook.paths) == (1, ["/hook?sig=SECRET/"])
 
 
 def test_the_command(tmp_path: Path, hook: told.Hook) -> None:
