@@ -42,4 +42,4 @@ def test_a_database_that_is_away_is_no_fault_of_the_config(tmp_path: Path) -> No
     else:
         raise AssertionError("a node without its database must not say that it is ready")
     served = node.command("serve")
-    assert served.returncode == 1  # systemd tries again; 2 would mean that config.toml is wrong
+    assert served.returncode == 4  # systemd tries again; 2 would mean that config.toml is wrong
