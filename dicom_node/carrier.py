@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 from dicom_node import dicomweb, hl7_send, mllp, query, scu
 from dicom_node.association import describe
@@ -87,12 +87,35 @@ class DimseCarrier:
         return query.find_instances(self.destination, references, self.calling_ae)
 
 
+class _WithoutCommitment:
+    """Of a destination that has no Storage Commitment; config.toml does not allow to ask for it either."""
+
+    protocol_name: ClassVar[str]
+
+    @property
+    def name(self) -> str:
+        """The destination as shown to people."""
+        raise NotImplementedError
+
+    def request_commitment(
+        self,
+        references: Sequence[ObjectReference],
+        transaction_uid: str,
+        on_report: Callable[[CommitmentReport], None],
+        answered: threading.Event,
+        stay_s: float,
+    ) -> None:
+        """Not offered."""
+        raise PermanentError(f"{self.name} is not asked for commitment: it is reached by {self.protocol_name}.")
+
+
 @dataclass(frozen=True)
-class WebCarrier:
+class WebCarrier(_WithoutCommitment):
     """STOW-RS and QIDO-RS."""
 
     destination: WebDestination
     query_name = "QIDO-RS"
+    protocol_name: ClassVar[str] = "DICOMweb"
 
     @property
     def name(self) -> str:
@@ -107,28 +130,18 @@ class WebCarrier:
         """STOW-RS."""
         dicomweb.store(self.destination, files, on_result, begin)
 
-    def request_commitment(
-        self,
-        references: Sequence[ObjectReference],
-        transaction_uid: str,
-        on_report: Callable[[CommitmentReport], None],
-        answered: threading.Event,
-        stay_s: float,
-    ) -> None:
-        """Not offered: archives with DICOMweb hardly have it; config.toml does not allow it either."""
-        raise PermanentError(f"{self.name} is not asked for commitment: it is reached by DICOMweb.")
-
     def find_instances(self, references: Iterable[ObjectReference]) -> set[str]:
         """QIDO-RS at instance level."""
         return dicomweb.find_instances(self.destination, references)
 
 
 @dataclass(frozen=True)
-class Hl7Carrier:
+class Hl7Carrier(_WithoutCommitment):
     """ORU^R01 by MLLP; its acknowledgement is all that a RIS says."""
 
     destination: Hl7Destination
     query_name = "HL7"
+    protocol_name: ClassVar[str] = "HL7"
 
     @property
     def name(self) -> str:
@@ -142,17 +155,6 @@ class Hl7Carrier:
     def store(self, files: Sequence[Path], on_result: Callable[[StoreResult], None], begin: Begin = always) -> None:
         """ORU^R01."""
         hl7_send.store(self.destination, files, on_result, begin)
-
-    def request_commitment(
-        self,
-        references: Sequence[ObjectReference],
-        transaction_uid: str,
-        on_report: Callable[[CommitmentReport], None],
-        answered: threading.Event,
-        stay_s: float,
-    ) -> None:
-        """Not offered, and not allowed by config.toml."""
-        raise PermanentError(f"{self.name} is not asked for commitment: it is reached by HL7.")
 
     def find_instances(self, references: Iterable[ObjectReference]) -> set[str]:
         """Not offered, and not allowed by config.toml."""

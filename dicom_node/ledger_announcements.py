@@ -15,6 +15,7 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from dicom_node.ledger_records import AnnouncementRecord, Told
+from dicom_node.ledger_rows import object_reference
 from dicom_node.ledger_writer import LedgerRoom, Writer
 from dicom_node.states import DELIVERY_TRANSITIONS as TRANSITIONS
 from dicom_node.states import DeliveryState, InstanceState, SeriesState, check_transition
@@ -111,8 +112,7 @@ def sent_announcements(session: Session, study_uid: str) -> dict[str, list[Objec
     )
     found: dict[str, list[ObjectReference]] = {}
     for row in session.scalars(query.order_by(AnnouncementRow.id)):
-        reference = ObjectReference(row.study_uid, row.series_uid, row.sop_class_uid, row.sop_instance_uid)
-        found.setdefault(row.profile, []).append(reference)
+        found.setdefault(row.profile, []).append(object_reference(row))
     return found
 
 

@@ -13,7 +13,7 @@ from dicom_node.errors import NotFound
 from dicom_node.ledger_announcements import sent_announcements
 from dicom_node.ledger_priors import waits_for_earlier_study
 from dicom_node.ledger_records import JobRecord, SeriesRecord
-from dicom_node.ledger_rows import job_record, series_query, series_record
+from dicom_node.ledger_rows import job_record, object_reference, series_query, series_record
 from dicom_node.ledger_writer import LedgerRoom, Writer
 from dicom_node.states import DeliveryState, JobState, SeriesState
 from dicom_node.tables import DeliveryRow, JobRow, ResultRow, SeriesRow
@@ -88,7 +88,7 @@ class JobRoom(LedgerRoom):
                 .where((SeriesRow.id == series.id) | (SeriesRow.study_uid == series.study_uid))
                 .order_by(ResultRow.id)  # the newest one of a profile comes last and stays in the dict
             )
-            return {row.profile: _reference(row) for row in session.scalars(query)}
+            return {row.profile: object_reference(row) for row in session.scalars(query)}
 
     def superseded(self, job_id: int) -> dict[str, tuple[ObjectReference, ...]]:
         """By profile, every object of the study that a destination may have and that does not count any more."""
@@ -104,7 +104,7 @@ class JobRoom(LedgerRoom):
             )
             found = sent_announcements(session, study_uid)
             for row in session.scalars(query):
-                found.setdefault(row.profile, []).append(_reference(row))
+                found.setdefault(row.profile, []).append(object_reference(row))
             return {profile: tuple(references) for profile, references in found.items()}
 
     def job_done(
@@ -237,12 +237,3 @@ def _add_result(
         writer.session.flush()
         told = f"{destination}: {item.kind}"
         writer.event("delivery", told, series_id=job.series_id, subject_id=delivery.id, new=DeliveryState.PENDING)
-
-
-def _reference(row: ResultRow) -> ObjectReference:
-    return ObjectReference(
-        study_uid=row.study_uid,
-        series_uid=row.series_uid,
-        sop_class_uid=row.sop_class_uid,
-        sop_instance_uid=row.sop_instance_uid,
-    )

@@ -16,7 +16,7 @@ from sqlalchemy import ColumnElement, Row, and_, exists, select
 from sqlalchemy.orm import Session, aliased
 
 from dicom_node.ledger_records import JobRecord, SeriesRecord
-from dicom_node.ledger_rows import job_record, series_query, series_record
+from dicom_node.ledger_rows import job_record, object_reference, series_query, series_record
 from dicom_node.ledger_writer import LedgerRoom
 from dicom_node.result_file import QUARANTINED
 from dicom_node.states import DeliveryState, InstanceState, JobState
@@ -222,7 +222,4 @@ def _technique(report: Mapping[str, Any]) -> Technique:
 def _reports(session: Session, job: JobRow) -> dict[str, ObjectReference]:
     """The current SR of each profile, by its name."""
     query = select(ResultRow).where(ResultRow.job_id == job.id, ResultRow.current, ResultRow.kind == ResultKind.SR)
-    return {
-        row.profile: ObjectReference(row.study_uid, row.series_uid, row.sop_class_uid, row.sop_instance_uid)
-        for row in session.scalars(query.order_by(ResultRow.profile))
-    }
+    return {row.profile: object_reference(row) for row in session.scalars(query.order_by(ResultRow.profile))}

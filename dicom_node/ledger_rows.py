@@ -17,8 +17,17 @@ from dicom_node.ledger_records import (
     SeriesRecord,
 )
 from dicom_node.states import DeliveryState, InstanceState, JobState, RetrievalState, SeriesState
-from dicom_node.tables import DeliveryRow, EventRow, InstanceRow, JobRow, ResultRow, RetrievalRow, SeriesRow
-from pipeline.types import ResultKind
+from dicom_node.tables import (
+    AnnouncementRow,
+    DeliveryRow,
+    EventRow,
+    InstanceRow,
+    JobRow,
+    ResultRow,
+    RetrievalRow,
+    SeriesRow,
+)
+from pipeline.types import ObjectReference, ResultKind
 
 INSTANCE_COUNT: ColumnElement[int] = (
     select(func.count(InstanceRow.id))
@@ -167,4 +176,14 @@ def event_record(row: EventRow, series_uid: str | None) -> Event:
         old_state=row.old_state,
         new_state=row.new_state,
         reason=row.reason,
+    )
+
+
+def object_reference(row: ResultRow | AnnouncementRow) -> ObjectReference:
+    """Names the object that a row keeps."""
+    return ObjectReference(
+        study_uid=row.study_uid,
+        series_uid=row.series_uid,
+        sop_class_uid=row.sop_class_uid,
+        sop_instance_uid=row.sop_instance_uid,
     )

@@ -12,7 +12,6 @@ from datetime import datetime
 from typing import Any, Literal
 
 import numpy as np
-from highdicom.sc import SCImage
 from highdicom.sr import (
     CodeContentItem,
     CodedConcept,
@@ -29,7 +28,8 @@ from PIL import Image
 from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes as dictionary
 
-from pipeline import RESEARCH_USE_ONLY, SOFTWARE_NAME, __version__, codes, header, provenance, uids
+from pipeline import RESEARCH_USE_ONLY, SOFTWARE_NAME, __version__, codes, header, picture, provenance, uids
+from pipeline.capture import capture
 from pipeline.header import SourceHeader, series_number
 from pipeline.picture_canvas import AMBER, BACKGROUND, MUTED, TEXT, Box, Canvas, wrap
 from pipeline.sr_items import container, text
@@ -69,10 +69,8 @@ def build(image: Dataset, notice: Notice) -> Dataset:
     built = (_report if notice.form == "report" else _picture)(source, notice)
     ds = provenance.at_moment(built, notice.created, source)
     if notice.form == "picture":
-        ds.DateOfSecondaryCapture, ds.TimeOfSecondaryCapture = ds.ContentDate, ds.ContentTime
-        ds.ConversionType = "SYN"
-        ds.BodyPartExamined = "CHEST"
-        ds.BurnedInAnnotation = ds.RecognizableVisualFeatures = "NO"
+        picture.describe(ds, source, [])
+        ds.BurnedInAnnotation = "NO"
     return ds
 
 
@@ -132,17 +130,7 @@ def _observer() -> ObservationContext:
 
 
 def _picture(source: SourceHeader, notice: Notice) -> Dataset:
-    built = SCImage(
-        pixel_array=np.asarray(render(notice.reasons)),
-        photometric_interpretation="RGB",
-        bits_allocated=8,
-        coordinate_system="PATIENT",
-        patient_orientation=("L", "P"),
-        study_instance_uid=source.ds.StudyInstanceUID,
-        **_arguments(source, notice),
-    )
-    built.copy_patient_and_study_information(source.ds)
-    return built
+    return capture(np.asarray(render(notice.reasons)), source, _arguments(source, notice))
 
 
 def render(reasons: Sequence[str]) -> Image.Image:

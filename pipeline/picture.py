@@ -10,12 +10,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from highdicom.sc import SCImage
 from highdicom.sr import CodedConcept
 from PIL import Image
 from pydicom.dataset import Dataset
 
 from pipeline import RESEARCH_USE_ONLY, SOFTWARE_NAME, __version__, accuracy, codes, header, keyslices, provenance
+from pipeline.capture import capture
 from pipeline.header import SourceHeader, series_number
 from pipeline.picture_canvas import AMBER, BACKGROUND, MUTED, SMALLEST, TEXT, Box, Canvas, wrap
 from pipeline.picture_figures import draw_bars, draw_headline, draw_legend, draw_table, draw_warnings
@@ -39,16 +39,11 @@ def build(analysis: Analysis, context: ResultContext) -> Dataset | None:
     if not context.profile.picture:
         return None
     source = header.normalise(analysis.volume.headers[0])
-    built = SCImage(
-        pixel_array=np.asarray(render(analysis, context)),
-        photometric_interpretation="RGB",
-        bits_allocated=8,
-        coordinate_system="PATIENT",
-        patient_orientation=("L", "P"),
-        study_instance_uid=source.ds.StudyInstanceUID,
-        **provenance.arguments(analysis, context, source, ResultKind.PICTURE),
+    built = capture(
+        np.asarray(render(analysis, context)),
+        source,
+        provenance.arguments(analysis, context, source, ResultKind.PICTURE),
     )
-    built.copy_patient_and_study_information(source.ds)
     ds = provenance.finish(built, analysis, context, source)
     describe(ds, source, shown_headers(analysis))
     ds.BurnedInAnnotation = "YES" if shows_dates(context) else "NO"
@@ -78,7 +73,8 @@ def describe(ds: Dataset, source: SourceHeader, shown: Sequence[Dataset]) -> Non
         for keyword in ("LossyImageCompressionRatio", "LossyImageCompressionMethod"):
             if keyword in source.ds:
                 ds.add(source.ds[keyword])
-    ds.SourceImageSequence = [source_image(image) for image in shown]
+    if shown:
+        ds.SourceImageSequence = [source_image(image) for image in shown]
 
 
 def source_image(image: Dataset) -> Dataset:

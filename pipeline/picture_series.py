@@ -7,13 +7,13 @@ Head first, as the page numbers them.
 from __future__ import annotations
 
 import numpy as np
-from highdicom.sc import SCImage
 from PIL import Image
 from pydicom.dataset import Dataset
 from pydicom.tag import Tag
 from pydicom.uid import MultiFrameTrueColorSecondaryCaptureImageStorage
 
 from pipeline import RESEARCH_USE_ONLY, header, keyslices, picture, provenance
+from pipeline.capture import capture
 from pipeline.picture_canvas import AMBER, BACKGROUND, Box, Canvas
 from pipeline.picture_figures import draw_legend
 from pipeline.picture_panels import cut_to_lungs, draw_slice
@@ -31,16 +31,7 @@ def build(analysis: Analysis, context: ResultContext) -> Dataset | None:
         return None
     source = header.normalise(analysis.volume.headers[0])
     frames = [np.asarray(frame) for frame in render(analysis)]
-    built = SCImage(
-        pixel_array=frames[0],
-        photometric_interpretation="RGB",
-        bits_allocated=8,
-        coordinate_system="PATIENT",
-        patient_orientation=("L", "P"),
-        study_instance_uid=source.ds.StudyInstanceUID,
-        **provenance.arguments(analysis, context, source, ResultKind.SLICES),
-    )
-    built.copy_patient_and_study_information(source.ds)
+    built = capture(frames[0], source, provenance.arguments(analysis, context, source, ResultKind.SLICES))
     ds = provenance.finish(built, analysis, context, source)
     picture.describe(ds, source, picture.shown_headers(analysis))
     ds.SOPClassUID = ds.file_meta.MediaStorageSOPClassUID = MultiFrameTrueColorSecondaryCaptureImageStorage
