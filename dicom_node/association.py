@@ -13,14 +13,16 @@ import time
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from ssl import SSLCertVerificationError, SSLError
-from typing import Any, Protocol, cast
+from typing import Any, Protocol
 
 from pydicom.dataset import Dataset
 from pynetdicom import _config as pynetdicom_config
+from pynetdicom import evt
 from pynetdicom.ae import ApplicationEntity
 from pynetdicom.association import Association
 from pynetdicom.dimse import DIMSEServiceProvider
-from pynetdicom.pdu_primitives import A_ASSOCIATE, P_DATA, SCP_SCU_RoleSelectionNegotiation
+from pynetdicom.pdu import A_ASSOCIATE_RJ
+from pynetdicom.pdu_primitives import P_DATA, SCP_SCU_RoleSelectionNegotiation
 from pynetdicom.presentation import PresentationContext
 from pynetdicom.transport import AddressInformation
 
@@ -110,6 +112,13 @@ def associate(
         NoContexts: established, but with no presentation context of ours.
     """
     entity = _Entity(calling_ae, peer.timeout_s, memory)
+    rejections: list[A_ASSOCIATE_RJ] = []
+
+    def note(event: evt.Event) -> None:
+        """pynetdicom takes a rejection whose connection is closed at once for a connection that broke."""
+        if isinstance(event.pdu, A_ASSOCIATE_RJ):
+            rejections.append(event.pdu)
+
     begin = time.monotonic()
     try:
         assoc = entity.associate(
@@ -120,7 +129,7 @@ def associate(
             max_pdu=MAX_PDU_BYTES,
             ext_neg=list(roles),
             tls_args=_tls_arguments(peer),
-            evt_handlers=list(handlers),
+            evt_handlers=[*handlers, (evt.EVT_PDU_RECV, note)],
         )
     except (socket.gaierror, UnicodeError) as error:
         raise TransientError(
@@ -130,6 +139,9 @@ def associate(
     except OSError as error:  # no socket to be had: out of file descriptors or memory
         raise _connection_error(error, peer) from error
     if not assoc.is_established:
+        if rejections:
+            pdu = rejections[0]
+            raise rejection(peer, calling_ae, pdu.result or 0, pdu.source or 0, pdu.reason_diagnostic or 0)
         raise _why_not(assoc, peer, calling_ae, time.monotonic() - begin)
     try:
         yield assoc
@@ -214,13 +226,10 @@ class _Instances(MessageProvider):
 
 
 def _why_not(assoc: Association, peer: Peer, calling_ae: str, waited_s: float) -> NodeError:
-    """Why there is no association, as the error to raise."""
+    """Why there is no association although nobody rejected it, as the error to raise."""
     failure = getattr(assoc.dul.socket, "failure", None)
     if failure is not None:
         return _connection_error(failure, peer)
-    if assoc.is_rejected:
-        answer = cast(A_ASSOCIATE, assoc.acceptor.primitive)
-        return rejection(peer, calling_ae, answer.result or 0, answer.result_source or 0, answer.diagnostic or 0)
     if assoc.rejected_contexts and not assoc.accepted_contexts:
         return NoContexts(f"{describe(peer)} accepts none of the services asked for.")
     if waited_s >= peer.timeout_s:

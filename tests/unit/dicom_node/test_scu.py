@@ -130,6 +130,19 @@ def test_a_busy_peer_is_asked_again_later() -> None:
         scu.echo(at(port), ME)
 
 
+def test_a_rejection_is_understood_however_fast_the_connection_is_closed() -> None:
+    """As Orthanc does: the PDU (PS3.8 Table 9-21) and the end of the connection come together."""
+
+    def reject(connection: Any, over: threading.Event) -> None:
+        connection.recv(65536)
+        connection.sendall(bytes.fromhex("03000000000400010107"))
+
+    with wire.peer(reject) as port:
+        for _ in range(20):
+            with pytest.raises(PermanentError, match="does not go by the AE title"):
+                scu.echo(at(port, timeout_s=5.0), ME)
+
+
 @pytest.mark.parametrize(
     ("behaviour", "says"),
     [(wire.silent, "took the connection but gave no answer within 0.3 s"), (wire.closing, "broke the connection")],
