@@ -53,6 +53,9 @@ class Service(Protocol):
     def admit(self, called_ae: str, calling_ae: str, certificate: PeerCertificate | None) -> Rejection | None:
         """None where an association may be opened by who has proved to be this."""
 
+    def contexts(self, calling_ae: str) -> Sequence[PresentationContext]:
+        """What this peer may propose beside the contexts of the server; for the same SOP class these count."""
+
     def negotiated(self, rejection: Rejection | None) -> None:
         """An association was opened, or was rejected."""
 
@@ -85,7 +88,6 @@ class InboundAssociation(Association):
         self.acceptor.maximum_length = server.ae.maximum_pdu_size
         self.acceptor.implementation_class_uid = server.ae.implementation_class_uid
         self.acceptor.implementation_version_name = server.ae.implementation_version_name
-        self.acceptor.supported_contexts = server.contexts
         self.bind(evt.EVT_N_EVENT_REPORT, server.service.report)
 
     @property
@@ -154,6 +156,8 @@ class InboundAssociation(Association):
                 self._storage_server.service.turned_away(self.host, self.calling_ae, rejection.reason)
             self.acse.send_reject(rejection.result, rejection.source, rejection.diagnostic)
             return
+        more = self._storage_server.service.contexts(self.calling_ae)
+        self.acceptor.supported_contexts = [*self._storage_server.contexts, *more]
         try:
             self.acse.negotiate_association()
             self._storage_server.service.negotiated(None)

@@ -19,7 +19,7 @@ from dicom_node import query, retrieve
 from dicom_node.association_server import Answer
 from dicom_node.config import Source
 from dicom_node.errors import NodeError, PermanentError, TransientError
-from dicom_node.inquiry import SERVICES, listed_instances, policy, present
+from dicom_node.inquiry import listed_instances, policy, present
 from dicom_node.intake import Sender
 from dicom_node.ledger import Ledger, Retrieval
 from dicom_node.retrieve import Retrieved
@@ -128,7 +128,9 @@ class Fetcher:
             return TransientError(str(error)) if single else error
         self._wait_for_filing()
         rest = self._lacking(retrieval, listed)
-        return self._why_not(retrieved, len(rest)) if rest else None
+        if not rest:
+            return None
+        return retrieve.lacking(self.source, retrieved, len(rest), "instances", self._calling_ae)
 
     def _listed(self, retrieval: Retrieval) -> list[str]:
         matches = query.find_images(self.source, retrieval.study_uid, retrieval.series_uid, self._calling_ae)
@@ -143,23 +145,16 @@ class Fetcher:
 
     def _retrieve(self, retrieval: Retrieval, uids: Sequence[str]) -> Retrieved:
         requests = retrieve.identifiers(retrieval.study_uid, retrieval.series_uid, uids)
-        limit_s = self.source.retrieve_timeout_s
-        if self.source.retrieve == "move":
-            return retrieve.move(self.source, requests, self._calling_ae, self._calling_ae, limit_s)
-        return retrieve.get(self.source, requests, self._calling_ae, STORAGE, self._take, self._memory, limit_s)
+        return retrieve.bring(
+            self.source,
+            requests,
+            self._calling_ae,
+            STORAGE,
+            self._take,
+            self._memory,
+            self.source.retrieve_timeout_s,
+        )
 
     def _take(self, request: C_STORE, sop_class: UID, transfer_syntax: UID) -> Answer:
         sender = Sender(f"C-GET from {self.source.name}", self.source.ae_title, self.source.host)
         return self._keep(request, sop_class, transfer_syntax, sender)
-
-    def _why_not(self, retrieved: Retrieved, rest: int) -> TransientError:
-        if retrieved.remark:
-            return TransientError(f"{rest} instances did not come: {retrieved.remark}")
-        service, text = SERVICES[self.source.retrieve], f"{rest} instances did not come"
-        if self.source.retrieve == "move":
-            text += (
-                f", although {self.source.name} says that it has sent {retrieved.completed}: ask the PACS "
-                f"administrator whether {self._calling_ae} is registered there with this machine's address and "
-                "port, and see the log for associations that were rejected"
-            )
-        return TransientError(f"{text} ({service}).")

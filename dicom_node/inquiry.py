@@ -19,13 +19,13 @@ from dicom_node import query
 from dicom_node.config import Source
 from dicom_node.errors import PermanentError, TransientError
 from dicom_node.ledger import Ledger, SeriesRecord, Wanted
+from dicom_node.retrieve import SERVICES
 from dicom_node.retry import Pause, RetryPolicy
 from dicom_node.statement import Missing, Statement
 from dicom_node.states import RetrievalState
 from dicom_node.supported import KEPT_SOP_CLASSES
 
 LOGGER = logging.getLogger(__name__)
-SERVICES = {"move": "C-MOVE", "get": "C-GET"}
 ANSWERS = 4  # answers of the source that one question may need: connection, series, instances, release
 
 

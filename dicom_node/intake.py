@@ -47,11 +47,13 @@ class Intake:
     Args:
         spool: takes the instances.
         on_stored: called with each file, once it is durable and before its sender is answered; must not raise.
+        ignore_others: what is no CT is answered with success, and not kept; otherwise it is refused.
     """
 
-    def __init__(self, spool: Spool, on_stored: Callable[[Path], None]) -> None:
+    def __init__(self, spool: Spool, on_stored: Callable[[Path], None], ignore_others: bool = False) -> None:
         self._spool = spool
         self._on_stored = on_stored
+        self._ignore_others = ignore_others
 
     def keep(
         self,
@@ -73,13 +75,13 @@ class Intake:
         try:
             answer = self._keep(request, sop_class, transfer_syntax, sender, on_instance)
         except Mismatch as error:
-            answer = _failure(DATA_SET_DOES_NOT_MATCH, str(error))
+            answer = failure(DATA_SET_DOES_NOT_MATCH, str(error))
         except NotParsable as error:
-            answer = _failure(CANNOT_UNDERSTAND, str(error))
+            answer = failure(CANNOT_UNDERSTAND, str(error))
         except LowDisk as error:
-            answer = _failure(OUT_OF_RESOURCES, str(error))
+            answer = failure(OUT_OF_RESOURCES, str(error))
         except OSError as error:
-            answer = _failure(OUT_OF_RESOURCES, f"cannot be stored: {error.strerror}")
+            answer = failure(OUT_OF_RESOURCES, f"cannot be stored: {error.strerror}")
         if answer.status != SUCCESS:
             LOGGER.warning("%s: instance refused, %04X: %s", sender.name, answer.status, answer.comment)
         return answer
@@ -93,13 +95,14 @@ class Intake:
         on_instance: Callable[[Instance], None],
     ) -> Answer:
         if request.AffectedSOPClassUID != sop_class:
-            return _failure(SOP_CLASS_NOT_SUPPORTED, "SOP class is not that of the presentation context")
+            return failure(SOP_CLASS_NOT_SUPPORTED, "SOP class is not that of the presentation context")
         if sop_class not in KEPT_SOP_CLASSES:
-            return Answer(SUCCESS)  # reception.other_modalities = "ignore"
+            unasked = failure(SOP_CLASS_NOT_SUPPORTED, "this was not asked for")
+            return Answer(SUCCESS) if self._ignore_others else unasked
         if request.DataSet is None:
-            return _failure(CANNOT_UNDERSTAND, "there is no data set")
+            return failure(CANNOT_UNDERSTAND, "there is no data set")
         if isinstance(request.DataSet, Discarded):
-            return _failure(OUT_OF_RESOURCES, request.DataSet.reason)
+            return failure(OUT_OF_RESOURCES, request.DataSet.reason)
         instance = identify(request.DataSet, transfer_syntax)
         check(instance, str(sop_class), str(request.AffectedSOPInstanceUID))
         on_instance(instance)
@@ -110,5 +113,6 @@ class Intake:
         return Answer(SUCCESS)
 
 
-def _failure(status: int, comment: str) -> Answer:
+def failure(status: int, comment: str) -> Answer:
+    """Why an instance is not kept; the comment is cut to what an Error Comment holds."""
     return Answer(status, comment[:COMMENT_LENGTH])

@@ -16,6 +16,7 @@ from dicom_node.coordinator import Coordinator
 from dicom_node.delivery import DeliveryService
 from dicom_node.dispatch import Dispatcher
 from dicom_node.errors import NodeError, NotFound
+from dicom_node.expected import Expected
 from dicom_node.ingest import Ingest
 from dicom_node.ledger import Ledger, SeriesDetails
 from dicom_node.ledger_notices import CRASHED, STARTED, STOPPED
@@ -60,8 +61,14 @@ class Node:
         self._spool = Spool(state_dir, config.reception.min_free_disk_mb * 1024 * 1024)
         self._ledger = Ledger(config.database_url)
         self._ingest = Ingest(self._spool, self._ledger, clock, on_filed=self._on_filed)
+        expected = Expected()
         self._receiver = Receiver(
-            config, self._spool, self._ingest.submit, self._on_event_report, lambda _series: self._wake()
+            config,
+            self._spool,
+            self._ingest.submit,
+            self._on_event_report,
+            lambda _series: self._wake(),
+            expected=expected,
         )
         self._dispatcher = Dispatcher(
             config,
@@ -88,7 +95,7 @@ class Node:
             on_results=self._delivery.wake,
             sources=self._sources,
         )
-        self._prior_search = PriorSearch(config, self._ledger, clock, self._coordinator.wake)
+        self._prior_search = PriorSearch(config, self._ledger, clock, self._coordinator.wake, expected)
         self._retention = RetentionService(config, self._ledger, self._spool, clock)
         self._metrics = Metrics(config, self._ledger, self._receiver, lambda: self._dispatcher.worker_pids, clock)
         self._notifications = NotificationService(config, self._ledger, clock)

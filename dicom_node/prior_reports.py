@@ -1,36 +1,33 @@
-"""Result SRs of a patient in one archive: asked for (C-FIND), fetched (C-GET), read as earlier results.
+"""Result SRs of a patient in one archive: found (C-FIND), brought (`report_retrieval`), read as earlier results.
 
-Nothing that comes is kept as a file. Its size and number are bounded, what it says is judged by
-`pipeline.sr_reader`, and whose it is by the report itself: some archives match PatientID without case, or ignore
-its issuer.
+What a report says is judged by `pipeline.sr_reader`, and whose it is by the report itself: some archives match
+PatientID without case, or ignore its issuer.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 
 from pydicom.dataset import Dataset
 from pydicom.filereader import read_dataset
-from pydicom.uid import UID, Comprehensive3DSRStorage, ExplicitVRLittleEndian, ImplicitVRLittleEndian
-from pynetdicom.dimse_primitives import C_STORE
-from pynetdicom.presentation import build_context
+from pydicom.uid import UID, Comprehensive3DSRStorage
 
-from dicom_node import query, retrieve
-from dicom_node.association_server import Answer
+from dicom_node import query
 from dicom_node.config import Source
 from dicom_node.errors import NotParsable
+from dicom_node.expected import Expected
 from dicom_node.received import parsing
-from dicom_node.upper_layer import Discarded, InstanceMemory
+from dicom_node.report_retrieval import MAX_REPORTS, ReportSeries, bring
 from pipeline import priors, sr_reader
 from pipeline.priors import Priors
 from pipeline.sr_reader import NotAPrior, ReadReport
 
 DESCRIPTION = "Lung opacity report"  # how the SeriesDescription of every report begins
 MAX_STUDIES = 40  # looked at, the newest: more are never shown
-MAX_REPORTS = 100  # fetched for one patient
-SYNTAXES = (ExplicitVRLittleEndian, ImplicitVRLittleEndian)
+SERIES_KEYS = ("StudyInstanceUID", "SeriesInstanceUID", "SeriesDescription")
+IMAGE_KEYS = {"SOPInstanceUID": "", "SOPClassUID": ""}
 
 
 @dataclass(frozen=True)
@@ -49,16 +46,24 @@ class Patient:
         return priors.identifies(self.patient_id) and query.is_exact(self.patient_id) and bool(self.acquired)
 
 
-def fetch(source: Source, patient: Patient, calling_ae: str) -> Priors:
+def fetch(source: Source, patient: Patient, calling_ae: str, expected: Expected) -> Priors:
     """Results of earlier studies of the patient; the sentence names the archive and what was refused.
 
+    Args:
+        source: the archive.
+        patient: whose results.
+        calling_ae: our AE title, and the destination of a C-MOVE.
+        expected: where the receiver hands over what a C-MOVE brings.
+
     Raises:
-        TransientError, PermanentError: as in `association`; an archive without C-GET is permanent.
+        TransientError, PermanentError: as in `association` and `report_retrieval.bring`.
     """
     reports: list[ReadReport] = []
     retired: set[str] = set()  # by reports that are not this patient's too: a correction may have moved the CT away
     refused: dict[str, int] = {}
-    for data, syntax in _instances(source, patient, calling_ae):
+    series = list(_series(source, _studies(source, patient, calling_ae), calling_ae))
+    brought = bring(source, series, calling_ae, expected)
+    for data, syntax in brought:
         try:
             report, birth_date = _read(data, syntax, source.name)
             retired.update(report.replaces)
@@ -70,31 +75,10 @@ def fetch(source: Source, patient: Patient, calling_ae: str) -> Priors:
     if contradicting:
         refused["contradicting results of one study"] = contradicting
     told = f"{source.name}, {len(counting) or 'no'} earlier report{'' if len(counting) == 1 else 's'}"
+    lacking = sum(one.count for one in series) - len(brought)
+    told += f"; {lacking} could not be fetched" if lacking > 0 else ""
     told += "".join(f"; {number} refused: {why}" for why, number in sorted(refused.items()))
     return Priors(tuple(report.prior for report in counting.values()), told)
-
-
-def _instances(source: Source, patient: Patient, calling_ae: str) -> list[tuple[bytes, UID]]:
-    """Encoded data sets of what may be reports, with their transfer syntaxes."""
-    requests = [
-        request
-        for study_uid in _studies(source, patient, calling_ae)
-        for series_uid in _series(source, study_uid, calling_ae)
-        for request in retrieve.identifiers(study_uid, series_uid)
-    ][:MAX_REPORTS]
-    kept: list[tuple[bytes, UID]] = []
-
-    def keep(request: C_STORE, sop_class: UID, transfer_syntax: UID) -> Answer:
-        if len(kept) >= MAX_REPORTS or isinstance(request.DataSet, Discarded) or request.DataSet is None:
-            return Answer(0xA700, "more than is read as an earlier report")
-        kept.append((request.DataSet.getvalue(), transfer_syntax))
-        return Answer(0x0000)
-
-    if requests:
-        contexts = [build_context(Comprehensive3DSRStorage, list(SYNTAXES))]
-        memory = InstanceMemory(sr_reader.MAX_BYTES, 2 * sr_reader.MAX_BYTES)
-        retrieve.get(source, requests, calling_ae, contexts, keep, memory, source.timeout_s)
-    return kept
 
 
 def _studies(source: Source, patient: Patient, calling_ae: str) -> list[str]:
@@ -116,11 +100,36 @@ def _may_be(match: Dataset, patient: Patient) -> bool:
     )
 
 
-def _series(source: Source, study_uid: str, calling_ae: str) -> Iterator[str]:
-    for match in query.find_series(source, {"StudyInstanceUID": study_uid, "Modality": "SR"}, calling_ae):
-        description = query.text(match, "SeriesDescription")
-        if query.text(match, "Modality") == "SR" and (not description or description.startswith(DESCRIPTION)):
-            yield query.text(match, "SeriesInstanceUID")
+def _series(source: Source, study_uids: Sequence[str], calling_ae: str) -> Iterator[ReportSeries]:
+    """Their series that may hold reports, with the number of them: so many that all may be fetched."""
+    keys = dict.fromkeys(SERIES_KEYS, "") | {"Modality": "SR"}
+    queries = [query.identifier("SERIES", keys | {"StudyInstanceUID": uid}) for uid in study_uids]
+    matches = [match for found in _find(source, queries, calling_ae) for match in found]
+    listed = [query.identifier("IMAGE", _uids(match) | IMAGE_KEYS) for match in matches if _may_hold_reports(match)]
+    left = MAX_REPORTS
+    for identifier, images in zip(listed, _find(source, listed, calling_ae), strict=True):
+        count = sum(query.text(image, "SOPClassUID") in ("", Comprehensive3DSRStorage) for image in images)
+        if 0 < count <= left:
+            left -= count
+            yield ReportSeries(str(identifier.StudyInstanceUID), str(identifier.SeriesInstanceUID), count)
+
+
+def _find(source: Source, queries: Sequence[Dataset], calling_ae: str) -> list[list[Dataset]]:
+    return query.find(source, queries, calling_ae) if queries else []
+
+
+def _uids(match: Dataset) -> dict[str, str]:
+    return {keyword: query.text(match, keyword) for keyword in ("StudyInstanceUID", "SeriesInstanceUID")}
+
+
+def _may_hold_reports(match: Dataset) -> bool:
+    """Archives that do not tell the description are believed to have some."""
+    description = query.text(match, "SeriesDescription")
+    return (
+        query.text(match, "Modality") == "SR"
+        and bool(query.text(match, "SeriesInstanceUID"))
+        and (not description or description.startswith(DESCRIPTION))
+    )
 
 
 def _read(data: bytes, syntax: UID, origin: str) -> tuple[ReadReport, str]:

@@ -15,6 +15,7 @@ from typing import Any
 from dicom_node import prior_reports
 from dicom_node.config import Config, Source
 from dicom_node.errors import NodeError, PermanentError, TransientError
+from dicom_node.expected import Expected
 from dicom_node.ledger import JobRecord, Ledger, SeriesRecord
 from dicom_node.prior_reports import Patient
 from dicom_node.retry import Pause
@@ -33,15 +34,21 @@ class PriorSearch:
         ledger: jobs that wait, and where answers are kept.
         clock: the present, time zone aware.
         on_found: called when a job does not wait for an answer any more.
+        expected: where the receiver hands over the reports that a C-MOVE brings.
     """
 
     def __init__(
-        self, config: Config, ledger: Ledger, clock: Callable[[], datetime], on_found: Callable[[], None]
+        self,
+        config: Config,
+        ledger: Ledger,
+        clock: Callable[[], datetime],
+        on_found: Callable[[], None],
+        expected: Expected,
     ) -> None:
         self._ae_title = config.node.ae_title
         self._sources = config.prior_sources
         self._limit_s = config.priors.search_limit_s
-        self._ledger, self._clock, self._on_found = ledger, clock, on_found
+        self._ledger, self._clock, self._on_found, self._expected = ledger, clock, on_found, expected
         self._silent: dict[str, tuple[Pause, str]] = {}  # by source: not asked so long, and why
         self._woken, self._stopped = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._run, name="prior search")
@@ -60,6 +67,7 @@ class PriorSearch:
         """End after the question that is under way."""
         self._stopped.set()
         self._woken.set()
+        self._expected.stop()
         if self._thread.is_alive():
             self._thread.join()
 
@@ -120,7 +128,7 @@ class PriorSearch:
         if pause is not None and pause.lasts(self._clock()):
             raise TransientError(why)
         try:
-            return prior_reports.fetch(source, patient, self._ae_title)
+            return prior_reports.fetch(source, patient, self._ae_title, self._expected)
         except TransientError as error:
             self._silent[source.name] = Pause.of(self._clock(), PAUSE_S), str(error)
             raise

@@ -28,6 +28,7 @@ from dicom_node.audit_message import Node
 from dicom_node.commitment import CommitmentReport
 from dicom_node.config import Config
 from dicom_node.errors import LowDisk, NodeError, NotParsable
+from dicom_node.expected import Expected
 from dicom_node.instance_check import Instance
 from dicom_node.intake import SUCCESS, Intake, Sender
 from dicom_node.malformed import MALFORMED, brief
@@ -65,6 +66,7 @@ class Receiver:
         on_association_end: called with the SeriesInstanceUIDs that an association has touched, after it is over
             and `active_series` has dropped them.
         seconds: a clock that only goes forward.
+        expected: takes what an archive was asked for that is no CT.
     """
 
     def __init__(
@@ -75,10 +77,12 @@ class Receiver:
         on_event_report: OnEventReport | None = None,
         on_association_end: OnAssociationEnd | None = None,
         seconds: Callable[[], float] = time.monotonic,
+        expected: Expected | None = None,
     ) -> None:
         self._config = config
         self._spool = spool
-        self.intake = Intake(spool, on_stored)
+        self.intake = Intake(spool, on_stored, config.reception.other_modalities == "ignore")
+        self._expected = expected or Expected()
         self._on_event_report = on_event_report
         self._on_association_end = on_association_end
         self._lock = threading.Lock()
@@ -186,6 +190,10 @@ class Receiver:
             return Rejection(2, 3, 2, str(error), LOW_DISK)
         return None
 
+    def contexts(self, calling_ae: str) -> list[PresentationContext]:
+        """What an archive was asked to send to be read, while it is expected."""
+        return self._expected.contexts(calling_ae)
+
     def negotiated(self, rejection: Rejection | None) -> None:
         """For metrics."""
         if rejection is None:
@@ -201,7 +209,19 @@ class Receiver:
         audit_events.report(audit_events.TurnedAway(who, reason))
 
     def store(self, assoc: InboundAssociation, request: C_STORE, context: PresentationContext) -> Answer:
-        """Keep an instance; success means that it is durable."""
+        """Keep an instance, where success means that it is durable; or hand it to who expects it."""
+        sop_class, transfer_syntax = UID(cast(str, context.abstract_syntax)), context.transfer_syntax[0]
+        size_bytes = _size(request)
+        handed_over = self._expected.offer(assoc.calling_ae, request, sop_class, transfer_syntax)
+        instance, answer = handed_over or self._keep(assoc, request, sop_class, transfer_syntax)
+        self.traffic.answered(answer.status, size_bytes)
+        if instance is not None:
+            self._count(assoc, instance, answer)
+        return answer
+
+    def _keep(
+        self, assoc: InboundAssociation, request: C_STORE, sop_class: UID, transfer_syntax: UID
+    ) -> tuple[Instance | None, Answer]:
         seen: list[Instance] = []
 
         def note(instance: Instance) -> None:
@@ -210,13 +230,8 @@ class Receiver:
                 self._series.setdefault(assoc, {})[instance.series_uid] = self._seconds()
 
         sender = Sender(assoc.name, assoc.calling_ae, assoc.host)
-        sop_class, transfer_syntax = UID(cast(str, context.abstract_syntax)), context.transfer_syntax[0]
-        size_bytes = _size(request)
         answer = self.intake.keep(request, sop_class, transfer_syntax, sender, note)
-        self.traffic.answered(answer.status, size_bytes)
-        for instance in seen:
-            self._count(assoc, instance, answer)
-        return answer
+        return (seen[0] if seen else None), answer
 
     def _count(self, assoc: InboundAssociation, instance: Instance, answer: Answer) -> None:
         """For the audit trail."""

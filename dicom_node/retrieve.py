@@ -30,6 +30,7 @@ from dicom_node.association import MAX_CONTEXTS, NoContexts, Peer, associate, ca
 from dicom_node.association_server import Answer
 from dicom_node.audit_events import Tally, of
 from dicom_node.audit_message import Node
+from dicom_node.config import Source
 from dicom_node.errors import NodeError, NotParsable, PermanentError, TransientError
 from dicom_node.instance_check import identify
 from dicom_node.query import PENDING, UNABLE_TO_PROCESS, identifier
@@ -37,6 +38,7 @@ from dicom_node.upper_layer import InstanceMemory, MessageProvider
 
 DESTINATION_UNKNOWN = 0xA801  # PS3.4 Table C.4-2
 SOME_FAILED = 0xB000
+SERVICES = {"move": "C-MOVE", "get": "C-GET"}
 UIDS_PER_REQUEST = 50  # longer lists than that are cut or refused by some archives
 Response = tuple[Dataset, Dataset | None]
 OnInstance = Callable[[C_STORE, UID, UID], Answer]  # request, SOP class, transfer syntax; must not raise
@@ -83,6 +85,35 @@ def identifiers(study_uid: str, series_uid: str = "", sop_instance_uids: Sequenc
     starts = range(0, len(sop_instance_uids), UIDS_PER_REQUEST)
     lists = ["\\".join(sop_instance_uids[start : start + UIDS_PER_REQUEST]) for start in starts]
     return [identifier("IMAGE", {**keys, "SOPInstanceUID": uids}) for uids in lists]
+
+
+def bring(
+    source: Source,
+    requests: Sequence[Dataset],
+    calling_ae: str,
+    storage: Sequence[PresentationContext],
+    on_instance: OnInstance,
+    memory: InstanceMemory,
+    limit_s: float,
+) -> Retrieved:
+    """`move` to us or `get`, as `sources.retrieve` says; what a C-MOVE brings comes through the receiver."""
+    if source.retrieve == "move":
+        return move(source, requests, calling_ae, calling_ae, limit_s)
+    return get(source, requests, calling_ae, storage, on_instance, memory, limit_s)
+
+
+def lacking(source: Source, retrieved: Retrieved, count: int, what: str, calling_ae: str) -> TransientError:
+    """The error for `count` instances (`what` they are) that did not come, whatever the archive says."""
+    text = f"{count} {what} did not come"
+    if retrieved.remark:
+        return TransientError(f"{text}: {retrieved.remark}")
+    if source.retrieve == "move":
+        text += (
+            f", although {source.name} says that it has sent {retrieved.completed}: ask the PACS administrator "
+            f"whether {calling_ae} is registered there with this machine's address and port, and see the log for "
+            "associations that were rejected"
+        )
+    return TransientError(f"{text} ({SERVICES[source.retrieve]}).")
 
 
 def move(

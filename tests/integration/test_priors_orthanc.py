@@ -1,4 +1,4 @@
-"""Earlier results in a real PACS: found by C-FIND, fetched by C-GET, refused where they are not what they seem."""
+"""Earlier results in a real PACS: found by C-FIND, brought by C-GET or C-MOVE, refused where not what they seem."""
 
 from __future__ import annotations
 
@@ -6,17 +6,22 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from urllib.error import HTTPError
 
 import pydicom
 import pytest
 from pydicom.dataset import Dataset
+from pydicom.uid import BasicTextSRStorage
 
 from dicom_node import config as configuration
 from dicom_node.config import Source
-from dicom_node.errors import TransientError
+from dicom_node.errors import NodeError, TransientError
+from dicom_node.expected import Expected
 from dicom_node.ledger import CurrentCt, Ledger, PriorRules, SeriesIdentity
 from dicom_node.prior_reports import Patient, fetch
 from dicom_node.prior_search import PriorSearch
+from dicom_node.receiver import Receiver
+from dicom_node.spool import Spool
 from pipeline import sr_reader
 from pipeline.types import Region, ResultKind
 from tests.fixtures.orthanc import Orthanc, free_port
@@ -34,9 +39,34 @@ def orthanc(tool: Callable[[str], str], tmp_path_factory: pytest.TempPathFactory
     tool("/usr/sbin/Orthanc")
     pacs = Orthanc(tmp_path_factory.mktemp("orthanc"))
     pacs.start()
-    pacs.know(NODE, free_port())
     yield pacs
     pacs.kill()
+
+
+class Reception:
+    """Our receiver, which the PACS knows as NODE, and what it has filed."""
+
+    def __init__(self, orthanc: Orthanc, folder: Path) -> None:
+        self.filed: list[Path] = []
+        self.expected = Expected()
+        config = configuration.parse(
+            {
+                "node": {"ae_title": NODE, "port": 0, "state_dir": str(folder)},
+                "reception": {"calling_ae_titles": [orthanc.ae_title], "min_free_disk_mb": 0},
+            }
+        )
+        self.receiver = Receiver(config, Spool(folder), self.filed.append, expected=self.expected)
+        orthanc.know(NODE, self.receiver.start())
+
+
+@pytest.fixture(scope="module")
+def reception(orthanc: Orthanc, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reception]:
+    node = Reception(orthanc, tmp_path_factory.mktemp("node"))
+    yield node
+    node.receiver.stop()
+
+
+manners = pytest.mark.parametrize("manner", ["get", "move"])
 
 
 def source(orthanc: Orthanc, **changes: Any) -> Source:
@@ -85,18 +115,54 @@ def filled(orthanc: Orthanc, tmp_path_factory: pytest.TempPathFactory) -> Orthan
     return orthanc
 
 
-def test_only_earlier_results_of_the_patient_are_taken(filled: Orthanc) -> None:
-    found = fetch(source(filled), PATIENT, NODE)
+@manners
+def test_only_earlier_results_of_the_patient_are_taken(filled: Orthanc, reception: Reception, manner: str) -> None:
+    found = fetch(source(filled, retrieve=manner), PATIENT, NODE, reception.expected)
     assert sorted(prior.acquired[:10] for prior in found.results) == ["2026-01-01", "2026-01-10"]
     assert {prior.origin for prior in found.results} == {"pacs"}
     assert all(prior.shares[Region.BOTH].severity for prior in found.results)
     assert found.search.startswith("pacs, 2 earlier reports; ")
     for why in ("1 refused: made by other software", "1 refused: same PatientID, other birth date"):
         assert why in found.search
+    assert "could not be fetched" not in found.search
+    assert reception.filed == []
 
 
-def test_a_patient_whom_nobody_knows_has_none(filled: Orthanc) -> None:
-    found = fetch(source(filled), replace(PATIENT, patient_id="P-9"), NODE)
+def test_what_the_pacs_sends_unasked_is_refused_as_before(filled: Orthanc, reception: Reception) -> None:
+    assert fetch(source(filled), PATIENT, NODE, reception.expected).results
+    report_id = filled.instances(Modality="SR")[0]["id"]
+    with pytest.raises(HTTPError):
+        filled.request("POST", f"/modalities/{NODE.lower()}/store", report_id)
+    assert reception.filed == []
+
+
+@manners
+def test_reports_of_others_are_not_even_asked_for(
+    orthanc: Orthanc, reception: Reception, tmp_path: Path, manner: str
+) -> None:
+    """A series without a description may hold ours; the PACS says of which SOP class its instances are."""
+    whose = {"PatientID": f"P-{manner}", "IssuerOfPatientID": "HOSPITAL"}
+    foreign, ours = report("20260101", f"foreign {manner}", **whose), report("20260102", f"ours {manner}", **whose)
+    foreign.SOPClassUID = foreign.file_meta.MediaStorageSOPClassUID = BasicTextSRStorage
+    for ds in (foreign, ours):
+        del ds.SeriesDescription
+        keep(orthanc, tmp_path, ds)
+    patient = replace(PATIENT, patient_id=f"P-{manner}")
+    found = fetch(source(orthanc, retrieve=manner), patient, NODE, reception.expected)
+    assert (len(found.results), found.search) == (1, "pacs, 1 earlier report")
+
+
+def test_a_pacs_that_may_not_send_to_us(filled: Orthanc, reception: Reception) -> None:
+    """Its registration names a port where nobody listens."""
+    filled.know("ELSEWHERE", free_port())
+    with pytest.raises(NodeError, match="registered there as a destination of C-MOVE"):
+        fetch(source(filled, retrieve="move"), PATIENT, "ELSEWHERE", reception.expected)
+
+
+@manners
+def test_a_patient_whom_nobody_knows_has_none(filled: Orthanc, reception: Reception, manner: str) -> None:
+    patient = replace(PATIENT, patient_id="P-9")
+    found = fetch(source(filled, retrieve=manner), patient, NODE, reception.expected)
     assert (found.results, found.search) == ((), "pacs, no earlier reports")
 
 
@@ -108,23 +174,25 @@ def test_an_id_that_would_match_others_is_not_asked_for(patient_id: str) -> None
 def test_an_archive_that_is_away_is_a_transient_error() -> None:
     away = Source(name="pacs", ae_title="AWAY", host="127.0.0.1", port=free_port(), timeout_s=5)
     with pytest.raises(TransientError):
-        fetch(away, PATIENT, NODE)
+        fetch(away, PATIENT, NODE, Expected())
 
 
 class Bench:
     """A ledger with one CT that waits, and a search whose clock is moved by hand."""
 
-    def __init__(self, folder: Path, source: Source, limit_s: float = 60.0) -> None:
+    def __init__(self, folder: Path, source: Source, expected: Expected | None = None) -> None:
         self.clock, self.woken = Clock(), 0
         self.ledger = Ledger(f"sqlite:///{folder / 'ledger.sqlite'}")
         config = configuration.parse(
             {
                 "node": {"ae_title": NODE},
-                "priors": {"sources": ["pacs"], "search_limit_s": limit_s},
-                "sources": [source.model_dump(include={"name", "ae_title", "host", "port", "timeout_s"})],
+                "priors": {"sources": ["pacs"], "search_limit_s": 60.0},
+                "sources": [
+                    source.model_dump(include={"name", "ae_title", "host", "port", "timeout_s", "retrieve"})
+                ],
             }
         )
-        self.search = PriorSearch(config, self.ledger, self.clock, self._wake)
+        self.search = PriorSearch(config, self.ledger, self.clock, self._wake, expected or Expected())
 
     def _wake(self) -> None:
         self.woken += 1
@@ -142,8 +210,11 @@ class Bench:
         queue(self.ledger, "1.2.3.1", self.clock())
 
 
-def test_an_analysis_waits_for_the_answer_and_is_given_what_was_found(tmp_path: Path, filled: Orthanc) -> None:
-    bench = Bench(tmp_path, source(filled))
+@manners
+def test_an_analysis_waits_for_the_answer_and_is_given_what_was_found(
+    tmp_path: Path, filled: Orthanc, reception: Reception, manner: str
+) -> None:
+    bench = Bench(tmp_path, source(filled, retrieve=manner), reception.expected)
     bench.arrive()
     assert bench.ledger.claim_job(bench.clock(), searched=True) is None
     assert not bench.search.sweep()
