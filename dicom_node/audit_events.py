@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -20,6 +21,7 @@ from pydicom.filewriter import write_dataset
 from pydicom.uid import ImplicitVRLittleEndian
 
 from dicom_node.audit_message import NODE_AUTHENTICATION, Node, Reporter, Study
+from dicom_node.errors import NodeError
 from dicom_node.instance_check import Instance
 from dicom_node.malformed import MALFORMED
 
@@ -44,16 +46,19 @@ def report(event: Event) -> None:
 
 @dataclass(frozen=True)
 class Received:
-    """Instances came from somebody; with a `failure`, they could not be kept."""
+    """Instances came from somebody; with a `failure`, they could not be kept. `asked`: because the node asked."""
 
     sender: Node
     instances: Sequence[Study]
     failure: str = ""
+    asked: bool = False
 
     def messages(self, reporter: Reporter, now: datetime) -> Iterator[bytes]:
         """As `Event`."""
         for study in self.instances:
-            yield reporter.transferred(now, self.sender, reporter.node, study, created=True, failure=self.failure)
+            yield reporter.transferred(
+                now, self.sender, reporter.node, study, created=True, failure=self.failure, asked=self.asked
+            )
 
 
 @dataclass(frozen=True)
@@ -87,7 +92,7 @@ class Sent:
 
 @dataclass(frozen=True)
 class Asked:
-    """The node has sent a query; with a `failure`, in vain."""
+    """The node has sent a C-FIND, C-MOVE or C-GET; with a `failure`, in vain."""
 
     receiver: Node
     sop_class: str
@@ -98,6 +103,17 @@ class Asked:
         """As `Event`."""
         encoded = _encoded(self.identifier)
         yield reporter.query(now, self.receiver, self.sop_class, ImplicitVRLittleEndian, encoded, self.failure)
+
+
+@contextmanager
+def asking(receiver: Node, sop_class: str, identifier: Dataset) -> Iterator[None]:
+    """Report a query or retrieval when it is over, however it ended."""
+    try:
+        yield
+    except NodeError as error:
+        report(Asked(receiver, sop_class, identifier, str(error)))
+        raise
+    report(Asked(receiver, sop_class, identifier))
 
 
 @dataclass(frozen=True)
@@ -214,10 +230,15 @@ def _encoded(identifier: Dataset) -> bytes:
 
 
 class Tally:
-    """What one association brings, until it ends. For the thread of that association."""
+    """What one association brings, until it ends. For the thread of that association.
 
-    def __init__(self, sender: Node) -> None:
-        self._sender = sender
+    Args:
+        sender: who sends.
+        asked: because the node has asked for it.
+    """
+
+    def __init__(self, sender: Node, asked: bool = False) -> None:
+        self._sender, self._asked = sender, asked
         self._kept: list[Study] = []
         self._refused: list[Study] = []
         self._why = ""
@@ -235,7 +256,7 @@ class Tally:
     def close(self) -> None:
         """Report it."""
         if self._kept:
-            report(Received(self._sender, self._kept))
+            report(Received(self._sender, self._kept, asked=self._asked))
         if self._refused:
-            report(Received(self._sender, self._refused, self._why))
+            report(Received(self._sender, self._refused, self._why, self._asked))
         self._kept, self._refused = [], []

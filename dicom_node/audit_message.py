@@ -99,12 +99,23 @@ class Reporter:
         return self._transfer(message, sender, receiver, study)
 
     def transferred(
-        self, now: datetime, sender: Node, receiver: Node, study: Study, *, created: bool, failure: str = ""
+        self,
+        now: datetime,
+        sender: Node,
+        receiver: Node,
+        study: Study,
+        *,
+        created: bool,
+        failure: str = "",
+        asked: bool = False,
     ) -> bytes:
-        """DICOM Instances Transferred (A.5.3.7): to us (`created`) or from us; those that failed are another."""
+        """DICOM Instances Transferred (A.5.3.7): to us (`created`) or from us; those that failed are another.
+
+        `asked`: the receiver is the requestor, by C-MOVE or C-GET.
+        """
         outcome = MINOR_FAILURE if failure else SUCCESS
         message = _message(INSTANCES_TRANSFERRED, "C" if created else "R", now, outcome, failure)
-        return self._transfer(message, sender, receiver, study)
+        return self._transfer(message, sender, receiver, study, asked)
 
     def query(
         self,
@@ -115,7 +126,7 @@ class Reporter:
         identifier: bytes,
         failure: str = "",
     ) -> bytes:
-        """Query (A.5.3.10): what we ask, with the encoded identifier."""
+        """Query (A.5.3.10): what we ask (C-FIND) or ask for (C-MOVE, C-GET), with the encoded identifier."""
         message = _message(QUERY, "E", now, MINOR_FAILURE if failure else SUCCESS, failure)
         _participant(message, self.node, SOURCE, requestor=True)
         _participant(message, receiver, DESTINATION, requestor=False)
@@ -158,9 +169,9 @@ class Reporter:
         _detail(alerted, "Alert Description", description)
         return self._document(message)
 
-    def _transfer(self, message: Element, sender: Node, receiver: Node, study: Study) -> bytes:
-        _participant(message, sender, SOURCE, requestor=True)
-        _participant(message, receiver, DESTINATION, requestor=False)
+    def _transfer(self, message: Element, sender: Node, receiver: Node, study: Study, asked: bool = False) -> bytes:
+        _participant(message, sender, SOURCE, requestor=not asked)
+        _participant(message, receiver, DESTINATION, requestor=asked)
         self._source(message)
         moved = _object(message, study.uid, STUDY_UID, kind="2", role="3")
         SubElement(moved, "ParticipantObjectName").text = NOT_RECORDED

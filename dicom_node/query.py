@@ -16,9 +16,9 @@ from pynetdicom.sop_class import (  # type: ignore[attr-defined]  # made at impo
 )
 
 from dicom_node.association import NoContexts, Peer, associate, call, describe, failure
-from dicom_node.audit_events import Asked, report
+from dicom_node.audit_events import asking
 from dicom_node.audit_message import Node
-from dicom_node.errors import NodeError, PermanentError
+from dicom_node.errors import PermanentError
 from pipeline.types import ObjectReference
 
 MAX_MATCHES = 100_000  # of one query: more is no answer but a flood
@@ -130,12 +130,8 @@ def is_exact(value: str) -> bool:
 def _asked(assoc: Association, peer: Peer, query: Dataset) -> Iterator[Dataset]:
     """The matches of a query, which goes into the audit trail whatever becomes of it."""
     sop_class, receiver = StudyRootQueryRetrieveInformationModelFind, Node(peer.ae_title, peer.ae_title, peer.host)
-    try:
+    with asking(receiver, sop_class, query):
         yield from _matches(assoc, peer, query)
-    except NodeError as error:
-        report(Asked(receiver, sop_class, query, str(error)))
-        raise
-    report(Asked(receiver, sop_class, query))
 
 
 def _matches(assoc: Association, peer: Peer, query: Dataset) -> Iterator[Dataset]:

@@ -216,7 +216,7 @@ class Receiver:
         instance, answer = handed_over or self._keep(assoc, request, sop_class, transfer_syntax)
         self.traffic.answered(answer.status, size_bytes)
         if instance is not None:
-            self._count(assoc, instance, answer)
+            self._count(assoc, request, instance, answer)
         return answer
 
     def _keep(
@@ -233,13 +233,15 @@ class Receiver:
         answer = self.intake.keep(request, sop_class, transfer_syntax, sender, note)
         return (seen[0] if seen else None), answer
 
-    def _count(self, assoc: InboundAssociation, instance: Instance, answer: Answer) -> None:
-        """For the audit trail."""
+    def _count(self, assoc: InboundAssociation, request: C_STORE, instance: Instance, answer: Answer) -> None:
+        """For the audit trail; the first instance says whether all of them answer a C-MOVE of ours."""
         with self._lock:
             tally = self._tallies.get(assoc)
             if tally is None:
                 sender = Node(assoc.calling_ae, assoc.calling_ae, assoc.host)
-                tally = self._tallies[assoc] = audit_events.Tally(sender)
+                originator = str(request.MoveOriginatorApplicationEntityTitle or "").strip()
+                asked = originator == self._config.node.ae_title
+                tally = self._tallies[assoc] = audit_events.Tally(sender, asked)
         study = audit_events.of(instance)
         tally.note(study, "" if answer.status == SUCCESS else answer.comment or f"status {answer.status:04X}")
 

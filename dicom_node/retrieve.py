@@ -28,7 +28,7 @@ from pynetdicom.sop_class import (  # type: ignore[attr-defined]  # made at impo
 
 from dicom_node.association import MAX_CONTEXTS, NoContexts, Peer, associate, call, describe, failure, watched
 from dicom_node.association_server import Answer
-from dicom_node.audit_events import Tally, of
+from dicom_node.audit_events import Tally, asking, of
 from dicom_node.audit_message import Node
 from dicom_node.config import Source
 from dicom_node.errors import NodeError, NotParsable, PermanentError, TransientError
@@ -136,7 +136,8 @@ def move(
         with associate(peer, calling_ae, [build_context(StudyRootQueryRetrieveInformationModelMove)]) as assoc:
             for request in requests:
                 responses = _move_responses(assoc, peer, request, destination_ae, limit_s)
-                retrieved += _outcome(peer, responses, destination_ae)
+                with asking(_node(peer), StudyRootQueryRetrieveInformationModelMove, request):
+                    retrieved += _outcome(peer, responses, destination_ae)
     except NoContexts as error:
         raise _not_offered(peer, calling_ae, "C-MOVE", 'retrieve = "get"') from error
     return retrieved
@@ -170,7 +171,7 @@ def get(
     classes = dict.fromkeys(str(context.abstract_syntax) for context in storage)
     roles = [build_role(uid, scp_role=True) for uid in classes]
     retrieved = Retrieved()
-    tally = Tally(Node(peer.ae_title, peer.ae_title, peer.host))
+    tally = Tally(_node(peer), asked=True)
 
     def keep(event: evt.Event) -> Dataset:
         sop_class, transfer_syntax = UID(event.context.abstract_syntax), UID(event.context.transfer_syntax)
@@ -186,12 +187,17 @@ def get(
             }:
                 raise NoContexts(f"{describe(peer)} accepts no C-GET.")
             for request in requests:
-                retrieved += _outcome(peer, _get_responses(assoc, peer, request, limit_s))
+                with asking(_node(peer), StudyRootQueryRetrieveInformationModelGet, request):
+                    retrieved += _outcome(peer, _get_responses(assoc, peer, request, limit_s))
     except NoContexts as error:
         raise _not_offered(peer, calling_ae, "C-GET", 'retrieve = "move"') from error
     finally:
         tally.close()
     return retrieved
+
+
+def _node(peer: Peer) -> Node:
+    return Node(peer.ae_title, peer.ae_title, peer.host)
 
 
 def _note(tally: Tally, request: C_STORE, transfer_syntax: UID, answer: Answer) -> None:

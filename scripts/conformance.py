@@ -59,7 +59,7 @@ STATUSES: Mapping[int, str] = {  # of C-STORE as SCP
     intake.OUT_OF_RESOURCES: "disk below its reserve, no memory for receiving, data set too long, file error",
     intake.DATA_SET_DOES_NOT_MATCH: "SOP class or instance UID of the data set is not that of the command",
     intake.CANNOT_UNDERSTAND: "no data set; not parsable; a UID that names instance, series or study is missing",
-    intake.SOP_CLASS_NOT_SUPPORTED: "SOP class of the command is not that of the context; or an SR not asked for (5.1)",
+    intake.SOP_CLASS_NOT_SUPPORTED: "SOP class of the command is not that of the context; SR not asked for (5.1)",
 }
 REPORT_STATUSES: Mapping[int, str] = {  # of N-EVENT-REPORT
     intake.SUCCESS: "written to the ledger, or about a transaction that nothing waits for",

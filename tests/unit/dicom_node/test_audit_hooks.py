@@ -10,11 +10,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from pydicom.dataset import FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
 from pynetdicom.presentation import build_context
 
 from dicom_node import query, retrieve, scu
-from dicom_node.archive import Archive
+from dicom_node.archive import Address, Archive
 from dicom_node.association_server import Answer
 from dicom_node.audit_events import EVENTS, Asked, Event, Received, Sending, Sent, TurnedAway
 from dicom_node.audit_message import Node, Reporter, Study
@@ -23,8 +24,8 @@ from dicom_node.errors import PermanentError
 from dicom_node.upper_layer import InstanceMemory
 from tests.fixtures.audit import Message
 from tests.fixtures.part10 import write_object
-from tests.fixtures.reception import SECONDS, calling, ct, receiving, rejection, store_dataset
-from tests.fixtures.retrieving import RetrievingArchive
+from tests.fixtures.reception import AE_TITLE, SECONDS, calling, ct, receiving, rejection, store_dataset
+from tests.fixtures.retrieving import GET, MOVE, RetrievingArchive
 
 LOOPBACK = "127.0.0.1"
 
@@ -136,7 +137,41 @@ def test_what_comes_by_c_get(recorder: Recorder, tmp_path: Path) -> None:
     finally:
         archive.stop()
     study = Study("1.2.3", "TRANSPORT", "", {CTImageStorage: 1})
-    assert recorder.events == [Received(PACS, [study]), Received(PACS, [study], "no place")]
+    asked, *came = recorder.events
+    assert isinstance(asked, Asked) and (asked.receiver, asked.failure) == (PACS, "")
+    assert (asked.sop_class, asked.identifier.SeriesInstanceUID) == (GET, "1.2.4")
+    assert came == [Received(PACS, [study], asked=True), Received(PACS, [study], "no place", asked=True)]
+
+
+def test_a_c_move_that_is_asked_for(recorder: Recorder, tmp_path: Path) -> None:
+    archive = RetrievingArchive(tmp_path / "archive")
+    port = archive.start()
+    requests = retrieve.identifiers("1.2.3", "1.2.4")
+    archive.peers[AE_TITLE] = Address(LOOPBACK, port)
+    try:
+        retrieve.move(pacs(port), requests, AE_TITLE, AE_TITLE, 5.0)
+        with pytest.raises(PermanentError):
+            retrieve.move(pacs(port), requests, AE_TITLE, "STRANGER", 5.0)
+    finally:
+        archive.stop()
+    asked, refused = [event for event in recorder.events if isinstance(event, Asked)]
+    assert (asked.sop_class, asked.receiver, asked.failure) == (MOVE, PACS, "")
+    assert asked.identifier.SeriesInstanceUID == "1.2.4"
+    assert refused.sop_class == MOVE and "knows no address of STRANGER" in refused.failure
+
+
+@pytest.mark.parametrize(("originator", "asked"), [(AE_TITLE, True), ("OTHER", False), (None, False)])
+def test_what_comes_after_a_c_move(recorder: Recorder, tmp_path: Path, originator: str | None, asked: bool) -> None:
+    """The archive says who asked for it: Move Originator Application Entity Title (PS3.7 9.1.1.1.6)."""
+    with receiving(tmp_path / "state") as node, calling(node) as assoc:
+        ds = ct(PatientID="P-1", StudyInstanceUID="1.2.3")
+        ds.file_meta = FileMetaDataset()
+        ds.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+        assert assoc.send_c_store(ds, originator_aet=originator, originator_id=1).Status == 0x0000
+        assoc.release()
+        (received,) = recorder.wait_for(1)
+    study = Study("1.2.3", "P-1", "", {CTImageStorage: 1})
+    assert received == Received(Node("MODALITY", "MODALITY", LOOPBACK), [study], asked=asked)
 
 
 def test_who_is_turned_away(recorder: Recorder, tmp_path: Path) -> None:

@@ -86,6 +86,16 @@ def test_instances_come() -> None:
     assert_moved(message)
 
 
+def test_instances_that_we_asked_for() -> None:
+    message = Message(REPORTER.transferred(NOW, CT1, REPORTER.node, STUDY, created=True, asked=True))
+    assert message.participant("110153")["UserIsRequestor"] == "false"
+    assert (message.participant("110152")["UserID"], message.participant("110152")["UserIsRequestor"]) == (
+        "4711",
+        "true",
+    )
+    assert_moved(message)
+
+
 def test_instances_go() -> None:
     begin = Message(REPORTER.begin_transfer(NOW, REPORTER.node, CT1, STUDY))
     assert (begin.id, begin.event.get("EventActionCode")) == ("110102", "E")
