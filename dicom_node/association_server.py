@@ -77,11 +77,14 @@ class InboundAssociation(Association):
 
     def __init__(self, server: StorageServer, connection: socket.socket, address: tuple[Any, ...], name: str):
         super().__init__(server.ae, "acceptor")
+        _take_apart(self.dul.state_machine, self.dul)  # of pynetdicom: ours takes their place
         self._storage_server = server
         self.host = str(_plain(address[0]))
         self.name = f"{name} from {self.host}"
         self._upper = InlineUpperLayer(self, connection, server.ae.maximum_pdu_size, server.patience)
         self._messages = self.dimse = MessageProvider(self, server.memory)
+        self._coming_apart = threading.Lock()
+        self._is_whole = True
         self.requestor.address_info = AddressInformation.from_tuple(address)
         self.acceptor.address_info = AddressInformation.from_tuple(server.server_address)
         self.acceptor.ae_title = server.ae_title
@@ -109,14 +112,28 @@ class InboundAssociation(Association):
             self._messages.release_memory()
             self._upper.close()
             self._storage_server.forget(self)
+            self._come_apart()
+
+    def _come_apart(self) -> None:
+        """Free at once what an association that is over holds, an unfinished instance and its buffers among it.
+
+        Its parts name each other: left whole they would stay until the garbage collector looks at everything, which
+        it does the more rarely the more the process has loaded.
+        """
+        with self._coming_apart:
+            self._is_whole = False
+            _take_apart(self.requestor, self.acceptor, self.acse, self.dimse, self.dul.state_machine, self.dul)
+        vars(self).pop("abort", None)  # negotiation has left a bound method there
 
     def abort(self, block: bool = True) -> None:
         """Send an A-ABORT; there is no other thread to wait for."""
         super().abort(block=False)
 
     def interrupt(self) -> None:
-        """Have the association end after what it is doing. For any thread."""
-        self._upper.interrupt()
+        """Have the association end after what it is doing; nothing where it is over. For any thread."""
+        with self._coming_apart:
+            if self._is_whole:
+                self._upper.interrupt()
 
     def _bind_defaults(self) -> None:
         """Answer what nothing else is bound to; without pynetdicom's handlers that write every message to a log."""
@@ -328,7 +345,13 @@ class StorageServer(AssociationServer):
         LOGGER.exception("connection from %s closed", client_address[0])
 
     def service_actions(self) -> None:
-        """Nothing: the garbage of an association needs no collection by hand, which would pause every thread."""
+        """Nothing: associations come apart by themselves; a collection by hand would pause every thread."""
+
+
+def _take_apart(*parts: object) -> None:
+    """Have parts that name each other name nothing any more."""
+    for part in parts:
+        vars(part).clear()
 
 
 def _plain(host: str) -> Any:
