@@ -15,7 +15,7 @@ archives), `ledger_status` (people), `ledger_overview` (the status page), `ledge
 from __future__ import annotations
 
 from dicom_node.ledger_announcements import AnnouncementRoom
-from dicom_node.ledger_database import open_engine, require_current, upgrade
+from dicom_node.ledger_database import open_engine
 from dicom_node.ledger_decisions import DecisionRoom
 from dicom_node.ledger_deliveries import DeliveryRoom
 from dicom_node.ledger_jobs import JobRoom
@@ -48,6 +48,7 @@ from dicom_node.ledger_records import (
 )
 from dicom_node.ledger_retention import RetentionRoom
 from dicom_node.ledger_retrievals import RetrievalRoom
+from dicom_node.ledger_schema import require_current
 from dicom_node.ledger_status import StatusRoom
 
 __all__ = [
@@ -100,7 +101,12 @@ class Ledger(
             NodeError: the database cannot be opened, or its schema is not the one of this software.
         """
         super().__init__(open_engine(url))
-        upgrade(self._engine) if migrate else require_current(self._engine)
+        if not migrate:
+            require_current(self._engine)
+            return
+        from dicom_node import ledger_migration  # with Alembic, which a command beside a running node does without
+
+        ledger_migration.upgrade(self._engine)
 
     def close(self) -> None:
         """Give back the connections."""

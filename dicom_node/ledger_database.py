@@ -1,4 +1,4 @@
-"""Opening the database: SQLite as it is safe, PostgreSQL with the same guarantees, and the schema up to date.
+"""Opening the database: SQLite as it is safe, PostgreSQL with the same guarantees; what a transaction is.
 
 Writers are serialised on both: SQLite by BEGIN IMMEDIATE, PostgreSQL by one advisory lock for the length of the
 transaction. A change may so look at other rows and rely on them until it is committed.
@@ -6,17 +6,10 @@ transaction. A change may so look at other rows and rely on them until it is com
 
 from __future__ import annotations
 
-import logging
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
-from alembic import command
-from alembic.config import Config
-from alembic.runtime.migration import MigrationContext
-from alembic.script import ScriptDirectory
-from alembic.util import CommandError
 from sqlalchemy import Connection, Engine, create_engine, event, text
 from sqlalchemy.exc import (
     ArgumentError,
@@ -33,11 +26,8 @@ from sqlalchemy.pool import ConnectionPoolEntry
 
 from dicom_node.errors import NodeError, PermanentError, TransientError
 
-log = logging.getLogger(__name__)
-
 WRITER_LOCK = 0x0D1C0D0E  # key of the advisory lock; any number, the same in every release
 BUSY_TIMEOUT_MS = 30_000
-MIGRATIONS = Path(__file__).parent / "migrations"
 
 
 def open_engine(url: str) -> Engine:
@@ -59,7 +49,7 @@ def open_engine(url: str) -> Engine:
 
 def _prepare_sqlite(connection: sqlite3.Connection, _entry: ConnectionPoolEntry) -> None:
     """Per connection; synchronous=FULL because a row may be the only trace of an answered C-STORE."""
-    connection.isolation_level = None  # transactions are begun by `_begin`, not by the driver
+    connection.isolation_level = None  # transactions are begun by `begin`, not by the driver
     for pragma in (
         f"busy_timeout={BUSY_TIMEOUT_MS}",
         "journal_mode=WAL",
@@ -69,7 +59,7 @@ def _prepare_sqlite(connection: sqlite3.Connection, _entry: ConnectionPoolEntry)
         connection.execute(f"PRAGMA {pragma}")
 
 
-def _begin(connection: Connection, *, write: bool) -> None:
+def begin(connection: Connection, *, write: bool) -> None:
     """Start the transaction of a fresh connection; a writer waits here for the one before it."""
     sqlite = connection.dialect.name == "sqlite"
     if sqlite:
@@ -88,7 +78,7 @@ def transaction(engine: Engine, *, write: bool) -> Iterator[Session]:
     """
     try:
         with engine.connect() as connection:
-            _begin(connection, write=write)
+            begin(connection, write=write)
             with Session(connection, expire_on_commit=False) as session:
                 yield session
                 if write:
@@ -102,51 +92,8 @@ def transaction(engine: Engine, *, write: bool) -> Iterator[Session]:
         raise PermanentError(f"the database cannot take it: {error.orig or error}") from error
 
 
-def upgrade(engine: Engine) -> None:
-    """Bring the schema to the newest migration, in one transaction. There is no way back but a backup.
-
-    Raises:
-        TransientError: the database does not answer.
-        NodeError: its schema is not one that this software knows.
-    """
-    config = _alembic()
-    wanted = _head(config)
-    with _connected(engine) as connection:
-        _begin(connection, write=True)
-        found = MigrationContext.configure(connection).get_current_revision()
-        if found not in (None, wanted):
-            _refuse_unknown(config, found)
-            log.warning("bringing the database from schema %s to %s", found, wanted)
-        config.attributes["connection"] = connection
-        command.upgrade(config, "head")
-        connection.commit()
-
-
-def require_current(engine: Engine) -> None:
-    """Look whether the schema is that of this software, and change nothing.
-
-    Raises:
-        TransientError: the database does not answer.
-        NodeError: it is not.
-    """
-    config = _alembic()
-    wanted = _head(config)
-    with _connected(engine) as connection:
-        found = MigrationContext.configure(connection).get_current_revision()
-    if found is None:
-        raise NodeError(
-            f"the database has no schema yet, this software needs {wanted}: start `dicomnode serve` once"
-        )
-    if found != wanted:
-        _refuse_unknown(config, found)
-        raise NodeError(
-            f"the database has schema {found}, this software needs {wanted}: make a backup, because there is no "
-            "way back, then start `dicomnode serve`, which upgrades it"
-        )
-
-
 @contextmanager
-def _connected(engine: Engine) -> Iterator[Connection]:
+def connected(engine: Engine) -> Iterator[Connection]:
     """A connection to look at the schema. Raises TransientError, NodeError with what the database says."""
     try:
         with engine.connect() as connection:
@@ -156,24 +103,3 @@ def _connected(engine: Engine) -> Iterator[Connection]:
         raise TransientError(f"the database cannot be opened: {reason}") from error
     except SQLAlchemyError as error:
         raise NodeError(f"the database cannot be opened: {error}") from error
-
-
-def _refuse_unknown(config: Config, found: str | None) -> None:
-    """Raises NodeError where another version of this software has made the schema."""
-    try:
-        ScriptDirectory.from_config(config).get_revision(found or "base")
-    except CommandError as error:
-        raise NodeError(
-            f"the database has schema {found}, which this software does not know (its own is {_head(config)}): a "
-            "newer dicomnode has upgraded it. Install that version again, or restore the backup made before"
-        ) from error
-
-
-def _head(config: Config) -> str | None:
-    return ScriptDirectory.from_config(config).get_current_head()
-
-
-def _alembic() -> Config:
-    config = Config()
-    config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
-    return config

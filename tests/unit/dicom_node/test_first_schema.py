@@ -9,7 +9,7 @@ import pytest
 from alembic import command
 from sqlalchemy import Connection, MetaData, create_engine, func, select, text
 
-from dicom_node import ledger_database
+from dicom_node import ledger_migration
 from dicom_node.errors import NodeError
 from dicom_node.ledger import Ledger
 from dicom_node.states import DeliveryState, InstanceState, SeriesState
@@ -108,7 +108,7 @@ ROWS: dict[str, dict[str, Any]] = {
 
 def brought_to(connection: Connection, revision: str) -> None:
     """By the migrations themselves."""
-    config = ledger_database._alembic()
+    config = ledger_migration.alembic()
     config.attributes["connection"] = connection
     command.upgrade(config, revision)
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from sqlalchemy import create_engine, text
 
+from dicom_node import ledger_migration, ledger_schema
 from dicom_node.errors import NodeError, TransientError
 from dicom_node.ledger import Ledger
 from dicom_node.states import SeriesState
@@ -20,8 +22,12 @@ def test_migrations_make_the_schema_of_the_models(database_url: str) -> None:
         context = MigrationContext.configure(connection, opts={"compare_type": True})
         assert compare_metadata(context, Base.metadata) == []
         context = MigrationContext.configure(connection)
-        assert context.get_current_revision() == "0008"
+        assert context.get_current_revision() == ledger_schema.HEAD == ledger_schema.revision(connection)
     engine.dispose()
+
+
+def test_the_newest_migration_is_the_one_that_commands_ask_for() -> None:
+    assert ScriptDirectory.from_config(ledger_migration.alembic()).get_heads() == [ledger_schema.HEAD]
 
 
 def test_the_comparison_sees_a_difference(database_url: str) -> None:
