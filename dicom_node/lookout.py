@@ -18,7 +18,7 @@ from dicom_node.retention import Disk
 from dicom_node.spool import REASON_SUFFIX
 from dicom_node.states import DeliveryState, JobState, SeriesState
 from pipeline.codes import SEVERITY_CLASSES
-from pipeline.scores import severity_class
+from pipeline.types import severity_class
 
 AT_ONCE = 5000
 MOST_LINES = 20

@@ -14,11 +14,12 @@ from pydicom.dataset import Dataset
 from pydicom.uid import UID, MultiFrameTrueColorSecondaryCaptureImageStorage
 
 from pipeline import codes, rejection
+from pipeline.arrays import MaskArray
 from pipeline.checks_priors import prior_complaints
 from pipeline.checks_sr import sr_complaints
 from pipeline.errors import ResultError
 from pipeline.priors import Priors
-from pipeline.types import Analysis, Lung, MaskArray, ObjectReference, ResultKind
+from pipeline.types import Analysis, Lung, ObjectReference, ResultKind
 
 _IDENTITY = ("PatientID", "PatientName", "PatientBirthDate", "AccessionNumber", "StudyInstanceUID", "StudyID")
 _MASKS: Mapping[tuple[str, str], Callable[[Analysis], MaskArray]] = {

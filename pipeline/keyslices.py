@@ -9,7 +9,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
-from pipeline.types import Analysis, MaskArray
+from pipeline.arrays import MaskArray
+from pipeline.types import Analysis
 
 COUNT = 6
 _AHEAD = {  # direction of travel (x, y): (row, column) offsets from a corner to the pixels ahead, right and left

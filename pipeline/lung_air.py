@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
-from pipeline.types import MaskArray
+from pipeline.arrays import MaskArray
 
 Spacing = tuple[float, float, float]
 Floats = npt.NDArray[np.float32]

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
+from pipeline.arrays import HuArray, LabelArray, MaskArray
 from pipeline.lung_air import (
     AIR_HU,
     Floats,
@@ -21,7 +22,7 @@ from pipeline.lung_air import (
 )
 from pipeline.lung_fill import Chest, close_in_plane, fill_lung, grow
 from pipeline.lung_ribs import find_wall
-from pipeline.types import HuArray, LabelArray, Lung, MaskArray
+from pipeline.types import Lung
 
 METHOD = "built-in 2"  # raised whenever another mask comes out
 NETWORK_METHOD = "built-in 3 with lung network"

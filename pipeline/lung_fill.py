@@ -14,9 +14,9 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage, spatial
 
+from pipeline.arrays import MaskArray
 from pipeline.lung_air import IN_PLANE, Floats, Spacing, disc, fill_holes, pixels
 from pipeline.lung_ribs import Wall
-from pipeline.types import MaskArray
 
 GROW_HU = -150.0  # ground glass and mottled consolidation are darker, fat (−120 … −80) is not
 FAT_HU = (-250.0, -40.0, 10.0)  # range and step of the histogram that the scale is checked with

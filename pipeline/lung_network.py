@@ -14,11 +14,12 @@ import torch
 
 from pipeline import device as devices
 from pipeline import preprocess, segment
+from pipeline.arrays import MaskArray
 from pipeline.lung_air import Floats
 from pipeline.package import ModelPackage
 from pipeline.preprocess import Preprocessing
 from pipeline.segment import Room
-from pipeline.types import MaskArray, PipelineSettings
+from pipeline.types import PipelineSettings
 from pipeline.unet import UNet
 
 

@@ -8,8 +8,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
+from pipeline.arrays import MaskArray
 from pipeline.lung_air import Floats, Spacing
-from pipeline.types import MaskArray
 
 Rays = npt.NDArray[np.float64]  # (slice, ray), mm from the centre; NaN where nothing was met
 

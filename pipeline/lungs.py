@@ -12,10 +12,11 @@ import torch
 from lungmask import LMInferer
 
 from pipeline import device as devices
+from pipeline.arrays import CtVolume, LabelArray, LungMask
 from pipeline.errors import ModelError, SeriesRejected
 from pipeline.lung_builtin import METHOD, NETWORK_METHOD, builtin
 from pipeline.lung_network import LungNetwork
-from pipeline.types import CtVolume, LabelArray, Lung, LungMask, PipelineSettings
+from pipeline.types import Lung, PipelineSettings
 
 __all__ = ["builtin", "check_weights", "segment"]
 

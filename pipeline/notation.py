@@ -9,7 +9,7 @@ from __future__ import annotations
 from decimal import Decimal
 from itertools import count
 
-from pipeline.scores import severity_class
+from pipeline.types import severity_class
 
 NOT_MEASURED = "not measured"
 

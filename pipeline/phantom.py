@@ -11,13 +11,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from pipeline import phantom_chest, phantom_trees
+from pipeline.arrays import Affine, HuArray, LabelArray, LesionMasks, LungMask, MaskArray
 from pipeline.phantom_chest import Scene
 from pipeline.phantom_grid import DEPTH_MM, HEIGHT_MM, WIDTH_MM, Slab, Structure
 from pipeline.phantom_lesions import Blob, LesionKind
 from pipeline.phantom_lungs import Effusion
 from pipeline.phantom_scan import KERNELS, KernelName
 from pipeline.phantom_series import SeriesOptions, as_volume, write_series
-from pipeline.types import Affine, HuArray, LabelArray, LesionMasks, Lung, LungMask, MaskArray
+from pipeline.types import Lung
 
 __all__ = [
     "Effusion",

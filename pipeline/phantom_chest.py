@@ -10,12 +10,13 @@ import numpy as np
 from scipy import ndimage
 
 from pipeline import phantom_body, phantom_lesions, phantom_lungs, phantom_scan, phantom_trees
+from pipeline.arrays import HuArray, LabelArray, MaskArray
 from pipeline.phantom_grid import Canvas, Floats, Slab, Structure
 from pipeline.phantom_lesions import Blob
 from pipeline.phantom_lungs import Effusion
 from pipeline.phantom_scan import Kernel
 from pipeline.phantom_trees import Trees
-from pipeline.types import HuArray, LabelArray, Lung, MaskArray
+from pipeline.types import Lung
 
 BRONCHIAL_WALL_MM = 0.7
 VISIBLE = 0.5  # vessels with a radius of less than this share of a voxel are not drawn

@@ -12,7 +12,7 @@ from enum import IntEnum
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.types import LabelArray, MaskArray
+from pipeline.arrays import LabelArray, MaskArray
 
 Floats = npt.NDArray[np.float32]
 Point = tuple[float, float, float]

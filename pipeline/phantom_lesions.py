@@ -12,8 +12,8 @@ import numpy as np
 from scipy import ndimage
 from scipy.spatial import cKDTree
 
+from pipeline.arrays import MaskArray
 from pipeline.phantom_grid import Box, Canvas, Floats, Point, Slab, point
-from pipeline.types import MaskArray
 
 LesionKind = Literal["ggo", "crazy_paving", "consolidation"]
 DENSITY = {"ggo": -585.0, "crazy_paving": -600.0, "consolidation": 12.0}

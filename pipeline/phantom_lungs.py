@@ -9,8 +9,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from pipeline.arrays import MaskArray
 from pipeline.phantom_grid import Canvas, Floats, Slab, Structure
-from pipeline.types import Lung, MaskArray
+from pipeline.types import Lung
 
 PARENCHYMA, FISSURE = -868.0, -640.0
 MIDDLE_MM = 3.0  # where right and left meet

@@ -25,8 +25,8 @@ from pydicom.uid import (
     generate_uid,
 )
 
+from pipeline.arrays import Affine, CtVolume, HuArray
 from pipeline.geometry import Arrangement, arrangement, normal
-from pipeline.types import Affine, CtVolume, HuArray
 
 Orientation = tuple[float, float, float, float, float, float]
 

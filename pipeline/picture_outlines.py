@@ -14,9 +14,9 @@ import numpy.typing as npt
 from contourpy import contour_generator
 from PIL import Image, ImageDraw
 
+from pipeline.arrays import MaskArray
 from pipeline.picture_canvas import BACKGROUND, Rgb
 from pipeline.subjects import Subject
-from pipeline.types import MaskArray
 
 FINE_PX = 600  # a narrower picture has a line of one pixel, a wider one of two
 EDGE_PX = 1  # dark, on both sides

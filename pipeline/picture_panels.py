@@ -10,11 +10,12 @@ import numpy.typing as npt
 from PIL import Image
 
 from pipeline import keyslices
+from pipeline.arrays import MaskArray
 from pipeline.notation import percent
 from pipeline.picture_canvas import MUTED, PANEL, TEXT, Box, Canvas
 from pipeline.picture_outlines import DASHED, draw_outline
 from pipeline.subjects import DESCRIPTIONS, Subject
-from pipeline.types import Analysis, MaskArray
+from pipeline.types import Analysis
 
 WINDOW_CENTRE_HU, WINDOW_WIDTH_HU = -600.0, 1500.0
 MARGIN_MM = 14.0

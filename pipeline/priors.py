@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import date, datetime
+from functools import cache
 from typing import TYPE_CHECKING, Any, Protocol
 
 from pydantic import TypeAdapter
@@ -102,18 +103,21 @@ class Priors:
         return self.results[-1] if self.results else None
 
 
-_ADAPTER: TypeAdapter[Priors] = TypeAdapter(Priors)
+@cache
+def _adapter() -> TypeAdapter[Priors]:
+    """Built when it is first needed: that takes longer than everything else here."""
+    return TypeAdapter(Priors)
 
 
 def to_json(priors: Priors) -> dict[str, Any]:
     """For a database; `from_json` gives the same value back."""
-    content: dict[str, Any] = _ADAPTER.dump_python(priors, mode="json")
+    content: dict[str, Any] = _adapter().dump_python(priors, mode="json")
     return content
 
 
 def from_json(content: Mapping[str, Any]) -> Priors:
     """What `to_json` made. Raises ValueError where it is something else."""
-    return _ADAPTER.validate_python(dict(content))
+    return _adapter().validate_python(dict(content))
 
 
 class Header(Protocol):

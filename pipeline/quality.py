@@ -12,8 +12,9 @@ import numpy.typing as npt
 from pydicom.dataset import Dataset
 from scipy import ndimage
 
+from pipeline.arrays import CtVolume, LesionMasks, LungMask, MaskArray
 from pipeline.kernel import Sharpness, sharpness
-from pipeline.types import CtVolume, Flag, LesionMasks, LungMask, MaskArray, Region, Scores
+from pipeline.types import Flag, Region, Scores
 
 TOUCH_MM2 = 200.0  # of lung in the first or last slice
 CUT_SHARE = 0.25  # of the largest cross-section: more than a tip or a recess is missing

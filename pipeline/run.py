@@ -44,6 +44,7 @@ from pipeline import (
     trend,
     volume,
 )
+from pipeline.arrays import CtVolume, LesionMasks, LungMask
 from pipeline.errors import PipelineError, ResultError, SeriesRejected
 from pipeline.package import ModelPackage
 from pipeline.priors import Priors
@@ -52,9 +53,6 @@ from pipeline.types import (
     Analysis,
     AnalysisOutcome,
     AnalysisRequest,
-    CtVolume,
-    LesionMasks,
-    LungMask,
     ObjectReference,
     PipelineSettings,
     Profile,

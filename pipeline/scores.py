@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.types import CtVolume, LesionMasks, Lung, LungMask, Region, RegionScores, Scores, SeverityClass
+from pipeline.arrays import CtVolume, LesionMasks, LungMask
+from pipeline.types import Lung, Region, RegionScores, Scores, severity_class
 
 # Less of a side is a remnant of a lung that was not found, wholly opaque or collapsed: its lesions lie outside the
 # mask, and their share of the remnant would make the sickest lung the healthiest. A third of what both must have.
@@ -49,15 +50,6 @@ def measure(volume: CtVolume, lungs: LungMask, lesions: LesionMasks) -> Scores:
     if severity is None:
         raise ValueError("there is no lung to measure")
     return Scores(regions=regions, severity_class=severity_class(severity))
-
-
-def severity_class(severity_score: float) -> SeverityClass:
-    """The class of a fraction of 1; 5 % and 25 % belong to the upper class, 50 % to the lower."""
-    if severity_score < 0.05:
-        return "< 5 %"
-    if severity_score < 0.25:
-        return "5-25 %"
-    return "25-50 %" if severity_score <= 0.5 else "> 50 %"
 
 
 def _count(volume: CtVolume, lungs: LungMask, lesions: LesionMasks) -> _Tally:

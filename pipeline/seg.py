@@ -21,10 +21,11 @@ from pydicom.sr.coding import Code
 from pydicom.valuerep import DS
 
 from pipeline import header, provenance, uids
+from pipeline.arrays import CtVolume, LabelArray, MaskArray
 from pipeline.codes import LUNG, SEGMENTATION, SOURCE_IMAGE
 from pipeline.header import SourceHeader
 from pipeline.subjects import DESCRIPTIONS, Subject, lesion_subjects, mask
-from pipeline.types import Analysis, CtVolume, LabelArray, MaskArray, ResultContext, ResultKind
+from pipeline.types import Analysis, ResultContext, ResultKind
 
 
 @dataclass(frozen=True)

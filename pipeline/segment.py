@@ -10,10 +10,11 @@ from torch import Tensor, nn
 
 from pipeline import device as devices
 from pipeline import preprocess
+from pipeline.arrays import CtVolume, LesionMasks, LungMask, MaskArray
 from pipeline.errors import ModelError, PipelineError
 from pipeline.package import ModelPackage
 from pipeline.preprocess import SlicePlan
-from pipeline.types import CtVolume, LesionMasks, LungMask, MaskArray, PipelineSettings
+from pipeline.types import PipelineSettings
 
 
 @dataclass(frozen=True)

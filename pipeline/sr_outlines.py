@@ -20,9 +20,10 @@ from highdicom.sr import (
 from pydicom.dataset import Dataset
 
 from pipeline import codes, keyslices, uids
+from pipeline.arrays import MaskArray
 from pipeline.sr_groups import Figure, grouped_segments, measurement
 from pipeline.subjects import DESCRIPTIONS, Subject, mask
-from pipeline.types import Analysis, MaskArray, ResultContext
+from pipeline.types import Analysis, ResultContext
 
 MIN_REGION_MM2 = 50.0  # smaller ones are not outlined, unless they are the largest of all
 MAX_REGIONS = 5  # of one finding on one slice

@@ -9,7 +9,8 @@ from enum import StrEnum
 from pydicom.sr.coding import Code
 
 from pipeline import codes
-from pipeline.types import Analysis, Lung, MaskArray, Profile, Region
+from pipeline.arrays import MaskArray
+from pipeline.types import Analysis, Lung, Profile, Region
 
 
 class Subject(StrEnum):

@@ -12,7 +12,8 @@ from datetime import datetime
 from pathlib import Path
 
 from pipeline import __version__, phantom, run, scores
-from pipeline.types import Analysis, Flag, LungMask, ModelIdentity, Profile, ResultContext, ResultObject
+from pipeline.arrays import LungMask
+from pipeline.types import Analysis, Flag, ModelIdentity, Profile, ResultContext, ResultObject
 
 PATIENT_NAME, PATIENT_ID = "TEST^DICOMNODE", "DICOMNODE-TEST"
 SPEC = phantom.PhantomSpec(slices=32, rows=256, columns=256, slice_spacing_mm=10.0)

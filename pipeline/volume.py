@@ -10,11 +10,12 @@ from pathlib import Path
 import numpy as np
 from pydicom.dataset import Dataset
 
+from pipeline.arrays import CtVolume
 from pipeline.ct_header import instance_fault, series_fault, slice_of
 from pipeline.errors import SeriesRejected
 from pipeline.geometry import Limits, arrangement, assess, source_affine
 from pipeline.pixels import read_header, read_hu
-from pipeline.types import CtVolume, PipelineSettings
+from pipeline.types import PipelineSettings
 
 MAX_VOXELS = 1_000_000_000  # 2 GB of HU: four thousand slices of 512 x 512
 

@@ -17,11 +17,11 @@ from pydicom.tag import BaseTag
 from pydicom.uid import Comprehensive3DSRStorage
 
 from pipeline import header, phantom, run, scores
+from pipeline.arrays import LungMask
 from pipeline.priors import Prior, Priors, Shares, Technique
 from pipeline.types import (
     Analysis,
     Flag,
-    LungMask,
     ModelIdentity,
     ObjectReference,
     Profile,

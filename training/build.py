@@ -18,9 +18,10 @@ import pydicom
 
 from dicom_node.config import CompletionSection
 from pipeline import volume
+from pipeline.arrays import Affine, LabelArray
 from pipeline.errors import SeriesRejected
 from pipeline.pixels import DAMAGED
-from pipeline.types import Affine, LabelArray, PipelineSettings
+from pipeline.types import PipelineSettings
 from training import cohort, contours, images, report_documents, reports
 from training.errors import CohortError
 from training.report_documents import Keys

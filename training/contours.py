@@ -15,8 +15,8 @@ import pydicom
 from pydicom.dataset import Dataset
 from pydicom.uid import RTStructureSetStorage, SegmentationStorage
 
+from pipeline.arrays import CtVolume, LabelArray, MaskArray
 from pipeline.pixels import DAMAGED
-from pipeline.types import CtVolume, LabelArray, MaskArray
 from pipeline.volume import MAX_VOXELS
 from training.errors import CohortError
 from training.polygons import rasterise

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from pipeline import preprocess, segment
+from pipeline.arrays import MaskArray
 from pipeline.preprocess import Preprocessing
 from pipeline.segment import Room
-from pipeline.types import MaskArray
 from pipeline.unet import UNet
 from training import em
 from training.dataset import Example, Source

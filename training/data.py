@@ -12,10 +12,10 @@ from typing import Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
+from pipeline.arrays import HuArray, LabelArray
 from pipeline.lung_builtin import Finds
 from pipeline.lungs import builtin
 from pipeline.preprocess import Preprocessing
-from pipeline.types import HuArray, LabelArray
 from pipeline.unet import Architecture
 from training import cohort, dataset, images, phantoms, prepared
 from training.batches import Pool

@@ -18,8 +18,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from pipeline import preprocess
+from pipeline.arrays import HuArray, LabelArray, MaskArray
 from pipeline.preprocess import Preprocessing
-from pipeline.types import HuArray, LabelArray, MaskArray
 from training import images
 from training.cohort import Case
 from training.errors import CohortError

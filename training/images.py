@@ -15,8 +15,9 @@ import numpy.typing as npt
 import SimpleITK as sitk  # noqa: N813 - the name its own manual uses
 
 from pipeline import volume
+from pipeline.arrays import Affine
 from pipeline.errors import SeriesRejected
-from pipeline.types import Affine, PipelineSettings
+from pipeline.types import PipelineSettings
 from training.errors import CohortError
 
 Spacing = tuple[float, float, float]

@@ -16,10 +16,11 @@ import numpy.typing as npt
 from pydicom.dataset import Dataset
 
 from pipeline import preprocess, run
+from pipeline.arrays import CtVolume, HuArray, LabelArray, LesionMasks, LungMask, MaskArray
 from pipeline.errors import SeriesRejected
 from pipeline.package import ModelPackage
 from pipeline.preprocess import Preprocessing
-from pipeline.types import CtVolume, HuArray, LabelArray, LesionMasks, Lung, LungMask, MaskArray, PipelineSettings
+from pipeline.types import Lung, PipelineSettings
 from training import rates
 from training.cohort import Case
 from training.crossval import RIVAL_HU

@@ -10,8 +10,8 @@ from numpy.random import Generator
 from scipy import ndimage
 
 from pipeline import preprocess
+from pipeline.arrays import MaskArray
 from pipeline.preprocess import Preprocessing
-from pipeline.types import MaskArray
 from pipeline.unet import Architecture, UNet
 from training import augment, losses, opacities, pasting
 from training.batches import Plan

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from pipeline.scores import severity_class
+from pipeline.types import severity_class
 from training import curves, resample
 from training.judge import LOWEST, SECONDS, Cohort, Judged
 from training.resample import Floats

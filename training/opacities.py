@@ -18,8 +18,8 @@ import numpy.typing as npt
 from numpy.random import Generator
 from scipy import ndimage
 
+from pipeline.arrays import MaskArray
 from pipeline.preprocess import Preprocessing
-from pipeline.types import MaskArray
 
 Plane = npt.NDArray[np.float32]
 Kind = Literal["lobe", "pleural", "whole", "mottled"]

@@ -11,8 +11,8 @@ import numpy.typing as npt
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
+from pipeline.arrays import HuArray, LabelArray
 from pipeline.subjects import Subject
-from pipeline.types import HuArray, LabelArray
 from training.dataset import Source
 from training.figures import colour
 from training.judge import Found, Judged

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.types import MaskArray
+from pipeline.arrays import MaskArray
 
 Points = npt.NDArray[np.float64]
 

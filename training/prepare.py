@@ -21,12 +21,12 @@ import torch
 from dicom_node.errors import NodeError
 from dicom_node.worker_pool import WorkerPool
 from pipeline import __version__, preprocess
+from pipeline.arrays import HuArray, LabelArray
 from pipeline.lung_network import LungNetwork
 from pipeline.lungs import MIN_LUNGS_ML, builtin
 from pipeline.package import Thresholds
 from pipeline.preprocess import Preprocessing
 from pipeline.segment import Room
-from pipeline.types import HuArray, LabelArray
 from training import cohort, export, images, prepared, verify
 from training.cohort import Case
 from training.data import LungSource

@@ -12,8 +12,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
+from pipeline.arrays import HuArray, LabelArray, MaskArray
 from pipeline.preprocess import Preprocessing
-from pipeline.types import HuArray, LabelArray, MaskArray
 
 Counts = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]

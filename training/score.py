@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pipeline.types import MaskArray
+from pipeline.arrays import MaskArray
 
 
 @dataclass(frozen=True)

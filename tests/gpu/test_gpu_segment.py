@@ -11,8 +11,9 @@ import torch
 from pydicom.dataset import Dataset
 
 from pipeline import package, phantom, segment
+from pipeline.arrays import CtVolume, LesionMasks
 from pipeline.phantom import PhantomSpec
-from pipeline.types import CtVolume, LesionMasks, PipelineSettings
+from pipeline.types import PipelineSettings
 
 pytestmark = [
     pytest.mark.gpu,

@@ -17,18 +17,11 @@ from PIL import Image
 from scipy import ndimage
 
 from pipeline import phantom, picture, picture_series, run, volume
+from pipeline.arrays import LesionMasks, LungMask
 from pipeline.keyslices import lesion_slices, source_index
 from pipeline.notation import percent
 from pipeline.subjects import DESCRIPTIONS, Subject
-from pipeline.types import (
-    Analysis,
-    LesionMasks,
-    Lung,
-    LungMask,
-    PipelineSettings,
-    Profile,
-    Region,
-)
+from pipeline.types import Analysis, Lung, PipelineSettings, Profile, Region
 from tests.conftest import absent
 from tests.fixtures import ohif
 from tests.fixtures.orthanc import DICOMWEB, Orthanc

@@ -15,18 +15,10 @@ from pydicom.datadict import dictionary_VR
 from pydicom.dataset import Dataset
 
 from pipeline import phantom, seg, volume
+from pipeline.arrays import LesionMasks, LungMask
 from pipeline.phantom_series import PATIENT_POSITIONS, rotation
 from pipeline.priors import Priors
-from pipeline.types import (
-    Analysis,
-    Flag,
-    LesionMasks,
-    LungMask,
-    PipelineSettings,
-    Profile,
-    ResultContext,
-    ResultKind,
-)
+from pipeline.types import Analysis, Flag, PipelineSettings, Profile, ResultContext, ResultKind
 from tests.fixtures import validators
 from tests.fixtures.results import (
     SMALL,

@@ -203,6 +203,19 @@ def test_each_kind_of_error_has_its_status() -> None:
     assert set(cli_exit.MEANINGS) == set(Status)
 
 
+def test_status_answers_without_loading_what_it_does_not_need(site: Site) -> None:
+    code = (
+        "import sys; from dicom_node import cli, cli_exit\n"
+        "assert cli_exit.run(cli.app, sys.argv[1:], 'dicomnode') == 0\n"
+        "print(*(name for name in sys.modules if '.' not in name), file=sys.stderr)"
+    )
+    command = [sys.executable, "-c", code, "status", "--json", "--config", str(site.config)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    loaded = set(done.stderr.split())
+    assert {"dicom_node", "sqlalchemy"} <= loaded
+    assert not loaded & {"alembic", "httpx", "numpy", "pydicom", "pynetdicom", "scipy", "torch"}
+
+
 def test_piped_tables_are_plain_and_their_lines_whole(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     done = subprocess.run([PROGRAM, "status", "-c", site.config], capture_output=True, text=True, check=True)
     assert "\x1b" not in done.stdout

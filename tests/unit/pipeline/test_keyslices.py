@@ -9,7 +9,7 @@ from hypothesis.extra import numpy as arrays
 from scipy import ndimage
 
 from pipeline import keyslices
-from pipeline.types import LesionMasks
+from pipeline.arrays import LesionMasks
 from tests.fixtures.results import make_analysis, no_lesions
 
 

@@ -14,10 +14,11 @@ from lungmask.resunet import UNet
 from scipy import ndimage
 
 from pipeline import lungs
+from pipeline.arrays import CtVolume, LabelArray
 from pipeline.errors import ModelError, SeriesRejected
 from pipeline.lungs import builtin, segment
 from pipeline.phantom import Lesion, Phantom, PhantomSpec, as_volume, make
-from pipeline.types import CtVolume, LabelArray, Lung, PipelineSettings
+from pipeline.types import Lung, PipelineSettings
 from pipeline.volume import load
 
 

@@ -11,7 +11,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from pipeline.notation import hounsfield, millilitres, percent
-from pipeline.scores import severity_class
+from pipeline.types import severity_class
 
 LIMITS = [0.05, 0.25, 0.5]
 

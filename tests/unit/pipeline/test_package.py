@@ -14,9 +14,10 @@ from pydicom.dataset import Dataset
 from safetensors.torch import load_file, save
 
 from pipeline import package, phantom, segment
+from pipeline.arrays import CtVolume
 from pipeline.errors import ModelError
 from pipeline.phantom import PhantomSpec
-from pipeline.types import CtVolume, PipelineSettings
+from pipeline.types import PipelineSettings
 from tests.fixtures.packages import random_net, write
 
 

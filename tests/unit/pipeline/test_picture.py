@@ -10,11 +10,12 @@ from PIL import Image
 from pydicom.dataset import Dataset
 
 from pipeline import accuracy, phantom, picture
+from pipeline.arrays import LesionMasks, LungMask
 from pipeline.picture_canvas import AMBER, LINE, Box, Canvas, font, wrap
 from pipeline.picture_panels import cut_to_lungs, fit
 from pipeline.priors import NOT_LOOKED_FOR
 from pipeline.subjects import DESCRIPTIONS, Subject
-from pipeline.types import Analysis, Flag, LesionMasks, LungMask, Profile
+from pipeline.types import Analysis, Flag, Profile
 from tests.fixtures.results import (
     SMALL,
     analysis_of,

@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from pipeline.arrays import CtVolume, LesionMasks, LungMask
 from pipeline.lungs import segment
 from pipeline.phantom import Phantom, PhantomSpec, as_volume, make
 from pipeline.quality import _height_above_table, flags
 from pipeline.scores import measure
-from pipeline.types import CtVolume, Flag, LesionMasks, Lung, LungMask, PipelineSettings
+from pipeline.types import Flag, Lung, PipelineSettings
 from pipeline.volume import load
 
 SPEC = PhantomSpec(slices=60, rows=100, columns=100)

@@ -10,7 +10,8 @@ from hypothesis.extra import numpy as arrays
 from pydicom.dataset import Dataset
 
 from pipeline import scores
-from pipeline.types import CtVolume, LesionMasks, LungMask, Region, RegionScores
+from pipeline.arrays import CtVolume, LesionMasks, LungMask
+from pipeline.types import Region, RegionScores
 
 SHAPE = (3, 4, 5)
 

@@ -13,8 +13,9 @@ from hypothesis.extra import numpy as arrays
 from pydicom.dataset import Dataset
 
 from pipeline import phantom, seg, uids
+from pipeline.arrays import LesionMasks
 from pipeline.subjects import Subject
-from pipeline.types import Analysis, LesionMasks, Profile, ResultContext
+from pipeline.types import Analysis, Profile, ResultContext
 from tests.fixtures.results import SMALL, make_analysis, make_context, no_lesions, through_bytes
 from tests.fixtures.seg_reader import as_mask, frame_pixels, segment_points
 

@@ -13,11 +13,12 @@ from pydicom.dataset import Dataset
 from torch import Tensor, nn
 
 from pipeline import device, segment
+from pipeline.arrays import CtVolume, LungMask
 from pipeline.errors import ModelError, PipelineError
 from pipeline.package import ModelPackage, Thresholds
 from pipeline.preprocess import Preprocessing, neighbours
 from pipeline.segment import Room
-from pipeline.types import CtVolume, LungMask, ModelIdentity, PipelineSettings
+from pipeline.types import ModelIdentity, PipelineSettings
 from pipeline.unet import Architecture
 
 CPU = torch.device("cpu")

@@ -9,17 +9,8 @@ import pytest
 from pydicom.dataset import Dataset
 
 from pipeline import RESEARCH_USE_ONLY, codes, seg, sr, uids
-from pipeline.types import (
-    Analysis,
-    Flag,
-    LesionMasks,
-    Lung,
-    ObjectReference,
-    Profile,
-    Region,
-    ResultContext,
-    ResultKind,
-)
+from pipeline.arrays import LesionMasks
+from pipeline.types import Analysis, Flag, Lung, ObjectReference, Profile, Region, ResultContext, ResultKind
 from tests.fixtures.results import make_analysis, make_context, no_lesions, through_bytes, without_left_lung
 
 BINARY, LABELMAP, LUNGS = Profile(), Profile(seg="LABELMAP"), Profile(lungs_seg=True)

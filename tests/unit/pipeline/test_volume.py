@@ -27,11 +27,12 @@ from pydicom.uid import (
 )
 
 from pipeline import pixels
+from pipeline.arrays import CtVolume
 from pipeline.errors import SeriesRejected
 from pipeline.phantom import Phantom, PhantomSpec, as_volume, make, write_series
 from pipeline.phantom_series import PATIENT_POSITIONS
 from pipeline.pixels import codestream_size, to_hu
-from pipeline.types import CtVolume, PipelineSettings
+from pipeline.types import PipelineSettings
 from pipeline.volume import load, source_digest
 
 SETTINGS = PipelineSettings()

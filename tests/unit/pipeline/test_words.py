@@ -14,8 +14,9 @@ from pydicom.dataset import Dataset
 
 import dicom_node
 import pipeline
+from pipeline.arrays import LesionMasks
 from pipeline.priors import Priors
-from pipeline.types import Flag, LesionMasks, Profile, ResultKind
+from pipeline.types import Flag, Profile, ResultKind
 from tests.fixtures.results import build_set, make_analysis, make_context, make_prior, no_lesions
 
 AETIOLOGY = re.compile(

@@ -11,7 +11,8 @@ import pytest
 from pydicom.uid import RTStructureSetStorage, generate_uid
 
 from pipeline import phantom, volume
-from pipeline.types import CtVolume, PipelineSettings
+from pipeline.arrays import CtVolume
+from pipeline.types import PipelineSettings
 from tests.fixtures import drawings
 from training import contours, structures
 from training.errors import CohortError

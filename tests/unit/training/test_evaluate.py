@@ -16,8 +16,9 @@ from pydicom.dataset import Dataset
 from typer.testing import CliRunner
 
 from pipeline import package, phantom, scores
+from pipeline.arrays import CtVolume, LesionMasks, LungMask
 from pipeline.phantom import PhantomSpec
-from pipeline.types import CtVolume, LesionMasks, LungMask, PipelineSettings, Region
+from pipeline.types import PipelineSettings, Region
 from tests.fixtures.judged import by_intensity
 from training import cli, cohort, evaluate, judge
 from training.cohort import Case
