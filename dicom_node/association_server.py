@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address
 from itertools import count
 from socketserver import BaseServer
-from ssl import SSLContext
 from typing import Any, Protocol, cast
 
 from pynetdicom import evt
@@ -30,6 +29,7 @@ from pynetdicom.transport import AddressInformation, AssociationServer
 from dicom_node import tls
 from dicom_node.admission import Admission, Rejection
 from dicom_node.malformed import MALFORMED, brief
+from dicom_node.renewal import RenewedContext
 from dicom_node.tls import PeerCertificate
 from dicom_node.upper_layer import InlineUpperLayer, InstanceMemory, MessageProvider, Patience
 
@@ -239,7 +239,7 @@ class StorageServer(AssociationServer):
         admission: Admission[InboundAssociation],
         memory: InstanceMemory,
         patience: Patience,
-        context: SSLContext | None = None,
+        context: RenewedContext | None = None,
     ) -> None:
         self.service = service
         self.memory = memory
@@ -328,7 +328,7 @@ class StorageServer(AssociationServer):
     def process_request(self, request: Any, client_address: Any) -> None:
         """Give the connection a thread of its own."""
         if self._context is not None:  # the handshake is for the connection's own thread
-            request = self._context.wrap_socket(request, server_side=True, do_handshake_on_connect=False)
+            request = self._context.current().wrap_socket(request, server_side=True, do_handshake_on_connect=False)
         kind = "association" if self._context is None else "TLS association"
         assoc = InboundAssociation(self, request, client_address, f"{kind} {next(self._numbers)}")
         for oldest in self._admission.connected(assoc):

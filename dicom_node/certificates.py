@@ -12,11 +12,13 @@ from typing import Protocol
 
 from cryptography import x509
 
-from dicom_node import tls
+from dicom_node import renewal, tls
 from dicom_node.config import Config
 from dicom_node.config_base import locate
 from dicom_node.errors import ConfigError
 from dicom_node.tls import ClientTls
+
+KEEPS_OLD = "New TLS files cannot be used, the port for TLS goes on with the old ones"
 
 
 class Called(Protocol):
@@ -51,6 +53,32 @@ class Expiry:
 def faults(config: Config, now: datetime) -> list[str]:
     """What keeps TLS from working: "TOML path: what is wrong, what to do"."""
     return [*_listener(config), *_page(config), *_peers(config), *_validity(config, now)]
+
+
+def not_in_use(config: Config) -> list[str]:
+    """What keeps the listener from using the files of [tls] at its next connection; it goes on with the old ones.
+
+    Credentials that systemd hands to the service alone are not looked for.
+    """
+    if config.tls.port is None or any(
+        _is_withheld(path) for path in (config.tls.key, config.tls.key_password_file)
+    ):
+        return []
+    try:
+        renewal.listener_context(config.tls)
+    except ConfigError as error:
+        return [f"tls: {error}"]
+    return []
+
+
+def _is_withheld(path: Path | None) -> bool:
+    if path is None:
+        return False
+    try:
+        locate(path)
+    except ConfigError:
+        return True
+    return False
 
 
 def ends(config: Config) -> list[Expiry]:
@@ -91,7 +119,7 @@ def _listener(config: Config) -> Iterator[str]:
     if section.identity is None:
         return
     try:
-        tls.server_context(section.identity, section.ca, section.crl, section.require_client_certificate)
+        renewal.listener_context(section)
     except ConfigError as error:
         yield f"tls: {error}"
     yield from _open_key("tls.key", section.identity.key)

@@ -17,6 +17,7 @@ from rich.text import Text
 from dicom_node import certificates, cli_exit
 from dicom_node import config as configuration
 from dicom_node import console as show
+from dicom_node.certificates import KEEPS_OLD
 from dicom_node.cli_common import DEFAULT_CONFIG, ConfigOption, JsonOption, SeriesArgument, open_ledger, stdout
 from dicom_node.errors import TransientError
 from dicom_node.ledger import SeriesRecord
@@ -32,6 +33,7 @@ class Overview:
 
     Attributes:
         quarantine: the folder where `set_aside` received files and `kept_back` result objects lie.
+        tls_faults: why the listener keeps certificates that it has read before.
         untold: notifications that were not taken so far, with the reason.
     """
 
@@ -42,6 +44,7 @@ class Overview:
     kept_back: int
     disk: Disk
     expiring: list[str]
+    tls_faults: list[str]
     untold: list[str]
 
     def as_json(self) -> dict[str, object]:
@@ -54,6 +57,7 @@ class Overview:
             "kept_back": self.kept_back,
             "disk": {"free_bytes": free, "reserve_bytes": reserve, "low": self.disk.low},
             "expiring": self.expiring,
+            "tls_faults": self.tls_faults,
             "untold": self.untold,
         }
 
@@ -61,6 +65,7 @@ class Overview:
         """What a person has to look at, a sentence each."""
         said = [f"THE DISK IS LOW ({self.disk}): {LOW_DISK}"] if self.disk.low else []
         said += [f"Renew soon: {warning}" for warning in self.expiring]
+        said += [f"{KEEPS_OLD}: {fault}" for fault in self.tls_faults]
         said += [f"A notification waits: {reason}" for reason in self.untold]
         if self.set_aside:
             said.append(
@@ -92,6 +97,7 @@ def overview(config: Path, text: str, states: Collection[SeriesState], limit: in
         kept_back=kept_back,
         disk=Disk.of(settings),
         expiring=certificates.expiring(settings, datetime.now(UTC)),
+        tls_faults=certificates.not_in_use(settings),
         untold=untold,
     )
 
@@ -110,7 +116,7 @@ def status(
     With --watch a terminal shows the table in place; a pipe gets one table, or one line of JSON, after the other. A
     database that does not answer is told and does not end it.
 
-    JSON: counts, series, set_aside, kept_back, disk, expiring, untold.
+    JSON: counts, series, set_aside, kept_back, disk, expiring, tls_faults, untold.
 
     Example: dicomnode status --state failed
 

@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
-from ssl import SSLContext
 from typing import cast
 
 from pydicom.uid import UID
@@ -33,9 +32,10 @@ from dicom_node.instance_check import Instance
 from dicom_node.intake import SUCCESS, Intake, Sender
 from dicom_node.malformed import MALFORMED, brief
 from dicom_node.part10 import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
+from dicom_node.renewal import RenewedContext
 from dicom_node.spool import Spool
 from dicom_node.supported import supported_contexts
-from dicom_node.tls import PeerCertificate, server_context
+from dicom_node.tls import PeerCertificate
 from dicom_node.traffic import CALLED, CALLING, LOW_DISK, NOT_ADMITTED, Traffic
 from dicom_node.upper_layer import InstanceMemory, Patience
 
@@ -118,10 +118,9 @@ class Receiver:
     def _listeners(self) -> list[StorageServer]:
         """One per port, which count and measure together."""
         node, reception, security = self._config.node, self._config.reception, self._config.tls
-        ports: list[tuple[int, SSLContext | None]] = [] if security.only else [(node.port, None)]
-        if security.port is not None and security.identity is not None:
-            client = security.require_client_certificate
-            ports.append((security.port, server_context(security.identity, security.ca, security.crl, client)))
+        ports: list[tuple[int, RenewedContext | None]] = [] if security.only else [(node.port, None)]
+        if security.port is not None:
+            ports.append((security.port, RenewedContext(security)))
         ae = ApplicationEntity(node.ae_title)
         ae.implementation_class_uid = IMPLEMENTATION_CLASS_UID
         ae.implementation_version_name = IMPLEMENTATION_VERSION_NAME

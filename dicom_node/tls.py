@@ -2,7 +2,8 @@
 
 TLS 1.2 with forward secrecy and authenticated encryption, or TLS 1.3; nothing older, no compression, no
 renegotiation, no session tickets (their keys would live as long as the process). Files are read when a context is
-made: a client makes one per association, so that renewed certificates are used without a restart.
+made: a client makes one per association, and a listener when they have changed (`renewal`), so that renewed
+certificates are used without a restart.
 """
 
 from __future__ import annotations

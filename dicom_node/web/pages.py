@@ -114,6 +114,7 @@ def _attention(desk: Desk, now: datetime) -> list[str]:
     elif disk.short:
         found.append(f"The disk is short ({disk}): soon nothing is received; `dicomnode purge`, or a larger disk")
     found += [f"Renew soon: {warning}" for warning in certificates.expiring(desk.config, now)]
+    found += [f"{certificates.KEEPS_OLD}: {fault}" for fault in certificates.not_in_use(desk.config)]
     quarantine = desk.config.node.state_dir / "quarantine"
     names = [path.name for path in quarantine.glob(f"*{REASON_SUFFIX}")]
     kept_back = sum(name.startswith(PREFIX) for name in names)

@@ -54,6 +54,17 @@ def test_status_says_which_certificates_end_soon(tmp_path: Path, config: dict[st
     assert json.loads(run(tmp_path, config, "status", "--json").output)["expiring"] == []
 
 
+def test_status_says_that_renewed_files_are_not_in_use(tmp_path: Path, config: dict[str, Any]) -> None:
+    with closing(Ledger(f"sqlite:///{tmp_path / 'state' / 'ledger.sqlite'}")):
+        pass
+    config["tls"] |= {"port": 2762, "require_client_certificate": False}
+    assert json.loads(run(tmp_path, config, "status", "--json").output)["tls_faults"] == []
+    (tmp_path / "node.key").write_text("no PEM")
+    (fault,) = json.loads(run(tmp_path, config, "status", "--json").output)["tls_faults"]
+    assert fault.startswith("tls: ") and "cannot be used" in fault
+    assert "the port for TLS goes on with the old ones" in run(tmp_path, config, "status").output
+
+
 def test_check_names_a_certificate_that_cannot_be_used(tmp_path: Path, config: dict[str, Any]) -> None:
     (tmp_path / "password").write_text("wrong")
     done = run(tmp_path, config, "check")
