@@ -22,10 +22,9 @@ from dicom_node.audit_events import EVENTS, Event
 from dicom_node.audit_message import RECORDING_STOPPED, Node, Reporter
 from dicom_node.config import Config
 from dicom_node.errors import ConfigError
-from dicom_node.syslog import DailyFile, Datagrams, Sink, Stream, frame
+from dicom_node.syslog import FOLDER, DailyFile, Datagrams, Sink, Stream, frame
 
 LOGGER = logging.getLogger(__name__)
-FOLDER = "audit"  # in the state folder
 BATCH = 100
 RETRY_S = 5.0
 STOP_S = 5.0

@@ -224,7 +224,7 @@ def purge(
 ) -> None:
     """Remove files whose time by [retention] is over; never of what is not delivered and committed.
 
-    JSON: dry_run, series.
+    JSON: dry_run, series, audit.
 
     Example: dicomnode purge --dry-run
     """
@@ -233,7 +233,10 @@ def purge(
         retention = Retention(settings, ledger, Spool(settings.node.state_dir))
         now = datetime.now(UTC)
         purged = retention.due(now) if dry_run else retention.purge(now)
+        audit = retention.audit_due(now) if dry_run else retention.purge_audit(now)
     if json:
-        typer.echo(show.as_json({"dry_run": dry_run, "series": purged}))
+        typer.echo(show.as_json({"dry_run": dry_run, "series": purged, "audit": [path.name for path in audit]}))
     else:
         show.show_purged(stdout(), purged, dry_run)
+        if audit:
+            stdout().print(f"{len(audit)} file(s) of the audit trail {'would go' if dry_run else 'are gone'}")

@@ -147,6 +147,7 @@ class RetentionSection(Section):
 
     source_days: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 14.0
     result_days: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 365.0
+    audit_days: Annotated[int, Field(ge=1, le=36500)] | None = None
     automatic: bool = True
     early_when_low: bool = True
 

@@ -13,6 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
+from pathlib import Path
 
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -20,6 +21,7 @@ from dicom_node.config import Config
 from dicom_node.errors import NodeError
 from dicom_node.ledger import Ages, Ledger, Purgeable
 from dicom_node.spool import Spool, free_bytes
+from dicom_node.syslog import FOLDER, files_before
 
 LOGGER = logging.getLogger(__name__)
 CHECK_S = 10.0  # how often the disk is looked at
@@ -71,6 +73,7 @@ class Retention:
         self, config: Config, ledger: Ledger, spool: Spool, disk: Callable[[Config], Disk] = Disk.of
     ) -> None:
         self._rules = config.retention
+        self._audit = config.node.state_dir / FOLDER
         self._ledger = ledger
         self._spool = spool
         self._disk = partial(disk, config)
@@ -91,6 +94,27 @@ class Retention:
         if failure is not None:
             raise failure
         return done
+
+    def audit_due(self, now: datetime) -> list[Path]:
+        """Files of the audit trail that `purge_audit` would remove, oldest first; none where there is no time."""
+        if self._rules.audit_days is None:
+            return []
+        return files_before(self._audit, now.astimezone().date() - timedelta(days=self._rules.audit_days))
+
+    def purge_audit(self, now: datetime) -> list[Path]:
+        """Remove files of the audit trail whose time is over.
+
+        Raises:
+            OSError: one cannot be removed; it and those that follow are with the next call.
+        """
+        due = self.audit_due(now)
+        for path in due:
+            path.unlink(missing_ok=True)
+        if due:
+            text = f"purged by retention: {len(due)} files of the audit trail, up to {due[-1].stem}"
+            LOGGER.info(text)
+            self._ledger.note(text, now)
+        return due
 
     def purge_early(self, now: datetime) -> list[Purgeable]:
         """While the disk is short: sources before their time, oldest first, until it is not."""
@@ -188,10 +212,17 @@ class RetentionService:
             with suppress(OSError):  # said already; room is made all the same where the disk is short
                 due = self._retention.purge(now, BATCH)
             _tell(due, "")
+            self._purge_audit(now)
             self._next_purge = now if len(due) == BATCH else now + PURGE_EVERY
         early = self._retention.purge_early(now)
         _tell(early, ", before their time because the disk is short")
         return BATCH in (len(due), len(early))
+
+    def _purge_audit(self, now: datetime) -> None:
+        try:
+            self._retention.purge_audit(now)
+        except OSError as error:
+            LOGGER.error("files of the audit trail that are due cannot be removed: %s", error)
 
     def _tell_of(self, disk: Disk, now: datetime) -> None:
         if disk.low:

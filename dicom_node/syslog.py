@@ -10,11 +10,12 @@ import select
 import socket
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from pathlib import Path
 from ssl import SSLContext
 from typing import Protocol
 
+FOLDER = "audit"  # of a `DailyFile`, in the state folder
 PRIORITY = 85  # facility 10 (security), severity 5 (notice): PS3.15 A.6
 MESSAGE_ID = "DICOM+RFC3881"  # A.6
 APPLICATION = "dicomnode"
@@ -42,7 +43,7 @@ def frame(message: bytes, now: datetime, host: str, process_id: int) -> bytes:
 
 
 class DailyFile:
-    """A line per message in FOLDER/YYYY-MM-DD.log, on stable storage when `write` returns; never deleted."""
+    """A line per message in FOLDER/YYYY-MM-DD.log, on stable storage when `write` returns."""
 
     def __init__(self, folder: Path, clock: Callable[[], datetime]) -> None:
         self._folder = folder
@@ -71,6 +72,18 @@ class DailyFile:
 
     def close(self) -> None:
         """Nothing stays open."""
+
+
+def files_before(folder: Path, day: date) -> list[Path]:
+    """Files of a `DailyFile` that are of earlier days, oldest first; whatever else lies there is none of them."""
+    return sorted(path for path in folder.glob("*.log") if (found := _day(path)) is not None and found < day)
+
+
+def _day(path: Path) -> date | None:
+    with suppress(ValueError):
+        found = date.fromisoformat(path.stem)
+        return found if path.stem == found.isoformat() else None  # it takes other spellings too
+    return None
 
 
 def _hand_over(path: Path, folder: Path) -> None:

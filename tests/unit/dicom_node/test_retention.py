@@ -506,3 +506,57 @@ def test_results_outlive_their_sources() -> None:
 
     with pytest.raises(ConfigError, match="retention.result_days: less than source_days"):
         parse({"retention": {"source_days": 30, "result_days": 20}})
+
+
+# --- the audit trail ---
+
+
+def _audit(desk: Bench, *names: str) -> Path:
+    folder = desk.config.node.state_dir / "audit"
+    folder.mkdir(parents=True)
+    for name in names:
+        (folder / name).write_text("x")
+    return folder
+
+
+def _days_ago(days: int) -> str:
+    return f"{(LATER.astimezone() - timedelta(days=days)).date()}.log"
+
+
+def test_the_audit_trail_is_kept_for_ever_unless_a_time_is_set(tmp_path: Path, book: Ledger) -> None:
+    desk = Bench(tmp_path, book)
+    folder = _audit(desk, "1999-12-31.log")
+    assert Retention(desk.config, book, desk.spool).purge_audit(MUCH_LATER) == []
+    assert (folder / "1999-12-31.log").exists()
+
+
+def test_files_of_the_audit_trail_go_after_their_days_and_nothing_else_does(tmp_path: Path, book: Ledger) -> None:
+    desk = Bench(tmp_path, book, audit_days=30)
+    others = {"notes.log", "19991231.log", "1999-12-31.log.gz", "1999-13-31.log"}
+    folder = _audit(desk, *others, *map(_days_ago, (32, 31, 30, 0)))
+    retention = Retention(desk.config, book, desk.spool)
+    due = [_days_ago(32), _days_ago(31)]
+    assert [path.name for path in retention.audit_due(LATER)] == due
+    service = RetentionService(desk.config, book, desk.spool, lambda: LATER, lambda _: ROOMY)
+    service.look()
+    assert {path.name for path in folder.iterdir()} == others | {_days_ago(30), _days_ago(0)}
+    assert retention.purge_audit(LATER) == []
+
+
+def test_a_file_of_the_audit_trail_that_cannot_be_removed_stops_nothing(
+    tmp_path: Path, book: Ledger, caplog: pytest.LogCaptureFixture
+) -> None:
+    desk = Bench(tmp_path, book, audit_days=30)
+    desk.delivered()
+    (_audit(desk) / "1999-12-31.log").mkdir()
+    RetentionService(desk.config, book, desk.spool, lambda: LATER, lambda _: ROOMY).look()
+    assert desk.files() == (0, 3)
+    assert "files of the audit trail that are due cannot be removed" in caplog.text
+
+
+def test_only_the_command_removes_them_where_retention_is_not_automatic(tmp_path: Path, book: Ledger) -> None:
+    desk = Bench(tmp_path, book, audit_days=30, automatic=False)
+    folder = _audit(desk, "1999-12-31.log")
+    RetentionService(desk.config, book, desk.spool, lambda: LATER, lambda _: ROOMY).look()
+    assert (folder / "1999-12-31.log").exists()
+    assert len(Retention(desk.config, book, desk.spool).purge_audit(LATER)) == 1
