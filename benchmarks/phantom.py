@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.table import Table
 from scipy import ndimage
 
-from pipeline import phantom, run, volume
+from pipeline import phantom, series_files, volume
 from pipeline.lungs import builtin
 from pipeline.phantom import Effusion, Lesion, PhantomSpec
 from pipeline.types import Lung, PipelineSettings
@@ -104,7 +104,7 @@ def main() -> None:
         drawn = phantom.make(spec, seed=1)
         table.add_row(name, *figures(drawn.hu, drawn.spacing_mm))
     for folder in asked.series:
-        for files in run.series_in(folder).values():
+        for files in series_files.series_in(folder).values():
             ct = volume.load(files, PipelineSettings())
             table.add_row(folder.name, *figures(ct.hu, ct.spacing_mm))
     console.print(table)

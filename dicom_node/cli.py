@@ -80,17 +80,18 @@ def process(
 
     Example: dicomnode process /data/ct --out /data/results
     """
-    from pipeline import run
+    from pipeline import run, series_files
     from pipeline.types import PipelineSettings, Profile
 
-    found = run.series_in(folder)
+    found = series_files.series_in(folder)
     if series and series not in found:
         raise NotFound(f"{folder} holds no series {series}; it holds: {', '.join(found)}")
     if not series and len(found) > 1:
         raise ConfigError(f"{folder} holds {len(found)} series; choose one with --series: {', '.join(found)}")
-    files = found[series] if series else next(iter(found.values()))
+    chosen = series or next(iter(found))
     settings = PipelineSettings(model=model, lung_weights=lung_weights, device=device)
-    result = run.process_folder(files, out, settings, Profile(), datetime.now().astimezone())
+    now, others = datetime.now().astimezone(), series_files.others_in(found, chosen)
+    result = run.process_folder(found[chosen], out, settings, Profile(), now, others)
     if json:
         typer.echo(show.as_json(result.report))
         return

@@ -101,7 +101,7 @@ def quiet(series: SeriesRecord, active: bool, now: datetime, rules: CompletionSe
 
 def unfit(instances: Sequence[InstanceRecord]) -> str:
     """Why a series is not analysed whatever else comes: rules 2, 3, 5, and slices without a place. Else empty."""
-    for fault in (_conflict, _kind):
+    for fault in (conflict, _kind):
         if reason := fault(instances):
             return reason
     chosen = slices(instances)
@@ -127,10 +127,7 @@ def judge(
     if reason := unfit(instances):
         return Ending(SeriesState.NOT_ANALYSED, reason)
     chosen = slices(instances)
-    assessment = assess(
-        [_slice(record) for record in chosen],
-        Limits(rules.min_slices, rules.max_slice_spacing_mm, rules.max_oblique_deg),
-    )
+    assessment = assessed(chosen, rules)
     lacks = statement.lacks if statement is not None else ""
     incurable = [fault.text for fault in assessment.faults if fault.kind not in CURABLE]
     if incurable and not lacks:
@@ -145,6 +142,12 @@ def judge(
     return Ending(SeriesState.COMPLETE, completeness="; ".join([*shown, sentence]))
 
 
+def assessed(chosen: Sequence[InstanceRecord], rules: CompletionSection) -> Assessment:
+    """The geometry of `slices`, held against the limits of the configuration."""
+    limits = Limits(rules.min_slices, rules.max_slice_spacing_mm, rules.max_oblique_deg)
+    return assess([_slice(record) for record in chosen], limits)
+
+
 def slices(instances: Sequence[InstanceRecord]) -> list[InstanceRecord]:
     """The instances to analyse: CURRENT ones that are slices, one for each place where they are the same slice.
 
@@ -156,7 +159,7 @@ def slices(instances: Sequence[InstanceRecord]) -> list[InstanceRecord]:
 
 def _distinct(instances: Sequence[InstanceRecord]) -> list[InstanceRecord]:
     return distinct(
-        record for record in instances if record.state is InstanceState.CURRENT and _no_slice(record.header) is None
+        record for record in instances if record.state is InstanceState.CURRENT and no_slice(record.header) is None
     )
 
 
@@ -167,7 +170,8 @@ def geometry(chosen: Sequence[InstanceRecord]) -> tuple[float, float]:
     return spacing_mm * (len(chosen) - 1), spacing_mm
 
 
-def _conflict(instances: Sequence[InstanceRecord]) -> str:
+def conflict(instances: Sequence[InstanceRecord]) -> str:
+    """Why it is not known what the series shows (rule 2); empty where it is."""
     uids = sorted({record.sop_instance_uid for record in instances if record.state is InstanceState.CONFLICTING})
     if not uids:
         return ""
@@ -191,13 +195,13 @@ def _kind(instances: Sequence[InstanceRecord]) -> str:
         return f"not CT: Modality is {', '.join(sorted(modalities))}"
     if slices(instances):
         return ""
-    kinds = Counter(_no_slice(record.header) for record in instances)
+    kinds = Counter(no_slice(record.header) for record in instances)
     listed = ", ".join(str(kind) for kind, _ in kinds.most_common(3))
     return f"no slices of a volume: ImageType says {listed}"
 
 
-def _no_slice(header: Header) -> str | None:
-    """What ImageType calls an image that is no slice of an acquired volume."""
+def no_slice(header: Header) -> str | None:
+    """One of `NO_SLICE`: what ImageType calls an image that is no slice of an acquired volume."""
     value = header.get("ImageType") or ""
     words = re.split(r"[^A-Z0-9]+", " ".join(map(str, value if isinstance(value, list) else [value])).upper())
     return next((word for word in words if word in NO_SLICE), None)

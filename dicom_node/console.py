@@ -191,6 +191,8 @@ def show_report(console: Console, report: Mapping[str, Any]) -> None:
     )
     for flag in report["flags"]:
         console.print(f"  [yellow]![/] {escape(flag['text'])}")
+    if others := report.get("not_analysed"):
+        console.print(f"  not analysed: {escape(others)}")
     _show_priors(console, report)
 
 

@@ -9,11 +9,11 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Protocol
 
-from dicom_node import completion, selection
+from dicom_node import completion, selection, unanalysed
 from dicom_node.completion import Wait
 from dicom_node.config import Config
 from dicom_node.dispatch import Dispatcher
@@ -203,15 +203,18 @@ class Coordinator:
 
     def _choose(self, seen: list[SeriesRecord], now: datetime) -> bool:
         """False where one of them changed meanwhile."""
+        study = {series.series_uid: self._ledger.current_instances(series.series_uid) for series in seen}
         kept = [
-            (series, self._ledger.current_instances(series.series_uid))
+            (series, study[series.series_uid])
             for series in seen
             if series.candidate and series.state in selection.LOSING
         ]
         kept = [(series, instances) for series, instances in kept if not _is_lost(series, instances)]
         if not all(completion.slices(instances) for _, instances in kept):
             return False  # all of them were corrected into another series since
-        choice = selection.choose([selection.candidate(*pair) for pair in kept], seen)
+        candidates = [selection.candidate(*pair) for pair in kept]
+        choice = selection.choose(candidates, seen)
+        choice = replace(choice, unanalysed=unanalysed.told(choice, candidates, study, self._rules))
         if not self._ledger.select(choice, now):
             return False
         if choice.chosen is not None:

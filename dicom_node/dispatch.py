@@ -175,6 +175,7 @@ class Dispatcher:
             predecessors=self._ledger.predecessors(job.id),
             superseded=self._ledger.superseded(job.id),
             priors=self._priors(job, headers),
+            others=job.others,
         )
 
     def _priors(self, job: JobRecord, headers: Sequence[Mapping[str, Any]]) -> Priors | None:

@@ -14,6 +14,7 @@ from dicom_node.ledger_rows import series_query, series_record
 from dicom_node.ledger_writer import LedgerRoom, Writer
 from dicom_node.states import DeliveryState, JobState, SeriesState
 from dicom_node.tables import AnnouncementRow, DeliveryRow, EventRow, JobRow, SeriesRow
+from pipeline import others
 
 CLOCK_STEP = timedelta(minutes=1)  # smaller steps are waited out
 
@@ -102,7 +103,7 @@ class DecisionRoom(LedgerRoom):
             for uid, reason in choice.others.items():
                 _turn_down(writer, rows[uid], reason)
             if choice.chosen is not None:
-                _queue(writer, rows[choice.chosen.series_uid], choice.why)
+                _queue(writer, rows[choice.chosen.series_uid], choice)
             return True
 
 
@@ -115,7 +116,7 @@ def _turn_down(writer: Writer, row: SeriesRow, reason: str) -> None:
     writer.move_series(row, SeriesState.NOT_ANALYSED, reason)
 
 
-def _queue(writer: Writer, row: SeriesRow, why: str) -> None:
+def _queue(writer: Writer, row: SeriesRow, choice: Choice) -> None:
     """A job for the series, unless it is chosen already."""
     if writer.is_chosen(row):
         return
@@ -127,9 +128,10 @@ def _queue(writer: Writer, row: SeriesRow, why: str) -> None:
         job = JobRow(series_id=row.id, revision=row.revision, state=JobState.WAITING, created_at=writer.now)
         writer.session.add(job)
         writer.session.flush()
-        writer.event("job", why, series_id=row.id, subject_id=job.id, new=job.state)
+        writer.event("job", choice.why, series_id=row.id, subject_id=job.id, new=job.state)
     else:
         job.attempts = 0
         job.priors = job.priors_found = None  # nothing that it wrote was recorded: it is given what there is now
-        writer.move_job(job, JobState.WAITING, why)
-    writer.move_series(row, SeriesState.QUEUED, "", told=why)
+        writer.move_job(job, JobState.WAITING, choice.why)
+    job.others = others.to_json(choice.unanalysed)
+    writer.move_series(row, SeriesState.QUEUED, "", told=choice.why)

@@ -9,6 +9,7 @@ from enum import StrEnum
 from typing import Any, NamedTuple
 
 from dicom_node.states import DeliveryState, InstanceState, JobState, RetrievalState, SeriesState
+from pipeline.others import OtherSeries
 from pipeline.types import ResultKind
 
 
@@ -197,7 +198,11 @@ class Filing:
 
 @dataclass(frozen=True)
 class JobRecord:
-    """One analysis of one revision of a series. `report` is the content of result.json of a finished one."""
+    """One analysis of one revision of a series.
+
+    `report` is the content of result.json of a finished one; `others` are the series of the study that were not
+    analysed, as they were when this one was chosen.
+    """
 
     id: int
     series_uid: str
@@ -209,6 +214,7 @@ class JobRecord:
     created_at: datetime
     started_at: datetime | None
     finished_at: datetime | None
+    others: tuple[OtherSeries, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -355,12 +361,19 @@ class SeriesDetails:
 
 @dataclass(frozen=True)
 class Choice:
-    """Outcome of selection in one study: the series to analyse, and why not each of the others."""
+    """Outcome of selection in one study: the series to analyse, and why not each of the others.
+
+    Attributes:
+        others: SeriesInstanceUID → reason, of the candidates that were not chosen.
+        seen: every series of the study, as it was seen.
+        unanalysed: what the results are to say about every series of the study that is not analysed.
+    """
 
     chosen: SeriesRecord | None
     why: str
-    others: Mapping[str, str]  # SeriesInstanceUID → reason
-    seen: tuple[SeriesRecord, ...]  # every series that the choice was made from, as it was seen
+    others: Mapping[str, str]
+    seen: tuple[SeriesRecord, ...]
+    unanalysed: tuple[OtherSeries, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,7 @@ from dicom_node.tables import (
     RetrievalRow,
     SeriesRow,
 )
+from pipeline import others
 from pipeline.types import ObjectReference, ResultKind
 
 INSTANCE_COUNT: ColumnElement[int] = (
@@ -100,6 +101,7 @@ def job_record(row: JobRow, series_uid: str) -> JobRecord:
         created_at=row.created_at,
         started_at=row.started_at,
         finished_at=row.finished_at,
+        others=others.from_json(row.others),
     )
 
 

@@ -10,7 +10,7 @@ from sqlalchemy import Connection, Engine, column, inspect, select, table
 from dicom_node.errors import NodeError
 from dicom_node.ledger_database import connected
 
-HEAD = "0008"  # the newest revision in `migrations`; a test compares
+HEAD = "0009"  # the newest revision in `migrations`; a test compares
 VERSIONS = table("alembic_version", column("version_num"))  # Alembic's own: one row
 
 

@@ -49,6 +49,7 @@ TEXTS = (
     "FrameOfReferenceUID",
 )
 NUMBERS = (
+    "SeriesNumber",
     "InstanceNumber",
     "AcquisitionNumber",
     "NumberOfFrames",

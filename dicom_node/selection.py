@@ -14,6 +14,7 @@ compared criterion by criterion; the first that differs decides, and is the reas
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -21,8 +22,10 @@ from typing import Any
 from dicom_node.completion import CHEST, Header, geometry, slices
 from dicom_node.ledger import Choice, InstanceRecord, SeriesRecord
 from dicom_node.states import SeriesState
-from pipeline.kernel import sharpness
+from pipeline.kernel import Sharpness, sharpness
+from pipeline.others import ANOTHER_ASKED_FOR
 
+LONGEST_KERNEL = 16  # characters of VR SH (PS3.5 6.2)
 LUNGS_MM = 250.0
 COVERS = 0.9
 CHOSEN = frozenset({SeriesState.QUEUED, SeriesState.ANALYSED, SeriesState.DELIVERED, SeriesState.FAILED})
@@ -43,10 +46,11 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Criterion:
-    """One way to compare: the smaller rank wins; `told` says of a winner and a loser why."""
+    """One way to compare: the smaller rank wins; `told` says of a winner and a loser why, `brief` of a loser."""
 
     rank: Callable[[Candidate], float]
     told: Callable[[Candidate, Candidate], str]
+    brief: Callable[[Candidate], str]
 
 
 def candidate(series: SeriesRecord, instances: Sequence[InstanceRecord]) -> Candidate:
@@ -90,24 +94,46 @@ def choose(candidates: Sequence[Candidate], seen: Sequence[SeriesRecord]) -> Cho
     return Choice(chosen=best.series, why=why, others=reasons, seen=tuple(seen))
 
 
+def shortcoming(candidates: Sequence[Candidate], best: Candidate, other: Candidate) -> str:
+    """What decided against a candidate, in a few words about it alone (ASCII: they go into results)."""
+    criteria = _criteria(max(item.extent_mm for item in candidates))
+    deciding = next((each for each in criteria if each.rank(best) != each.rank(other)), None)
+    return deciding.brief(other) if deciding is not None else "as good as the chosen one"
+
+
 def _criteria(longest_mm: float) -> tuple[Criterion, ...]:
     enough_mm = COVERS * min(longest_mm, LUNGS_MM)
     return (
-        Criterion(lambda c: not c.series.preferred, lambda best, other: "a person asked for it"),
-        Criterion(lambda c: not c.names_chest, lambda best, other: "its tags name the chest"),
+        Criterion(
+            lambda c: not c.series.preferred,
+            lambda best, other: "a person asked for it",
+            lambda other: ANOTHER_ASKED_FOR,
+        ),
+        Criterion(
+            lambda c: not c.names_chest,
+            lambda best, other: "its tags name the chest",
+            lambda other: "its tags do not name the chest",
+        ),
         Criterion(
             lambda c: c.extent_mm < enough_mm,
             lambda best, other: f"it covers {best.extent_mm:.0f} mm, this one {other.extent_mm:.0f} mm",
+            lambda other: f"covers {other.extent_mm:.0f} mm only",
         ),
         Criterion(
             lambda c: sharpness(c.kernel),
             lambda best, other: f"kernel {_told(best)} comes before {_told(other)}",
+            _kernel_in_brief,
         ),
         Criterion(
             lambda c: round(c.coarseness_mm, 1),
             lambda best, other: f"its slices are {best.coarseness_mm:.1f} mm, these {other.coarseness_mm:.1f} mm",
+            lambda other: f"thicker slices ({other.coarseness_mm:.1f} mm)",
         ),
-        Criterion(lambda c: -c.slices, lambda best, other: f"it has {best.slices} slices, this one {other.slices}"),
+        Criterion(
+            lambda c: -c.slices,
+            lambda best, other: f"it has {best.slices} slices, this one {other.slices}",
+            lambda other: f"fewer slices ({other.slices})",
+        ),
     )
 
 
@@ -120,6 +146,14 @@ def _why(criteria: Sequence[Criterion], best: Candidate, other: Candidate) -> st
 
 def _told(item: Candidate) -> str:
     return f"{item.kernel or 'not given'} ({sharpness(item.kernel).name.lower()})"
+
+
+def _kernel_in_brief(item: Candidate) -> str:
+    """With its name where that is one of a kernel: it comes from the wire and may be anything."""
+    kind = sharpness(item.kernel)
+    if kind is Sharpness.UNKNOWN or len(item.kernel) > LONGEST_KERNEL:
+        return "kernel of unknown sharpness" if kind is Sharpness.UNKNOWN else f"{kind.name.lower()} kernel"
+    return f"{kind.name.lower()} kernel {re.sub(r'[^A-Za-z0-9_.+-]', '', item.kernel)}"
 
 
 def _kernel(header: Header) -> str:

@@ -177,6 +177,8 @@ class JobRow(Base):
     # Earlier results that it is given (`pipeline.priors.to_json`), like the files the same in every attempt.
     priors: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
     priors_found: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))  # what archives had
+    # Series of the study that were not analysed when it was chosen (`pipeline.others.to_json`).
+    others: Mapped[list[dict[str, Any]] | None] = mapped_column(JSON(none_as_null=True))
     created_at: Mapped[datetime] = mapped_column(Utc)  # the `created` of every result of this job
     started_at: Mapped[datetime | None] = mapped_column(Utc)
     finished_at: Mapped[datetime | None] = mapped_column(Utc)

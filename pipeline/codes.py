@@ -84,6 +84,7 @@ INTENDED_USE = _private("INTENDED_USE", "Intended use")
 MODEL = _private("MODEL", "Model package")
 LUNG_METHOD = _private("LUNG_METHOD", "Method of lung segmentation")
 COMPLETENESS = _private("COMPLETENESS", "How the series was shown to be complete")
+OTHER_SERIES = _private("OTHER_SERIES", "Series of the study that were not analysed")
 REVISION = _private("REVISION", "Revision of the result")
 ACCURACY = _private("ACCURACY", "Agreement with an expert")
 KERNEL = _private("KERNEL", "Convolution kernel of the source")
@@ -133,6 +134,7 @@ _VOCABULARY: Mapping[str, tuple[Code, ...]] = {
         MODEL,
         LUNG_METHOD,
         COMPLETENESS,
+        OTHER_SERIES,
         REVISION,
         ACCURACY,
         KERNEL,

@@ -14,7 +14,17 @@ from highdicom.sr import CodedConcept
 from PIL import Image
 from pydicom.dataset import Dataset
 
-from pipeline import RESEARCH_USE_ONLY, SOFTWARE_NAME, __version__, accuracy, codes, header, keyslices, provenance
+from pipeline import (
+    RESEARCH_USE_ONLY,
+    SOFTWARE_NAME,
+    __version__,
+    accuracy,
+    codes,
+    header,
+    keyslices,
+    others,
+    provenance,
+)
 from pipeline.capture import capture
 from pipeline.header import SourceHeader, series_number
 from pipeline.picture_canvas import AMBER, BACKGROUND, MUTED, SMALLEST, TEXT, Box, Canvas, wrap
@@ -100,13 +110,25 @@ def draw(analysis: Analysis, context: ResultContext) -> Canvas:
     cut = cut_to_lungs(analysis)
     for index, cell in zip(shown, _SLICES.grid(2, 3, gap=10), strict=False):
         draw_slice(canvas, cell, analysis, cut, index, numbers[index])
-    draw_warnings(canvas, _WARNINGS, analysis)
+    draw_warnings(canvas, _draw_others(canvas, context), analysis)
     _draw_figures(canvas, analysis, numbers)
     _draw_origin(canvas, analysis, context)
     _draw_title(canvas, analysis, context)
     if context.priors is not None and shows_dates(context):
         draw_trend(canvas, _TREND, analysis, context.priors)
     return canvas
+
+
+def _draw_others(canvas: Canvas, context: ResultContext) -> Box:
+    """What else was in the study, below the warnings; the room that is left for these."""
+    if not context.others:
+        return _WARNINGS
+    lines = wrap(f"Not analysed: {others.sentence(context.others)}", 15, _WARNINGS.width - 32)
+    box = Box(_WARNINGS.left, _WARNINGS.bottom - 18 * len(lines) - 16, _WARNINGS.right, _WARNINGS.bottom)
+    canvas.panel(box)
+    for place, line in enumerate(lines):
+        canvas.text((box.left + 16, box.top + 17 + 18 * place), line, 15, TEXT, anchor="lm")
+    return Box(_WARNINGS.left, _WARNINGS.top, _WARNINGS.right, box.top - 10)
 
 
 def _draw_figures(canvas: Canvas, analysis: Analysis, numbers: dict[int, int]) -> None:

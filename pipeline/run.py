@@ -21,7 +21,6 @@ from typing import Any
 import pydicom
 import torch
 from pydicom.dataset import Dataset
-from pydicom.uid import CTImageStorage
 
 from pipeline import (
     __version__,
@@ -30,22 +29,24 @@ from pipeline import (
     document,
     lung_network,
     lungs,
+    others,
     package,
     picture,
     picture_series,
-    pixels,
     priors,
     quality,
     rejection,
     scores,
     seg,
     segment,
+    series_files,
     sr,
     trend,
     volume,
 )
 from pipeline.arrays import CtVolume, LesionMasks, LungMask
 from pipeline.errors import PipelineError, ResultError, SeriesRejected
+from pipeline.others import OtherSeries
 from pipeline.package import ModelPackage
 from pipeline.priors import Priors
 from pipeline.segment import Probabilities
@@ -165,7 +166,9 @@ def settings_digest(settings: PipelineSettings, analysis: Analysis) -> str:
     return hashlib.sha256(json.dumps(relevant, sort_keys=True).encode()).hexdigest()
 
 
-def report(analysis: Analysis, earlier: Priors | None = None) -> dict[str, Any]:
+def report(
+    analysis: Analysis, earlier: Priors | None = None, other_series: Sequence[OtherSeries] = ()
+) -> dict[str, Any]:
     """The content of result.json: fractions of 1, millilitres, Hounsfield units."""
     regions = analysis.scores.regions
     return {
@@ -184,6 +187,7 @@ def report(analysis: Analysis, earlier: Priors | None = None) -> dict[str, Any]:
         "software": f"dicomnode {__version__}",
         "flags": [{"code": flag.code, "text": flag.text} for flag in analysis.flags],
         "acquired": priors.first_acquired(analysis.volume.headers),
+        "not_analysed": others.sentence(other_series),
         **trend.report(analysis, earlier),
     }
 
@@ -223,9 +227,10 @@ def analyse_series(request: AnalysisRequest) -> AnalysisOutcome:
             predecessor=request.predecessors.get(profile.name),
             superseded=request.superseded.get(profile.name, ()),
             priors=earlier,
+            others=request.others,
         )
         objects += write_results(analysis, context, request.out_dir / profile.name)
-    return AnalysisOutcome(report=report(analysis, earlier), objects=tuple(objects))
+    return AnalysisOutcome(report=report(analysis, earlier, request.others), objects=tuple(objects))
 
 
 def write_results(analysis: Analysis, context: ResultContext, folder: Path) -> list[ResultObject]:
@@ -246,7 +251,8 @@ def write_results(analysis: Analysis, context: ResultContext, folder: Path) -> l
             objects.append(_written(kind, context.profile, draft / FILE_NAMES[kind], folder, ds))
         if context.profile.picture:
             picture.render(analysis, context).save(draft / PICTURE)
-        (draft / REPORT).write_text(json.dumps(report(analysis, context.priors), indent=2) + "\n", encoding="utf-8")
+        told = report(analysis, context.priors, context.others)
+        (draft / REPORT).write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
         _replace(draft, folder)
     for path in (folder, folder.parent):
         _sync(path)
@@ -309,43 +315,31 @@ class FolderResult:
     objects: tuple[ResultObject, ...]
 
 
-def series_in(folder: Path) -> dict[str, list[Path]]:
-    """The CT instances below a folder by SeriesInstanceUID; a DICOMDIR and other files are passed over.
-
-    Where there is no CT Image Storage at all, the series of other SOP classes, so that the reason can be told.
-
-    Raises:
-        SeriesRejected: there is no DICOM file.
-    """
-    found: dict[bool, dict[str, list[Path]]] = {True: {}, False: {}}
-    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
-        try:
-            header = pydicom.dcmread(
-                path, stop_before_pixels=True, specific_tags=["SOPClassUID", "SeriesInstanceUID"]
-            )
-        except pixels.DAMAGED:
-            continue
-        if uid := str(header.get("SeriesInstanceUID") or ""):
-            found[header.get("SOPClassUID") == CTImageStorage].setdefault(uid, []).append(path)
-    if not any(found.values()):
-        raise SeriesRejected(f"{folder} holds no DICOM files")
-    return found[True] or found[False]
-
-
 def process_folder(
-    files: Sequence[Path], out: Path, settings: PipelineSettings, profile: Profile, created: datetime
+    files: Sequence[Path],
+    out: Path,
+    settings: PipelineSettings,
+    profile: Profile,
+    created: datetime,
+    other_series: Sequence[OtherSeries] = (),
 ) -> FolderResult:
     """The files of one series in, seg.dcm, sr.dcm, picture.dcm, picture.png and result.json in `out`."""
     analysis = analyse(files, settings)
-    context = ResultContext(created=created, profile=profile, settings_digest=settings_digest(settings, analysis))
+    context = ResultContext(
+        created=created,
+        profile=profile,
+        settings_digest=settings_digest(settings, analysis),
+        others=tuple(other_series),
+    )
     objects = write_results(analysis, context, out)
-    return FolderResult(report=report(analysis), objects=tuple(objects))
+    return FolderResult(report=report(analysis, other_series=other_series), objects=tuple(objects))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """``python -m pipeline.run DIR [--out OUT]``; 0, or 1 with the reason on standard error."""
+    """``python -m pipeline.run DIR [--series UID]``; 0, or 1 with the reason on standard error."""
     parser = argparse.ArgumentParser(prog="python -m pipeline.run", description=__doc__)
     parser.add_argument("folder", type=Path)
+    parser.add_argument("--series", default="", help="SeriesInstanceUID, where the folder holds several")
     parser.add_argument("--out", type=Path, default=Path("out"))
     parser.add_argument("--model", type=Path)
     parser.add_argument("--lung-weights", type=Path)
@@ -353,11 +347,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     settings = PipelineSettings(model=arguments.model, lung_weights=arguments.lung_weights, device=arguments.device)
     try:
-        series = series_in(arguments.folder)
-        if len(series) > 1:
-            raise SeriesRejected(f"{arguments.folder} holds {len(series)} series; give a folder with one")
-        files = next(iter(series.values()))
-        result = process_folder(files, arguments.out, settings, Profile(), datetime.now().astimezone())
+        found = series_files.series_in(arguments.folder)
+        chosen = arguments.series or next(iter(found))
+        if chosen not in found or (len(found) > 1 and not arguments.series):
+            raise SeriesRejected(f"choose one series with --series; the folder holds: {', '.join(found)}")
+        others_there = series_files.others_in(found, chosen)
+        now = datetime.now().astimezone()
+        result = process_folder(found[chosen], arguments.out, settings, Profile(), now, others_there)
     except PipelineError as error:
         print(error, file=sys.stderr)
         return 1

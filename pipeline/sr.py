@@ -28,6 +28,7 @@ from pipeline import (
     SOFTWARE_NAME,
     codes,
     header,
+    others,
     priors,
     provenance,
     sr_groups,
@@ -140,6 +141,8 @@ def _statements(analysis: Analysis, context: ResultContext, source: SourceHeader
     yield from sr_priors.statements(priors.technique(analysis))
     yield text(codes.PRIOR_SEARCH, context.priors.search if context.priors else priors.NOT_LOOKED_FOR)
     yield text(codes.COMPLETENESS, context.completeness)
+    if context.others:
+        yield text(codes.OTHER_SERIES, others.sentence(context.others))
     yield text(codes.REVISION, str(context.revision))
     if analysis.accuracy:
         yield text(codes.ACCURACY, analysis.accuracy)

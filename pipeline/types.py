@@ -16,6 +16,7 @@ if TYPE_CHECKING:  # pydicom takes a third of a second, numpy a tenth: what only
     from pydicom.dataset import Dataset
 
     from pipeline.arrays import CtVolume, LesionMasks, LungMask
+    from pipeline.others import OtherSeries
     from pipeline.priors import Priors
 
 
@@ -163,6 +164,7 @@ class ResultContext:
         superseded: every object of earlier sets of the study that was sent and does not count any more.
         segmentations: the SEG datasets of this set, already built; the SR and picture refer to them.
         priors: earlier results of the patient; None where nobody looked for any.
+        others: series of the same study and patient that were not analysed, as far as they are known.
     """
 
     created: datetime
@@ -174,6 +176,7 @@ class ResultContext:
     superseded: tuple[ObjectReference, ...] = ()
     segmentations: Mapping[ResultKind, Dataset] = field(default_factory=dict)
     priors: Priors | None = None
+    others: tuple[OtherSeries, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -215,6 +218,7 @@ class AnalysisRequest:
     predecessors: Mapping[str, ObjectReference] = field(default_factory=dict)  # by profile name
     superseded: Mapping[str, tuple[ObjectReference, ...]] = field(default_factory=dict)  # by profile name
     priors: Priors | None = None
+    others: tuple[OtherSeries, ...] = ()
 
 
 @dataclass(frozen=True)

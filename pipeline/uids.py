@@ -9,7 +9,7 @@ import hashlib
 import json
 import uuid
 
-from pipeline import SOFTWARE_NAME, __version__, priors
+from pipeline import SOFTWARE_NAME, __version__, others, priors
 from pipeline.types import Analysis, ModelIdentity, ResultContext, ResultKind
 
 
@@ -36,6 +36,7 @@ def result_set(analysis: Analysis, context: ResultContext) -> str:
         "predecessor": predecessor.sop_instance_uid if predecessor else "",
         "superseded": [each.sop_instance_uid for each in context.superseded],
         "priors": priors.to_json(context.priors) if context.priors else None,
+        "others": others.to_json(context.others),
         "statements": [context.completeness, context.created.isoformat()],
         "figures": [repr(sorted(analysis.scores.regions.items())), repr(analysis.flags)],
     }

@@ -18,6 +18,7 @@ from pydicom.uid import Comprehensive3DSRStorage
 
 from pipeline import header, phantom, run, scores
 from pipeline.arrays import LungMask
+from pipeline.others import OtherSeries
 from pipeline.priors import Prior, Priors, Shares, Technique
 from pipeline.types import (
     Analysis,
@@ -105,6 +106,7 @@ def _made(number: int) -> Made:
         predecessor=previous,
         superseded=(previous,),
         priors=Priors((_prior(number),), f"example {number}"),
+        others=(OtherSeries(number, f"example {number}"),),
     )
     return Made(header.normalise(volume.headers[0]).ds, dict(run.build_results(analysis, context)))
 

@@ -39,6 +39,7 @@ from dicom_node.sources import SourceService
 from dicom_node.spool import Spool
 from dicom_node.states import DeliveryState, InstanceState, JobState, SeriesState
 from pipeline.errors import SeriesRejected
+from pipeline.others import OtherSeries
 from pipeline.types import AnalysisOutcome, AnalysisRequest, ObjectReference, ResultKind, ResultObject
 from tests.fixtures.ct import slice_of, spooled
 from tests.fixtures.inline import Inline
@@ -245,6 +246,32 @@ def test_the_soft_kernel_is_chosen_and_the_other_told_why(bench: Bench) -> None:
     lost = bench.ledger.series(SHARP)
     assert lost.state is S.NOT_ANALYSED
     assert "kernel B40f (soft) comes before B70f (sharp)" in lost.reason
+
+
+def test_the_result_is_given_what_else_the_study_holds_and_the_same_after_a_restart(bench: Bench) -> None:
+    """A localizer and a series that lost; none of another patient, none that came later."""
+    bench.send_all(SHARP, SeriesNumber=4)
+    bench.send_all(SOFT, SeriesNumber=2)
+    for number, others in enumerate(({"ImageType": ["ORIGINAL", "PRIMARY", "LOCALIZER"]}, {"PatientID": "P2"})):
+        ds = slice_of(1, f"1.2.3.{number + 5}", SeriesNumber=number + 5, **others)
+        bench.ingest.process([spooled(bench.spool, ds)])
+    asked: list[AnalysisRequest] = []
+
+    def die(request: AnalysisRequest) -> AnalysisOutcome:
+        asked.append(request)
+        raise TransientError("killed")
+
+    bench.dispatcher._analyse = die
+    bench.after(200)
+    bench.after(200)
+    bench.ingest.process([spooled(bench.spool, slice_of(1, "1.2.3.9", SeriesNumber=9))])
+    bench.restart()
+    bench.dispatcher._analyse = die
+    bench.after(5)
+    assert len(asked) > 1
+    assert {request.files for request in asked} == {asked[0].files}
+    expected = (OtherSeries(4, "sharp kernel B70f, another was chosen"), OtherSeries(5, "localizer"))
+    assert {request.others for request in asked} == {expected}
 
 
 def test_a_better_series_that_comes_later_takes_over(bench: Bench) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import pydicom
 import pytest
 
-from pipeline import phantom, picture, run
+from pipeline import phantom, picture, run, series_files
 from pipeline.errors import ResultError, SeriesRejected
 from pipeline.types import AnalysisRequest, PipelineSettings, Profile, ResultKind
 
@@ -85,13 +85,13 @@ def test_other_files_of_an_export_are_passed_over(tmp_path: Path) -> None:
     del localizer.SeriesInstanceUID
     localizer.save_as(tmp_path / "DICOMDIR")
     (tmp_path / "damaged.dcm").write_bytes((files[0].read_bytes())[:200])
-    (only,) = run.series_in(tmp_path).values()
+    (only,) = series_files.series_in(tmp_path).values()
     assert only == files
 
 
 def test_a_folder_without_dicom_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SeriesRejected, match="no DICOM files"):
-        run.series_in(tmp_path)
+        series_files.series_in(tmp_path)
     assert run.main([str(tmp_path)]) == 1
     assert "no DICOM files" in capsys.readouterr().err
 

@@ -1,0 +1,57 @@
+"""A folder of DICOM files that no server has sorted: which series it holds, and what lies beside the chosen one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import pydicom
+from pydicom.uid import CTImageStorage
+
+from pipeline import others, pixels
+from pipeline.errors import SeriesRejected
+from pipeline.others import OtherSeries
+
+
+def series_in(folder: Path) -> dict[str, list[Path]]:
+    """The CT instances below a folder by SeriesInstanceUID; a DICOMDIR and other files are passed over.
+
+    Where there is no CT Image Storage at all, the series of other SOP classes, so that the reason can be told.
+
+    Raises:
+        SeriesRejected: there is no DICOM file.
+    """
+    found: dict[bool, dict[str, list[Path]]] = {True: {}, False: {}}
+    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+        try:
+            header = pydicom.dcmread(
+                path, stop_before_pixels=True, specific_tags=["SOPClassUID", "SeriesInstanceUID"]
+            )
+        except pixels.DAMAGED:
+            continue
+        if uid := str(header.get("SeriesInstanceUID") or ""):
+            found[header.get("SOPClassUID") == CTImageStorage].setdefault(uid, []).append(path)
+    if not any(found.values()):
+        raise SeriesRejected(f"{folder} holds no DICOM files")
+    return found[True] or found[False]
+
+
+def others_in(found: Mapping[str, Sequence[Path]], chosen: str) -> tuple[OtherSeries, ...]:
+    """The series of the same study and patient beside the chosen one; `found` as `series_in` gives them."""
+    told = {uid: _whose(files[0]) for uid, files in found.items()}
+    return tuple(
+        OtherSeries(number, others.ANOTHER_ASKED_FOR)
+        for uid, (whose, number) in told.items()
+        if uid != chosen and whose == told[chosen][0]
+    )
+
+
+def _whose(path: Path) -> tuple[tuple[str, ...], int | None]:
+    """Study and patient of an instance, and its SeriesNumber; of no study where it cannot be read."""
+    keywords = ["StudyInstanceUID", "PatientID", "IssuerOfPatientID", "SeriesNumber"]
+    try:
+        header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=keywords)
+        *whose, number = (str(header.get(keyword) or "").strip() for keyword in keywords)
+    except pixels.DAMAGED:
+        return (str(path),), None
+    return tuple(whose), others.series_number(number)
