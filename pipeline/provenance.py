@@ -113,7 +113,7 @@ def arguments(analysis: Analysis, context: ResultContext, source: SourceHeader, 
         "manufacturer_model_name": SOFTWARE_NAME,
         "software_versions": software_versions(analysis.model),
         "device_serial_number": serial_number(analysis.model),
-        "contributing_equipment": [_equipment(analysis)],
+        "contributing_equipment": _equipment(analysis),
         "specific_character_set": None,  # set by `finish`: highdicom refuses the empty first term of ISO 2022
     }
 
@@ -156,18 +156,27 @@ def at_moment(built: Dataset, moment_of_job: datetime, source: SourceHeader) -> 
     return ds
 
 
-def _equipment(analysis: Analysis) -> ContributingEquipment:
-    """The item of ContributingEquipmentSequence (0018,A001) for the algorithm, with its DeviceUID."""
-    item = ContributingEquipment(
+def _equipment(analysis: Analysis) -> list[ContributingEquipment]:
+    """The items of ContributingEquipmentSequence (0018,A001): each algorithm, with its DeviceUID (AIR 6.5.3.1)."""
+    model, method = analysis.model, analysis.lungs.method
+    lungs = ContributingEquipment(
         manufacturer=MANUFACTURER,
         purpose_of_reference=codes.PROCESSING_EQUIPMENT,
-        manufacturer_model_name=device_name(analysis.model),
-        software_versions=software_versions(analysis.model),
-        device_serial_number=serial_number(analysis.model),
+        manufacturer_model_name=f"{SOFTWARE_NAME} lungs",
+        software_versions=[f"{SOFTWARE_NAME} {__version__}", plain(method)],
+        contribution_description="Processing algorithm: segmentation of the lungs",
+    )
+    lungs.DeviceUID = uids.lung_device(model, method)
+    lesions = ContributingEquipment(
+        manufacturer=MANUFACTURER,
+        purpose_of_reference=codes.PROCESSING_EQUIPMENT,
+        manufacturer_model_name=device_name(model),
+        software_versions=software_versions(model),
+        device_serial_number=serial_number(model),
         contribution_description="Processing algorithm: segmentation and quantification",
     )
-    item.DeviceUID = uids.device(analysis.model)
-    return item
+    lesions.DeviceUID = uids.device(model)
+    return [lungs, lesions]
 
 
 def _in_zone(created: datetime, offset: object) -> datetime:

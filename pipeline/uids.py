@@ -61,3 +61,8 @@ def tracking(analysis: Analysis, context: ResultContext, subject: str) -> str:
 def device(model: ModelIdentity) -> str:
     """DeviceUID: changes with the software version and with every trained model (its digest)."""
     return derive("device", SOFTWARE_NAME, __version__, model.digest)
+
+
+def lung_device(model: ModelIdentity, method: str) -> str:
+    """DeviceUID of what segments the lungs: its method, and the model package, which may have a network for it."""
+    return derive("lung device", SOFTWARE_NAME, __version__, model.digest, method)

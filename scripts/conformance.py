@@ -25,8 +25,8 @@ from pynetdicom.sop_class import (  # type: ignore[attr-defined]  # made at impo
     Verification,
 )
 
-from dicom_node import association, commitment, intake, receiver, scu
-from dicom_node.config import Config, Destination
+from dicom_node import association, commitment, http_session, intake, receiver, scu
+from dicom_node.config import Config, Destination, WebDestination
 from dicom_node.errors import TransientError
 from dicom_node.part10 import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from dicom_node.supported import supported_contexts
@@ -59,7 +59,7 @@ STATUSES: Mapping[int, str] = {  # of C-STORE as SCP
     intake.OUT_OF_RESOURCES: "disk below its reserve, no memory for receiving, data set too long, file error",
     intake.DATA_SET_DOES_NOT_MATCH: "SOP class or instance UID of the data set is not that of the command",
     intake.CANNOT_UNDERSTAND: "no data set; not parsable; a UID that names instance, series or study is missing",
-    intake.SOP_CLASS_NOT_SUPPORTED: "SOP class of the command is not that of the context; SR not asked for (5.1)",
+    intake.SOP_CLASS_NOT_SUPPORTED: "SOP class is not that of the context; SR not asked for (5.2.5.2)",
 }
 REPORT_STATUSES: Mapping[int, str] = {  # of N-EVENT-REPORT
     intake.SUCCESS: "written to the ledger, or about a transaction that nothing waits for",
@@ -69,6 +69,7 @@ REPORT_STATUSES: Mapping[int, str] = {  # of N-EVENT-REPORT
 }
 STORE_ANSWERS = (0x0000, 0x0107, 0x0111, 0x0116, 0x0117, 0x0122, 0x0124, 0x0210, 0x0211, 0x0212, 0x0213)
 STORE_ANSWERS += (0xA700, 0xA900, 0xB000, 0xB006, 0xB007, 0xC000)
+HTTP_ANSWERS = (301, 400, 401, 403, 404, 405, 408, 409, 413, 415, 421, 423, 425, 429, 500, 501, 502, 503, 504, 507)
 REJECTIONS = (  # (source, reason) that PS3.8 Table 9-21 knows, with result 1; 3 is always transient
     *((1, reason) for reason in (1, 2, 3, 7)),
     *((2, reason) for reason in (1, 2)),
@@ -159,6 +160,17 @@ def _doing(result: Exception | str) -> str:
     return "tried again, with growing pauses" if isinstance(result, TransientError) else "stops, and says so"
 
 
+def http() -> str:
+    """What the node does with the HTTP status of a response to STOW-RS that says nothing of the object."""
+    peer = WebDestination(name="pacs", protocol="dicomweb", url="https://pacs.example.org/dicom-web")
+    doing: dict[str, list[str]] = {}
+    for code in HTTP_ANSWERS:
+        doing.setdefault(_doing(http_session.refusal(peer, "the object", code)), []).append(str(code))
+    rows = [("200", _doing("a warning")), ("202", "tried again, with growing pauses")]
+    rows += [(", ".join(statuses), what) for what, statuses in doing.items()]
+    return table(("HTTP status", "what the node does"), rows)
+
+
 def rejections() -> str:
     """What the node does when it is rejected."""
     peer = Destination(name="pacs", ae_title="PACS", host="pacs.example.org", port=104)
@@ -227,6 +239,7 @@ TABLES: Mapping[str, Callable[[], str]] = {
     "services": services,
     "statuses": statuses,
     "answers": answers,
+    "http": http,
     "rejections": rejections,
     "failures": failures,
     "parameters": parameters,

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from pydicom.dataset import Dataset
 
 from pipeline import checks, provenance
 from pipeline.header import SourceHeader
-from pipeline.types import ResultKind
+from pipeline.types import Analysis, Profile, ResultKind
 from tests.fixtures.results import build_set, make_analysis, make_context
 
 
@@ -41,3 +43,28 @@ def test_results_of_any_series_number_pass_the_checks(number: str, expected: str
     for ds in built.values():
         assert list(checks.complaints(ds, analysis)) == []
     assert str(built[ResultKind.SR].SeriesNumber) == expected
+
+
+def test_each_algorithm_is_named_as_equipment_and_has_a_device_uid_that_changes_with_it() -> None:
+    def devices(analysis: Analysis) -> dict[str, str]:
+        built = build_set(analysis, make_context(profile=Profile(lungs_seg=True, slice_pictures=True, pdf=True)))
+        found = [
+            {
+                str(item.ManufacturerModelName): str(item.DeviceUID)
+                for item in ds.ContributingEquipmentSequence
+                if "DeviceUID" in item
+            }
+            for ds in built.values()
+        ]
+        assert len(found) == 6
+        assert all(each == found[0] for each in found)
+        return found[0]
+
+    analysis = make_analysis()
+    as_it_is = devices(analysis)
+    assert set(as_it_is) == {"dicomnode demo", "dicomnode lungs"}
+    other_lungs = devices(replace(analysis, lungs=replace(analysis.lungs, method="lungmask R231 0123abcd")))
+    assert other_lungs["dicomnode demo"] == as_it_is["dicomnode demo"]
+    retrained = devices(replace(analysis, model=replace(analysis.model, digest="0f" * 32)))
+    uids = [each[name] for each in (as_it_is, retrained) for name in each] + [other_lungs["dicomnode lungs"]]
+    assert len(set(uids)) == 5
