@@ -16,6 +16,7 @@ from pydicom.dataset import Dataset
 
 from pipeline import phantom, seg, volume
 from pipeline.arrays import LesionMasks, LungMask
+from pipeline.others import OtherSeries
 from pipeline.phantom_series import PATIENT_POSITIONS, rotation
 from pipeline.priors import Priors
 from pipeline.types import Analysis, Flag, PipelineSettings, Profile, ResultContext, ResultKind
@@ -119,7 +120,9 @@ def test_pixelmed_validates_the_templates(
 ) -> None:
     """Small reports, as it takes long for each content item: TID 1411 with 1410 in one, TID 1501 in the other."""
     analysis = make_analysis(replace(SMALL, slices=6, slice_spacing_mm=50.0), FLAGS, lesions)
-    report = build_set(analysis, make_context(profile=Profile(key_slices=True)))[ResultKind.SR]
+    beside = (OtherSeries(1, "localizer"), OtherSeries(None, "2 slices only"))
+    context = make_context(profile=Profile(key_slices=True), others=beside)
+    report = build_set(analysis, context)[ResultKind.SR]
     pydicom.dcmwrite(tmp_path / "sr.dcm", report, enforce_file_format=True)
     assert f"Template Identifier                 CS: '{template}'" in str(report)
     assert validators.pixelmed(tool, tmp_path / "sr.dcm") == []
