@@ -205,9 +205,9 @@ def test_each_kind_of_error_has_its_status() -> None:
 
 def test_status_answers_without_loading_what_it_does_not_need(site: Site) -> None:
     code = (
-        "import sys; from dicom_node import cli, cli_exit\n"
-        "assert cli_exit.run(cli.app, sys.argv[1:], 'dicomnode') == 0\n"
-        "print(*(name for name in sys.modules if '.' not in name), file=sys.stderr)"
+        "import sys; from dicom_node.__main__ import main\n"
+        "try: main()\n"
+        "finally: print(*(name for name in sys.modules if '.' not in name), file=sys.stderr)"
     )
     command = [sys.executable, "-c", code, "status", "--json", "--config", str(site.config)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
