@@ -38,6 +38,21 @@ def bce_dice_loss(logits: Tensor, target: Tensor) -> Tensor:
     return mean(bce) + dice_loss(logits, target)
 
 
+def region_loss(logits: Tensor, target: Tensor, region: Tensor, cross_entropy: bool) -> Tensor:
+    """1 − smooth Dice of what lies inside the region; with `cross_entropy` its mean over the region added.
+
+    The Dice alone (the paper's M-step) has no gradient left once the network says "nothing" everywhere; the cross
+    entropy, the expected log likelihood that an M-step maximises, brings it back.
+    """
+    inside = region.float()
+    lost = 1 - smooth_dice(torch.sigmoid(logits.float()) * inside, target.float())
+    if not cross_entropy:
+        return lost
+    bce = F.binary_cross_entropy_with_logits(logits.float(), target.float(), reduction="none")
+    sums = pooled(torch.stack(((bce * inside).sum(), inside.sum())))
+    return lost + sums[0] / sums[1].clamp(min=1)
+
+
 def image_dice_loss(logits: Tensor, target: Tensor) -> Tensor:
     """1 − smooth Dice, averaged over the images that have a target; 0 where none has one."""
     probability, wanted = torch.sigmoid(logits.float()).flatten(1), target.float().flatten(1)

@@ -34,8 +34,7 @@ def fit(start: UNet, pool: Pool, settings: Preprocessing, run: Run) -> UNet:
     run.note.setdefault("start", "unet1")
 
     def measure(logits: Tensor, batch: Batch) -> Tensor:
-        inside = torch.sigmoid(logits[:, 0]) * batch.region
-        return 1 - losses.smooth_dice(inside, batch.target.float())
+        return losses.region_loss(logits[:, 0], batch.target, batch.region, recipe.loss != "dice")
 
     width = start.arch.slices
     return train(

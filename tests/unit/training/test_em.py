@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from pipeline.unet import Architecture, UNet
 from training import em, unet2
 from training.batches import Batch
-from training.losses import bce_dice_loss, dice_loss, smooth_dice
+from training.losses import bce_dice_loss, dice_loss, region_loss, smooth_dice
 from training.recipes import EmRecipe
 
 ONE = torch.ones(1, 1, 1, dtype=torch.bool)
@@ -91,6 +91,27 @@ def test_the_losses_are_smallest_at_the_truth() -> None:
     right, wrong = 20 * (2 * target - 1), -20 * (2 * target - 1)
     for loss in (dice_loss, bce_dice_loss):
         assert float(loss(right, target)) < 1e-3 < 0.9 < float(loss(wrong, target))
+
+
+@pytest.mark.parametrize("cross_entropy", [False, True])
+def test_the_m_step_sees_the_region_only(cross_entropy: bool) -> None:
+    logits, target = torch.zeros(1, 4, 4), torch.zeros(1, 4, 4)
+    region = torch.zeros(1, 4, 4, dtype=torch.bool)
+    region[0, :2], target[0, 0] = True, 1.0
+    outside = logits.clone()
+    outside[0, 2:] = 30.0
+    assert float(region_loss(outside, target, region, cross_entropy)) == float(
+        region_loss(logits, target, region, cross_entropy)
+    )
+
+
+@pytest.mark.parametrize("cross_entropy", [False, True])
+def test_only_the_cross_entropy_wakes_a_network_that_says_nothing(cross_entropy: bool) -> None:
+    logits = torch.full((1, 8, 8), -30.0, requires_grad=True)
+    whole = torch.ones(1, 8, 8)
+    region_loss(logits, whole, whole.bool(), cross_entropy).backward()
+    assert logits.grad is not None
+    assert (float(logits.grad.abs().max()) > 1e-3) is cross_entropy
 
 
 @settings(max_examples=50, deadline=None)
