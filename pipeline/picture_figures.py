@@ -64,7 +64,7 @@ def _bar(canvas: Canvas, box: Box, parts: Mapping[Rgb, float], end: float) -> No
     left = float(box.left)
     for colour, fraction in parts.items():
         right = left + fraction / end * box.width
-        if right - left >= 0.5:
+        if round(right) > round(left):  # else it is thinner than a pixel
             canvas.draw.rectangle((round(left), box.top, round(right) - 1, box.bottom - 1), fill=colour)
         left = right
 

@@ -12,6 +12,7 @@ from pydicom.dataset import Dataset
 from pipeline import accuracy, phantom, picture
 from pipeline.arrays import LesionMasks, LungMask
 from pipeline.picture_canvas import AMBER, LINE, Box, Canvas, font, wrap
+from pipeline.picture_figures import draw_bars
 from pipeline.picture_panels import cut_to_lungs, fit
 from pipeline.priors import NOT_LOOKED_FOR
 from pipeline.subjects import DESCRIPTIONS, Subject
@@ -195,6 +196,22 @@ def test_a_lung_that_is_all_opaque_fills_its_bar(analysis: Analysis) -> None:
     full = analysis_of(analysis.volume, analysis.lungs, LesionMasks(lung, lung))
     bar = page(full)[FIGURES][160:168]
     assert count(bar, ORANGE) > 0.9 * 440 * 8
+
+
+@pytest.mark.parametrize("pixels", [0.0, 0.3, 0.6, 0.9, 1.4])
+def test_shares_thinner_than_a_pixel_do_no_harm(analysis: Analysis, pixels: float) -> None:
+    """Where the second of two such parts began and ended on one pixel, no picture could be made."""
+    box = Box(20, 0, 460, 120)
+    share = pixels * 0.1 / box.width
+    regions = {
+        region: replace(scores, severity_score=2 * share, ggo_score=share, consolidation_score=share)
+        for region, scores in analysis.scores.regions.items()
+    }
+    canvas = Canvas(Image.new("RGB", (480, 120)))
+    draw_bars(canvas, box, replace(analysis, scores=replace(analysis.scores, regions=regions)))
+    shown = np.asarray(canvas.image)[:, :, :3]
+    assert (count(shown[23:39], BLUE) > 0) == (pixels > 0.5)
+    assert count(shown[23:39], ORANGE) <= 2 * 16
 
 
 def test_lines_are_wrapped_and_long_words_are_cut() -> None:
