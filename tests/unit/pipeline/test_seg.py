@@ -182,8 +182,9 @@ def test_what_the_object_takes_from_its_source(analysis: Analysis) -> None:
     assert ds.SeriesDescription == "Lung opacity SEG of series 2, rev 3 - RESEARCH USE ONLY"
     assert (ds.ContentDate, ds.ContentTime) == ("20260301", "143005")
     assert ds.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0].SpacingBetweenSlices == 14
-    ours = [item for item in ds.ContributingEquipmentSequence if "DeviceUID" in item]
-    assert ours[0].DeviceUID == ds.DeviceUID == uids.device(analysis.model)
+    assert ds.DeviceUID == uids.device(analysis.model)
+    ours = [item.DeviceUID for item in ds.ContributingEquipmentSequence if "DeviceUID" in item]
+    assert ours == [uids.lung_device(analysis.model, analysis.lungs.method), ds.DeviceUID]
 
 
 def test_times_follow_the_zone_of_the_source() -> None:
