@@ -82,7 +82,7 @@ def _keep(page: Page, path: Path) -> None:
 
     page.screenshot(path=path, full_page=True)
     with Image.open(path) as image:
-        image.convert("RGB").quantize(64).save(path, optimize=True)
+        image.convert("RGB").quantize(256, Image.Quantize.MAXCOVERAGE).save(path, optimize=True)
 
 
 if __name__ == "__main__":
