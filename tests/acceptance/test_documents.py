@@ -2,96 +2,29 @@
 
 from __future__ import annotations
 
+import csv
+import json
 import re
-import shlex
 import subprocess
 import sys
 import sysconfig
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
+import pydicom
 import pytest
-import typer
 
-from dicom_node import cli
-from pipeline import phantom
+from pipeline import package
+from tests.fixtures import not_run, small_training
 from tests.fixtures.documents import ROOT, Machine, Shown, blocks, inline
-from tests.fixtures.orthanc import Orthanc
+from tests.fixtures.drawings import as_seg
+from tests.fixtures.not_run import NotRun, why_not
+from tests.fixtures.orthanc import Orthanc, free_port
 from tests.fixtures.postgres import Server
 from tests.fixtures.served import Served, series_uid
-from training import cli as training_cli
+from tests.fixtures.studies import ct
 
-SPEC = phantom.PhantomSpec(slices=16, rows=64, columns=64, slice_spacing_mm=10.0)
-APPS = {"dicomnode": cli.app, "dicomnode-train": training_cli.app}
-
-
-def understood(shown: Shown) -> None:
-    """Program, command and every option exist and take these values; nothing is carried out."""
-    words = shlex.split(shown.text.replace(".venv/bin/", ""))
-    while words[0] not in APPS:  # torchrun … dicomnode-train …
-        words = words[1:]
-    command: Any = typer.main.get_command(APPS[words[0]])
-    name, words = words[0], words[1:]
-    while hasattr(command, "commands") and words and not words[0].startswith("-"):
-        assert words[0] in command.commands, f"{shown}: no such command"
-        name, command, words = words[0], command.commands[words[0]], words[1:]
-    if not hasattr(command, "commands"):
-        command.make_context(name, words).close()
-
-
-def target(shown: Shown) -> None:
-    """make knows what to do."""
-    subprocess.run(["make", "-C", ROOT, "-n", shown.text.split()[1]], check=True, stdout=subprocess.DEVNULL)
-
-
-def unit(shown: Shown) -> None:
-    """Every unit that is named is one of ours; test_systemd.py has systemd read them."""
-    for name in re.findall(r"dicomnode[\w.-]*", shown.text):
-        file = name if "." in name else f"{name}.service"
-        assert (ROOT / "systemd" / file).is_file(), f"{shown}: no such unit"
-
-
-def pinned(shown: Shown) -> None:
-    """The version is the one that the project is tested with."""
-    assert shown.text.split()[-1] in (ROOT / "constraints.txt").read_text().split()
-
-
-def packaging(shown: Shown) -> None:
-    """scripts/deb.sh makes files of that name; test_deb.py builds, installs and removes one."""
-    assert "dicomnode_${version}_${architecture}.deb" in (ROOT / "scripts" / "deb.sh").read_text()
-    assert "dicomnode_" in shown.text
-
-
-@dataclass(frozen=True)
-class NotRun:
-    """What is not run, what is looked at instead, and why."""
-
-    pattern: str
-    instead: Callable[[Shown], None]
-    reason: str
-
-
-NOT_RUN = (
-    NotRun(r"^make test$", target, "it is what runs this test"),
-    NotRun(r"^make deb$", target, "minutes of downloads and compression; test_deb.py runs its script"),
-    NotRun(r"^apt install ", packaging, "changes the machine; test_deb.py installs below another root"),
-    NotRun(r"pip install torch==", pinned, "a download of 200 MB"),
-    NotRun(r"^systemctl ", unit, "needs a machine that systemd has started"),
-    NotRun(
-        r"^dicomnode-train (lungs|unet1|unet2|crossval|export) ", understood, "hours, on data that are not here"
-    ),
-    NotRun(r"(^|/)dicomnode-train demo( |$)", understood, "minutes of training; test_demo.py runs a tiny one"),
-    NotRun(r"^dicomnode-train evaluate --cohort DATA", understood, "labelled data that are not here"),
-    NotRun(r"^dicomnode-train import-published ", understood, "the authors' weights; test_published.py makes some"),
-    NotRun(r"^torchrun ", understood, "several GPUs or hosts; test_distributed.py starts two processes"),
-)
-SHOWN = [shown for block in blocks() for shown in block]
-
-
-def not_run(shown: Shown) -> NotRun | None:
-    return next((entry for entry in NOT_RUN if re.search(entry.pattern, shown.text)), None)
+OF_TRAINING = ("docs/training.md", "docs/results.md")  # pages whose commands need no node and no PACS
 
 
 @pytest.fixture(scope="module")
@@ -118,51 +51,95 @@ def served(tmp_path_factory: pytest.TempPathFactory, orthanc: Orthanc) -> Iterat
 def machine(
     tmp_path_factory: pytest.TempPathFactory, orthanc: Orthanc, served: Served, postgres: Server
 ) -> Iterator[Machine]:
-    """A clone of the repository with a wheel in dist/, a CT series, reports; and the peers above."""
+    """A clone of the repository with a wheel in dist/, a CT series with drawing and report, data to train on."""
     root = tmp_path_factory.mktemp("machine")
     environment = {"DICOMNODE_CONFIG": str(served.path), "PGHOST": str(postgres.folder), "PGUSER": "dicomnode"}
-    found = Machine(root, environment)
+    found = Machine(root, {**environment, **small_training.LOOPBACK})
+    small_training.program(root / "bin" / "dicomnode-train", ROOT)
+    small_training.write_data(found.here)
+    small_training.write_checkpoints(found.here)
     pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
     subprocess.run([*pip, "wheel", "--no-deps", "-w", found.here / "dist", ROOT], check=True)
-    ct = found.here / "CT"
-    phantom.write_series(phantom.make(SPEC), ct)
-    (root / "data").mkdir()
-    (root / "data" / "export").symlink_to(ct)
-    (root / "data" / "reports").mkdir()
+    study = _archive(found, orthanc)
     venv = root / "opt" / "dicomnode"
     site = venv / "lib" / f"python{sys.version_info.major}.{sys.version_info.minor}/site-packages/dependencies.pth"
-    for path in ct.iterdir():
-        orthanc.upload(path)
-    (study,) = orthanc.get("/studies")
-    uid = orthanc.get(f"/studies/{study}")["MainDicomTags"]["StudyInstanceUID"]
-    (root / "data" / "reports" / f"{uid}.txt").write_text("Findings: no consolidation.")
-    for name in ("FILE", "image.dcm"):
-        (found.here / name).symlink_to(next(ct.iterdir()))
-    (found.here / "DIR").symlink_to(ct)
     found.values = {
         rf"(?<!> ){root}/etc/dicomnode/config\.toml": str(served.path),
         r"^python3 -m venv (\S+)$": f"python3 -m venv {venv} && echo {sysconfig.get_path('purelib')} > {site}",
         r"127\.0\.0\.1:8042": f"127.0.0.1:{orthanc.http_port}",
         r"-d STUDY$": f"-d {study}",
         r"pip install (dist/\S+)": r"pip install --no-deps --no-index dist/*.whl",
+        r"pip install torch": "pip install --no-deps --no-index torch",  # is in reach: the version is looked at
         r"--jobs 8": "--jobs 1",
+        r"^\.venv/bin/dicomnode-train": "dicomnode-train",
+        **_of_several_hosts(),
+        **_placeholders(found.here / "CT"),
     }
     postgres.run("CREATE DATABASE dicomnode")
+    found.ahead(shown.text for shown in not_run.of_blocks() if shown.page in OF_TRAINING)
     yield found
+    found.close()
     postgres.run("DROP DATABASE dicomnode WITH (FORCE)")
+
+
+def _archive(machine: Machine, orthanc: Orthanc) -> str:
+    """The CT in the PACS, whose name of the study this gives; below /data as files, with contours and a report."""
+    data, here = machine.root / "data", machine.root / "data" / "export" / "CT"
+    loaded = ct(here, "P1", "both")
+    as_seg(loaded, {"infection": small_training.chest("both").lesions.infection}, data / "export" / "drawing.dcm")
+    (data / "ct").symlink_to(here)
+    (data / "reports").mkdir()
+    (data / "reports" / "A-P1.txt").write_text("Findings: no consolidation.")
+    for path in here.iterdir():
+        orthanc.upload(path)
+    for name in ("FILE", "image.dcm"):
+        (machine.here / name).symlink_to(next(here.iterdir()))
+    for name in ("CT", "DIR"):
+        (machine.here / name).symlink_to(here)
+    (study,) = orthanc.get("/studies")
+    return str(study)
+
+
+def _of_several_hosts() -> dict[str, str | Callable[[re.Match[str]], str]]:
+    """Two processes in place of four a host; two hosts are two agents of torchrun that meet on loopback."""
+    return {
+        r"^(torchrun --standalone --nproc-per-node) 4": lambda found: f"{found[1]} 2",
+        r"^torchrun --nnodes 2 --nproc-per-node 4 (.*) first-host:29400 (.*)$": lambda found: (
+            f"agent() {{ torchrun --nnodes 2 --nproc-per-node 1 {found[1]} 127.0.0.1:{free_port()} {found[2]}; }}; "
+            "agent & agent && wait $!"
+        ),
+    }
+
+
+def _placeholders(folder: Path) -> dict[str, str]:
+    """What stands in the text for a name that the reader knows."""
+    study = str(pydicom.dcmread(next(folder.iterdir()), stop_before_pixels=True).StudyInstanceUID)
+    return {
+        r"(?<= show) UID$": f" {series_uid(folder)}",
+        r"(?<=--study) UID$": f" {study}",
+        r"(?<= show) 1\.2\.826\S+$": f" {series_uid(folder)}",
+        r"\bA12345\b": "A-P1",
+        r"FILE\.\.\.": "FILE",
+        r"\bDEST\b": "pacs",
+        r"\S+/data/my-package": "demo",
+    }
 
 
 @pytest.mark.parametrize("block", list(blocks()), ids=lambda block: f"{block[0].page}:{block[0].line}")
 def test_a_block_of_a_page(machine: Machine, block: list[Shown]) -> None:
     for shown in block:
-        if (entry := not_run(shown)) is not None:
-            entry.instead(shown)
-            continue
-        done = machine.run(shown.text)
-        assert done.returncode == 0, f"{shown}\n{machine.translated(shown.text)}\n{done.stdout}"
+        _run_or_look(machine, shown, not_run.BLOCKS)
 
 
-def test_what_the_blocks_made_is_there(machine: Machine, served: Served) -> None:
+def _run_or_look(machine: Machine, shown: Shown, table: Sequence[NotRun]) -> None:
+    if (entry := why_not(shown, table)) is not None:
+        return entry.instead(shown)
+    done = machine.run(shown.text)
+    assert done.returncode == 0, f"{shown}\n{machine.translated(shown.text)}\n{done.stdout}"
+    return None
+
+
+def test_what_installation_and_operation_made_is_there(machine: Machine, served: Served) -> None:
     """They did what they say; runs after them."""
     dependencies = next((machine.root / "opt/dicomnode/lib").glob("python*/site-packages"))
     assert list(dependencies.glob("dicomnode-*.dist-info"))
@@ -174,43 +151,72 @@ def test_what_the_blocks_made_is_there(machine: Machine, served: Served) -> None
     assert served.show(series_uid(machine.here / "CT")) is not None  # Orthanc has sent it
 
 
-@pytest.mark.parametrize("shown", [each for each in inline() if "…" not in each.text], ids=str)
-def test_commands_within_the_text_are_understood(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shown: Shown
-) -> None:
-    """Their placeholders are files and folders where that is asked for."""
-    monkeypatch.chdir(tmp_path)
-    for name in ("DIR", "CT", "ct"):
-        (tmp_path / name).mkdir()
-    (tmp_path / "FILE").touch()
-    text = re.sub(r"\{\{ *\$labels\.state *\}\}", "failed", shown.text)  # templates of Prometheus
-    text = re.sub(r"\{\{.*?\}\}", "pacs", text)
-    text = text.replace("FILE...", "FILE").replace("/data/ct", "ct").replace("image.dcm", "FILE")
-    if re.fullmatch(r"dicomnode(-train)? [\w-]+( [a-z-]+)*", text):
-        return named(text)
-    return understood(Shown(shown.page, shown.line, text))
+@pytest.mark.parametrize(
+    "run", ["lungs", "volumes", "unet1", "unet2", "volumes-whole", "archive", "one-host", "two-hosts"]
+)
+def test_a_run_has_its_weights_and_its_log(machine: Machine, run: str) -> None:
+    folder = machine.here / "runs" / run
+    assert (folder / "network.safetensors").stat().st_size > 0
+    assert [row["epoch"] for row in csv.DictReader((folder / "log.csv").open())] == ["1"]
 
 
-def named(text: str) -> None:
-    """A command that the text calls by its name, without arguments."""
-    program, *words = text.split()
-    command: Any = typer.main.get_command(APPS[program])
-    for word in words:
-        if word.startswith("--"):
-            options = [name for each in command.params for name in (*each.opts, *each.secondary_opts)]
-            assert word in options, f"no such option: {text}"
-        elif hasattr(command, "commands"):
-            assert word in command.commands, f"no such command: {text}"
-            command = command.commands[word]
+def test_two_hosts_train_what_one_trains(machine: Machine) -> None:
+    """Two processes each; the sums of a batch are those of all of them."""
+    one, two = (
+        [float(row["loss"]) for row in csv.DictReader((machine.here / "runs" / name / "log.csv").open())]
+        for name in ("one-host", "two-hosts")
+    )
+    assert two == pytest.approx(one, rel=0.01)
+
+
+def test_cross_validation_scores_every_case(machine: Machine) -> None:
+    metrics = json.loads((machine.here / "runs/crossval/metrics.json").read_text())
+    assert {metrics[name]["cases"] for name in ("infection", "threshold", "split-whole")} == {6}
+
+
+def test_the_packages_load(machine: Machine) -> None:
+    demo, toy = (package.load(machine.here / folder) for folder in ("demo", "first-hour/package"))
+    assert (demo.identity.name, toy.identity.name) == ("demo", "toy")
+    assert (demo.lungs is None, toy.lungs is None) == (False, True)
+    assert (machine.here / "demo" / "LICENSE-MODEL").is_file()
+    assert [len(demo.manifest.training.stories), demo.unet1.arch.features] == [3, 16]
+    for folder in ("published", "published-two"):
+        published = package.load(machine.here / folder)
+        assert published.identity.name == "published"
+
+
+@pytest.mark.parametrize("folder", ["evaluation", "build/results/medseg-train", "first-hour/evaluation"])
+def test_an_evaluation_has_a_page_and_every_number(machine: Machine, folder: str) -> None:
+    made = machine.here / folder
+    assert "</html>" in (made / "evaluation.html").read_text()
+    assert json.loads((made / "metrics.json").read_text())["severity"]["cases"] >= 3
+    assert (made / "cases.csv").is_file()
+
+
+def test_a_cohort_has_its_case_once_with_the_drawing(machine: Machine) -> None:
+    (row,) = csv.DictReader((machine.here / "COHORT" / "cases.csv").open())
+    assert (row["ggo"], row["consolidation_from"]) == ("1", "")
+    assert len(list((machine.here / "PREPARED" / "arrays").iterdir())) == 1
+
+
+@pytest.mark.parametrize("shown", list(inline()), ids=str)
+def test_a_command_within_the_text(machine: Machine, shown: Shown) -> None:
+    _run_or_look(machine, shown, not_run.TEXT)
+
+
+def test_the_table_of_what_is_not_run_is_in_contributing() -> None:
+    page = not_run.PAGE.read_text(encoding="utf-8")
+    assert page == not_run.written(page), "run python -m tests.fixtures.not_run"
+    assert not_run.tables() in page
 
 
 def test_every_exception_is_needed_and_the_share_is_told(capsys: pytest.CaptureFixture[str]) -> None:
-    for entry in NOT_RUN:
-        assert any(re.search(entry.pattern, shown.text) for shown in SHOWN), f"stale: {entry.pattern}"
-    run = [shown for shown in SHOWN if not_run(shown) is None]
     with capsys.disabled():
-        print(f"\n{len(run)} of {len(SHOWN)} commands of the documents are run; the others:")
-        for entry in NOT_RUN:
-            count = sum(not_run(shown) is entry for shown in SHOWN)
-            print(f"  {count} × {entry.pattern}: {entry.reason}; {entry.instead.__doc__}")
-    assert len(run) > len(SHOWN) / 3
+        print()
+        for place, commands, table in (
+            ("blocks", not_run.of_blocks(), not_run.BLOCKS),
+            ("text", list(inline()), not_run.TEXT),
+        ):
+            found = [why_not(shown, table) for shown in commands]
+            assert set(table) <= set(found), "an exception that nothing needs"
+            print(f"of {len(found)} commands in {place} {found.count(None)} are run")
