@@ -193,9 +193,9 @@ def test_an_evaluation_has_a_page_and_every_number(machine: Machine, folder: str
     assert (made / "cases.csv").is_file()
 
 
-def test_a_cohort_has_its_case_once_with_the_drawing(machine: Machine) -> None:
+def test_a_cohort_has_its_case_once_with_drawing_and_report(machine: Machine) -> None:
     (row,) = csv.DictReader((machine.here / "COHORT" / "cases.csv").open())
-    assert (row["ggo"], row["consolidation_from"]) == ("1", "")
+    assert (row["drawn"], row["consolidation"]) == ("infection", "0")
     assert len(list((machine.here / "PREPARED" / "arrays").iterdir())) == 1
 
 
