@@ -102,10 +102,11 @@ def _archive(machine: Machine, orthanc: Orthanc) -> str:
 
 def _of_several_hosts() -> dict[str, str | Callable[[re.Match[str]], str]]:
     """Two processes in place of four a host; two hosts are two agents of torchrun that meet on loopback."""
+    port = free_port()
     return {
         r"^(torchrun --standalone --nproc-per-node) 4": lambda found: f"{found[1]} 2",
         r"^torchrun --nnodes 2 --nproc-per-node 4 (.*) first-host:29400 (.*)$": lambda found: (
-            f"agent() {{ torchrun --nnodes 2 --nproc-per-node 1 {found[1]} 127.0.0.1:{free_port()} {found[2]}; }}; "
+            f"agent() {{ torchrun --nnodes 2 --nproc-per-node 1 {found[1]} 127.0.0.1:{port} {found[2]}; }}; "
             "agent & agent && wait $!"
         ),
     }
