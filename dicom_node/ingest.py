@@ -238,8 +238,10 @@ class Ingest:
         syntaxes = (item.transfer_syntax_uid, current.transfer_syntax_uid)
         equal = item.pixel_sha256 == current.pixel_sha256
         if current.purged and equal and syntaxes[0] != syntaxes[1] and _read_alike(*syntaxes):
-            # The file that it could be compared with is gone: the tags in the ledger have to do.
-            return Verdict.RESTORED if item.header == current.header else Verdict.CORRECTED
+            # The file that it could be compared with is gone: the tags in the ledger have to do. Those that an
+            # older version wrote are fewer.
+            known = {keyword: item.header.get(keyword) for keyword in current.header}
+            return Verdict.RESTORED if known == current.header else Verdict.CORRECTED
         if equal and syntaxes[0] == syntaxes[1]:
             return Verdict.CORRECTED
         before = self._spool.archive / current.path

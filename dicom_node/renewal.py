@@ -32,22 +32,26 @@ class RenewedContext:
     def __init__(self, section: TlsSection) -> None:
         self._section = section
         self._stamp = self._look()
+        self._fault: tuple[Stamp, str] | None = None  # the last that was said
         self._context = listener_context(section)
 
     def current(self) -> ssl.SSLContext:
         """For the next connection."""
         stamp = self._look()  # before the files are read: what is changed meanwhile is read again next time
         if stamp != self._stamp:
-            self._stamp = stamp
-            self._renew()
+            self._renew(stamp)
         return self._context
 
-    def _renew(self) -> None:
+    def _renew(self, stamp: Stamp) -> None:
+        """What fails is tried at the next connection again, since the cause may pass, and is said once."""
         try:
             self._context = listener_context(self._section)
         except ConfigError as error:
-            LOGGER.error("tls: the files were changed and cannot be used, the old ones stay in use: %s", error)
+            if (fault := (stamp, str(error))) != self._fault:
+                self._fault = fault
+                LOGGER.error("tls: the files were changed and cannot be used, the old ones stay in use: %s", error)
         else:
+            self._stamp = stamp
             LOGGER.info("tls: the files were changed; new connections use them")
 
     def _look(self) -> Stamp:

@@ -67,7 +67,8 @@ def told(
             continue
         if series.series_uid in compared:
             best = compared[choice.chosen.series_uid]
-            why = f"{selection.shortcoming(candidates, best, compared[series.series_uid])}, another was chosen"
+            why = selection.shortcoming(candidates, best, compared[series.series_uid])
+            why += "" if why == others.ANOTHER_ASKED_FOR else ", another was chosen"
         else:
             why = _STATES.get(series.state) or _unfit(instances, rules)
         found.append(OtherSeries(others.series_number(instances[0].header.get("SeriesNumber")), why))

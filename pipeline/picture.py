@@ -28,7 +28,14 @@ from pipeline import (
 from pipeline.capture import capture
 from pipeline.header import SourceHeader, series_number
 from pipeline.picture_canvas import AMBER, BACKGROUND, MUTED, SMALLEST, TEXT, Box, Canvas, wrap
-from pipeline.picture_figures import draw_bars, draw_headline, draw_legend, draw_table, draw_warnings
+from pipeline.picture_figures import (
+    draw_bars,
+    draw_headline,
+    draw_legend,
+    draw_table,
+    draw_warnings,
+    warnings_height,
+)
 from pipeline.picture_panels import cut_to_lungs, draw_overview, draw_slice
 from pipeline.picture_trend import HEIGHT as TREND_HEIGHT
 from pipeline.picture_trend import draw_trend
@@ -110,7 +117,7 @@ def draw(analysis: Analysis, context: ResultContext) -> Canvas:
     cut = cut_to_lungs(analysis)
     for index, cell in zip(shown, _SLICES.grid(2, 3, gap=10), strict=False):
         draw_slice(canvas, cell, analysis, cut, index, numbers[index])
-    draw_warnings(canvas, _draw_others(canvas, context), analysis)
+    draw_warnings(canvas, _draw_others(canvas, context, analysis), analysis)
     _draw_figures(canvas, analysis, numbers)
     _draw_origin(canvas, analysis, context)
     _draw_title(canvas, analysis, context)
@@ -119,11 +126,13 @@ def draw(analysis: Analysis, context: ResultContext) -> Canvas:
     return canvas
 
 
-def _draw_others(canvas: Canvas, context: ResultContext) -> Box:
-    """What else was in the study, below the warnings; the room that is left for these."""
+def _draw_others(canvas: Canvas, context: ResultContext, analysis: Analysis) -> Box:
+    """What else was in the study, below the warnings; the room that is left for these, which come first."""
     if not context.others:
         return _WARNINGS
     lines = wrap(f"Not analysed: {others.sentence(context.others)}", 15, _WARNINGS.width - 32)
+    if _WARNINGS.bottom - _WARNINGS.top - 18 * len(lines) - 26 < warnings_height(analysis, _WARNINGS.width):
+        lines = [f"Not analysed: {len(context.others)} other series of this study, see the report"]
     box = Box(_WARNINGS.left, _WARNINGS.bottom - 18 * len(lines) - 16, _WARNINGS.right, _WARNINGS.bottom)
     canvas.panel(box)
     for place, line in enumerate(lines):

@@ -113,6 +113,11 @@ def _column(scores: RegionScores) -> dict[str, str]:
     }
 
 
+def warnings_height(analysis: Analysis, width: int) -> int:
+    """Pixels that a box of this width needs for every flag."""
+    return 46 + 24 * sum(len(wrap(flag.text, 17, width - 52)) for flag in analysis.flags)
+
+
 def draw_warnings(canvas: Canvas, box: Box, analysis: Analysis) -> None:
     """Every flag in words; what does not fit is counted and left to the report."""
     canvas.panel(box, PANEL)

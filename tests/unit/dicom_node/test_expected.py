@@ -249,6 +249,18 @@ def test_an_archive_that_says_it_has_sent_what_did_not_come(moving: Moving) -> N
     assert moving.node.expected.contexts("ARCHIVE") == []
 
 
+def test_what_came_is_kept_where_the_rest_does_not_come(moving: Moving) -> None:
+    """As by C-GET: who asked counts what is lacking and says so."""
+    moving.paths.pop()
+
+    def answer(_event: Any) -> Iterator[Any]:
+        moving.send()
+        yield 0
+
+    moving.archive.answer = answer
+    assert len(moving.bring(timeout_s=0.2)) == 1
+
+
 def test_an_archive_that_cannot_reach_the_node(moving: Moving) -> None:
     moving.archive.peers[AE_TITLE] = Address("127.0.0.1", free_port())
     with pytest.raises(NodeError, match="destination of C-MOVE"):

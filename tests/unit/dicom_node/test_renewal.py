@@ -17,7 +17,8 @@ from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
 from pynetdicom import AE, build_context
 from pynetdicom.association import Association
 
-from dicom_node import certificates, config, tls
+from dicom_node import certificates, config, renewal, tls
+from dicom_node.errors import ConfigError
 from dicom_node.tls import ClientTls, Identity
 from tests.fixtures.certificates import Authority, Owner
 from tests.fixtures.reception import AE_TITLE, SECONDS, Node, ct, receiving, status, store_dataset
@@ -94,6 +95,26 @@ def test_an_open_association_goes_on(node: Node, ca: Authority, ct1: ssl.SSLCont
         renewed = ca.issue("node")
         assert shown(node, ct1) == renewed.fingerprint
         assert status(store_dataset(assoc, ct())) == 0x0000
+
+
+def test_a_renewal_that_fails_for_a_passing_reason_is_tried_again(
+    node: Node,
+    ca: Authority,
+    ct1: ssl.SSLContext,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    old = shown(node, ct1)
+
+    def no_descriptors(_section: object) -> ssl.SSLContext:
+        raise ConfigError("too many open files")
+
+    renewed = ca.issue("node")
+    with monkeypatch.context() as patch:
+        patch.setattr(renewal, "listener_context", no_descriptors)
+        assert [shown(node, ct1), shown(node, ct1)] == [old, old]
+    assert shown(node, ct1) == renewed.fingerprint
+    assert [record.levelno for record in caplog.records].count(logging.ERROR) == 1
 
 
 def test_half_of_a_pair_leaves_the_old_one_in_use_and_is_said(

@@ -19,7 +19,7 @@ from dicom_node.ledger import Ledger
 from dicom_node.retention import GRACE, Disk, Retention, RetentionService
 from dicom_node.spool import Spool
 from dicom_node.states import SeriesState
-from dicom_node.tables import SeriesRow
+from dicom_node.tables import InstanceRow, SeriesRow
 from tests.fixtures.ct import SERIES, slice_of, spooled
 from tests.fixtures.samples import START, analyse, at, complete, deliver, queue, receive
 
@@ -251,6 +251,18 @@ def test_the_same_again_is_kept_again_and_nothing_is_analysed(bench: Bench, synt
     assert bench.files() == (0, 3)
 
 
+def test_a_header_that_an_older_version_wrote_counts_as_far_as_it_goes(bench: Bench) -> None:
+    """The same again, in another transfer syntax, is no correction because a tag is read now that was not then."""
+    bench.delivered()
+    bench.purge()
+    with bench.ledger._write(LATER) as writer:
+        for row in writer.session.query(InstanceRow):
+            row.header = {keyword: value for keyword, value in row.header.items() if keyword != "SeriesNumber"}
+    bench.send(*bench.slices(), syntax=ImplicitVRLittleEndian)
+    details = bench.ledger.details(SERIES)
+    assert (details.series.state, details.series.revision, len(details.jobs)) == (S.DELIVERED, 1, 1)
+
+
 def test_a_late_slice_asks_for_the_series_again_and_is_analysed_with_it(bench: Bench) -> None:
     bench.delivered()
     bench.purge()
@@ -364,8 +376,6 @@ def test_rows_say_so_before_a_file_goes(desk: Bench, monkeypatch: pytest.MonkeyP
 
     def remove(archived: Any, results: Any) -> None:
         with desk.ledger._read() as session:  # what another process sees at this moment
-            from dicom_node.tables import InstanceRow
-
             seen.extend(row.purged_at is not None for row in session.query(InstanceRow))
 
     monkeypatch.setattr(desk.spool, "remove", remove)

@@ -13,7 +13,7 @@ from pydicom.dataset import Dataset
 from pipeline import codes, others, phantom, picture, run, series_files, uids
 from pipeline.others import OtherSeries
 from pipeline.picture_canvas import Canvas
-from pipeline.types import AnalysisRequest, PipelineSettings, Profile, ResultKind
+from pipeline.types import AnalysisRequest, Flag, PipelineSettings, Profile, ResultKind
 from tests.fixtures.results import CREATED, build_set, make_analysis, make_context
 
 SPEC = phantom.PhantomSpec(slices=16, rows=64, columns=64, slice_spacing_mm=10.0)
@@ -105,12 +105,21 @@ def test_other_words_are_another_object() -> None:
 def test_many_series_and_many_warnings_stay_in_their_panels() -> None:
     many = tuple(OtherSeries(number, f"sharp kernel B{number}f, another was chosen") for number in range(60, 72))
     canvas = Canvas(Image.new("RGB", (picture.WIDTH, picture.HEIGHT)))
-    left = picture._draw_others(canvas, make_context(others=many))
+    left = picture._draw_others(canvas, make_context(others=many), make_analysis())
     assert all(left.bottom < word.box.top for word in canvas.words)
     assert all(word.box.bottom < picture._WARNINGS.bottom for word in canvas.words)
     assert all(word.box.right < picture._WARNINGS.right for word in canvas.words)
     assert left.height > 0.6 * picture._WARNINGS.height
     assert "Not analysed: 12 other series" in words_on(canvas)
+
+
+def test_warnings_come_before_other_series() -> None:
+    """What fits beside one line fits: the reasons are left to the report, a warning is not."""
+    texts = [f"Warning {number}. " + "The score may be too low. " * 3 for number in range(3)] + ["Warning 3."]
+    flags = tuple(Flag(f"F{number}", text) for number, text in enumerate(texts))
+    words = words_on(picture.draw(make_analysis(flags=flags), make_context(others=THREE)))
+    assert "Not analysed: 3 other series of this study, see the report" in words
+    assert "Warning 3." in words and "more: see the report" not in words
 
 
 def test_the_pixels_of_the_rest_of_the_page_stay() -> None:
