@@ -20,7 +20,7 @@ from dicom_node.dispatch import Dispatcher
 from dicom_node.errors import NodeError
 from dicom_node.ledger import InstanceRecord, Ledger, SeriesRecord
 from dicom_node.statement import Statement
-from dicom_node.states import SeriesState
+from dicom_node.states import CHOSEN, SeriesState
 
 LOGGER = logging.getLogger(__name__)
 TRY_AGAIN_S = 5.0  # after an error of the database
@@ -203,9 +203,8 @@ class Coordinator:
 
     def _choose(self, seen: list[SeriesRecord], now: datetime) -> bool:
         """False where one of them changed meanwhile."""
-        study = {series.series_uid: self._ledger.current_instances(series.series_uid) for series in seen}
         kept = [
-            (series, study[series.series_uid])
+            (series, self._ledger.current_instances(series.series_uid))
             for series in seen
             if series.candidate and series.state in selection.LOSING
         ]
@@ -214,7 +213,9 @@ class Coordinator:
             return False  # all of them were corrected into another series since
         candidates = [selection.candidate(*pair) for pair in kept]
         choice = selection.choose(candidates, seen)
-        choice = replace(choice, unanalysed=unanalysed.told(choice, candidates, study, self._rules))
+        if choice.chosen is not None and choice.chosen.state not in CHOSEN:  # it will be analysed
+            study = {series.series_uid: self._ledger.current_instances(series.series_uid) for series in seen}
+            choice = replace(choice, unanalysed=unanalysed.told(choice, candidates, study, self._rules))
         if not self._ledger.select(choice, now):
             return False
         if choice.chosen is not None:

@@ -1,7 +1,7 @@
 """Instances that an archive was asked to send (C-MOVE) and that are read, not kept: they go to whoever asked.
 
-While somebody expects instances of some series from an archive, the receiver accepts their SOP classes from it and
-offers here what comes. Nothing else is changed: CT is filed as ever, and what nobody asked for is as unwelcome as
+While somebody expects certain instances from an archive, the receiver accepts their SOP classes from it and offers
+here what comes. Nothing else is changed: CT is filed as ever, and what nobody asked for is as unwelcome as
 before. All of it is in memory: after a crash nobody expects anything, and whoever asked asks again.
 """
 
@@ -30,12 +30,12 @@ class Arrivals:
     def __init__(
         self,
         senders: Collection[str],
-        series_uids: Collection[str],
+        instance_uids: Collection[str],
         contexts: Sequence[PresentationContext],
         take: OnInstance,
         changed: threading.Condition,
     ) -> None:
-        self.senders, self.series_uids, self.contexts, self.take = senders, series_uids, contexts, take
+        self.senders, self.instance_uids, self.contexts, self.take = senders, instance_uids, contexts, take
         self._changed = changed
         self._uids: set[str] = set()
         self._over = False
@@ -52,10 +52,15 @@ class Arrivals:
         self._changed.notify_all()
 
     def wait_for(self, count: int, limit_s: float) -> int:
-        """Wait until so many instances have come: some archives answer a C-MOVE before they send. How many have."""
+        """Wait until so many instances have come, at most `limit_s` for each; how many have.
+
+        Some archives answer a C-MOVE before they send.
+        """
         with self._changed:
-            self._changed.wait_for(lambda: self._over or len(self._uids) >= count, limit_s)
-            return len(self._uids)
+            while (there := len(self._uids)) < count and not self._over:
+                if not self._changed.wait_for(lambda: self._over or len(self._uids) > there, limit_s):
+                    break
+            return there
 
 
 class Expected:
@@ -70,7 +75,7 @@ class Expected:
     def instances(
         self,
         senders: Collection[str],
-        series_uids: Collection[str],
+        instance_uids: Collection[str],
         contexts: Sequence[PresentationContext],
         take: OnInstance,
     ) -> Iterator[Arrivals]:
@@ -78,11 +83,11 @@ class Expected:
 
         Args:
             senders: calling AE titles that they may come from.
-            series_uids: SeriesInstanceUIDs that were asked for.
+            instance_uids: SOPInstanceUIDs that the archive lists: nothing else is taken.
             contexts: what these may propose meanwhile.
             take: called on the thread of the association, as in `retrieve.get`.
         """
-        arrivals = Arrivals(senders, series_uids, contexts, take, self._changed)
+        arrivals = Arrivals(senders, instance_uids, contexts, take, self._changed)
         with self._changed:
             self._open.append(arrivals)
             if self._stopped:
@@ -122,7 +127,7 @@ class Expected:
             instance = identify(request.DataSet, transfer_syntax)
         except NotParsable:
             return None
-        arrivals = next((one for one in asked if instance.series_uid in one.series_uids), None)
+        arrivals = next((one for one in asked if instance.sop_instance_uid in one.instance_uids), None)
         if arrivals is None:
             return None
         answer = _hand_over(instance, arrivals, request, sop_class, transfer_syntax)

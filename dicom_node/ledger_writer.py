@@ -14,6 +14,7 @@ from dicom_node.errors import IllegalTransition, NotFound
 from dicom_node.ledger_database import transaction
 from dicom_node.ledger_records import SeriesIdentity
 from dicom_node.states import (
+    CHOSEN,
     DELIVERY_TRANSITIONS,
     JOB_TRANSITIONS,
     SERIES_TRANSITIONS,
@@ -31,7 +32,6 @@ RECALL_REMEDY = (
     "there, or send the series again"
 )
 IDENTITY_FIELDS = tuple(SeriesIdentity.__dataclass_fields__)
-CHOSEN = (SeriesState.QUEUED, SeriesState.ANALYSED, SeriesState.DELIVERED)
 
 
 @dataclass(frozen=True)

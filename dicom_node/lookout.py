@@ -94,6 +94,7 @@ class Lookout:
 
     def _certificates(self, notice: Notice, now: datetime) -> Found:
         lines = tuple(certificates.expiring(self._config, now))
+        lines += tuple(f"{certificates.KEEPS_OLD}: {fault}" for fault in certificates.not_in_use(self._config))
         return Found(len(lines), 0, lines[:MOST_LINES], notice.mark)
 
     def _crashes(self, notice: Notice, now: datetime) -> Found:

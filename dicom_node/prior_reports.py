@@ -6,7 +6,7 @@ PatientID without case, or ignore its issuer.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 
@@ -62,7 +62,7 @@ def fetch(source: Source, patient: Patient, calling_ae: str, expected: Expected)
     retired: set[str] = set()  # by reports that are not this patient's too: a correction may have moved the CT away
     refused: dict[str, int] = {}
     series = list(_series(source, _studies(source, patient, calling_ae), calling_ae))
-    brought = bring(source, series, calling_ae, expected)
+    brought = bring(source, _so_many(series), calling_ae, expected)
     for data, syntax in brought:
         try:
             report, birth_date = _read(data, syntax, source.name)
@@ -75,10 +75,27 @@ def fetch(source: Source, patient: Patient, calling_ae: str, expected: Expected)
     if contradicting:
         refused["contradicting results of one study"] = contradicting
     told = f"{source.name}, {len(counting) or 'no'} earlier report{'' if len(counting) == 1 else 's'}"
-    lacking = sum(one.count for one in series) - len(brought)
-    told += f"; {lacking} could not be fetched" if lacking > 0 else ""
+    told += _lacking(source, series, len(brought))
     told += "".join(f"; {number} refused: {why}" for why, number in sorted(refused.items()))
     return Priors(tuple(report.prior for report in counting.values()), told)
+
+
+def _lacking(source: Source, series: Sequence[ReportSeries], brought: int) -> str:
+    """What of them could not be had, as a clause."""
+    unlisted = sum(not one.instance_uids for one in series) if source.retrieve == "move" else 0
+    lacking = sum(len(one.instance_uids) for one in series) - brought
+    told = f"; {lacking} could not be fetched" if lacking > 0 else ""
+    return told + (f"; {unlisted} series could not, as their instances are not listed" if unlisted else "")
+
+
+def _so_many(series: Iterable[ReportSeries]) -> list[ReportSeries]:
+    """The first of them, as many as all of whose reports may be fetched."""
+    kept, left = [], MAX_REPORTS
+    for one in series:
+        if len(one.instance_uids) <= left:
+            left -= len(one.instance_uids)
+            kept.append(one)
+    return kept
 
 
 def _studies(source: Source, patient: Patient, calling_ae: str) -> list[str]:
@@ -101,17 +118,18 @@ def _may_be(match: Dataset, patient: Patient) -> bool:
 
 
 def _series(source: Source, study_uids: Sequence[str], calling_ae: str) -> Iterator[ReportSeries]:
-    """Their series that may hold reports, with the number of them: so many that all may be fetched."""
+    """Their series that may hold reports."""
     keys = dict.fromkeys(SERIES_KEYS, "") | {"Modality": "SR"}
     queries = [query.identifier("SERIES", keys | {"StudyInstanceUID": uid}) for uid in study_uids]
     matches = [match for found in _find(source, queries, calling_ae) for match in found]
     listed = [query.identifier("IMAGE", _uids(match) | IMAGE_KEYS) for match in matches if _may_hold_reports(match)]
-    left = MAX_REPORTS
     for identifier, images in zip(listed, _find(source, listed, calling_ae), strict=True):
-        count = sum(query.text(image, "SOPClassUID") in ("", Comprehensive3DSRStorage) for image in images)
-        if 0 < count <= left:
-            left -= count
-            yield ReportSeries(str(identifier.StudyInstanceUID), str(identifier.SeriesInstanceUID), count)
+        reports = [each for each in images if query.text(each, "SOPClassUID") in ("", Comprehensive3DSRStorage)]
+        uids = {query.text(each, "SOPInstanceUID") for each in reports} - {""}
+        if uids or not images:  # others are of another SOP class
+            yield ReportSeries(
+                str(identifier.StudyInstanceUID), str(identifier.SeriesInstanceUID), tuple(sorted(uids))
+            )
 
 
 def _find(source: Source, queries: Sequence[Dataset], calling_ae: str) -> list[list[Dataset]]:

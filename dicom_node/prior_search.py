@@ -94,7 +94,7 @@ class PriorSearch:
         waits = False
         for job, series in self._ledger.jobs_to_search():
             found = None if self._stopped.is_set() else self._search(job, series)
-            if found is None:
+            if found is None or self._stopped.is_set():  # what a stop has cut short is no answer
                 waits = True
             else:
                 self._ledger.keep_found(job, found, self._clock())

@@ -107,14 +107,17 @@ class Retention:
         Raises:
             OSError: one cannot be removed; it and those that follow are with the next call.
         """
-        due = self.audit_due(now)
-        for path in due:
-            path.unlink(missing_ok=True)
-        if due:
-            text = f"purged by retention: {len(due)} files of the audit trail, up to {due[-1].stem}"
-            LOGGER.info(text)
-            self._ledger.note(text, now)
-        return due
+        gone: list[Path] = []
+        try:
+            for path in self.audit_due(now):
+                path.unlink(missing_ok=True)
+                gone.append(path)
+        finally:
+            if gone:
+                text = f"purged by retention: {len(gone)} files of the audit trail, up to {gone[-1].stem}"
+                LOGGER.info(text)
+                self._ledger.note(text, now)
+        return gone
 
     def purge_early(self, now: datetime) -> list[Purgeable]:
         """While the disk is short: sources before their time, oldest first, until it is not."""

@@ -21,15 +21,15 @@ from typing import Any
 
 from dicom_node.completion import CHEST, Header, geometry, slices
 from dicom_node.ledger import Choice, InstanceRecord, SeriesRecord
-from dicom_node.states import SeriesState
+from dicom_node.states import CHOSEN, SeriesState
 from pipeline.kernel import Sharpness, sharpness
 from pipeline.others import ANOTHER_ASKED_FOR
 
 LONGEST_KERNEL = 16  # characters of VR SH (PS3.5 6.2)
 LUNGS_MM = 250.0
 COVERS = 0.9
-CHOSEN = frozenset({SeriesState.QUEUED, SeriesState.ANALYSED, SeriesState.DELIVERED, SeriesState.FAILED})
-LOSING = CHOSEN | {SeriesState.COMPLETE, SeriesState.NOT_ANALYSED}
+STAYS = CHOSEN | {SeriesState.FAILED}
+LOSING = STAYS | {SeriesState.COMPLETE, SeriesState.NOT_ANALYSED}
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ def choose(candidates: Sequence[Candidate], seen: Sequence[SeriesRecord]) -> Cho
     criteria = _criteria(max(item.extent_mm for item in candidates))
 
     def rank(item: Candidate) -> tuple[Any, ...]:
-        stays = item.series.state in CHOSEN
+        stays = item.series.state in STAYS
         return (*(criterion.rank(item) for criterion in criteria), not stays, item.series.series_uid)
 
     best, *others = sorted(candidates, key=rank)

@@ -54,6 +54,7 @@ class InstanceState(StrEnum):
 
 # Nothing more is to come of these by itself, and nothing of them is on its way. FAILED is not among them: a person
 # has still to decide, and the files are needed for that.
+CHOSEN = frozenset({SeriesState.QUEUED, SeriesState.ANALYSED, SeriesState.DELIVERED})  # of its study
 ENDED = frozenset({SeriesState.DELIVERED, SeriesState.NOT_ANALYSED, SeriesState.INCOMPLETE, SeriesState.CANCELLED})
 
 

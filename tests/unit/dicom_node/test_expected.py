@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
+from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.uid import (
     UID,
@@ -23,7 +24,7 @@ from pydicom.uid import (
 from pynetdicom.association import Association
 from pynetdicom.dimse_primitives import C_STORE
 
-from dicom_node import scu
+from dicom_node import prior_reports, scu
 from dicom_node.archive import Address
 from dicom_node.audit_events import EVENTS
 from dicom_node.audit_message import Study
@@ -50,7 +51,7 @@ from tests.fixtures.retrieving import RetrievingArchive
 
 SR = (Comprehensive3DSRStorage, ExplicitVRLittleEndian)
 CT = (CTImageStorage, ExplicitVRLittleEndian)
-STUDY, SERIES, OTHER_SERIES = "1.2.3", "1.2.3.4", "1.2.3.5"
+STUDY, SERIES, WANTED, UNASKED = "1.2.3", "1.2.3.4", "1.2.3.4.5", "1.2.3.4.6"
 
 
 @pytest.fixture
@@ -59,14 +60,14 @@ def node(tmp_path: Path) -> Iterator[Node]:
         yield running
 
 
-def report(series_uid: str = SERIES, **elements: Any) -> Dataset:
-    return ct(SOPClassUID=Comprehensive3DSRStorage, SeriesInstanceUID=series_uid, PixelData=None, **elements)
+def report(uid: str = WANTED, **elements: Any) -> Dataset:
+    return ct(SOPClassUID=Comprehensive3DSRStorage, SOPInstanceUID=uid, PixelData=None, **elements)
 
 
 @contextmanager
 def expecting(node: Node) -> Iterator[Collected]:
     collected = Collected()
-    with node.expected.instances({"ARCHIVE"}, {SERIES}, CONTEXTS, collected.take):
+    with node.expected.instances({"ARCHIVE"}, {WANTED}, CONTEXTS, collected.take):
         yield collected
 
 
@@ -103,11 +104,11 @@ def test_ct_of_the_same_archive_is_filed_as_ever(node: Node) -> None:
     assert collected.reports == [] and len(node.stored) == 1
 
 
-def test_a_report_of_another_series_or_one_that_comes_too_late_is_refused(node: Node) -> None:
+def test_a_report_that_is_not_listed_or_one_that_comes_too_late_is_refused(node: Node) -> None:
     with ExitStack() as associations:
         with expecting(node) as collected:
             assoc = associations.enter_context(archive(node))
-            assert status(store_dataset(assoc, report(OTHER_SERIES))) == 0x0122
+            assert status(store_dataset(assoc, report(UNASKED))) == 0x0122
         assert status(store_dataset(assoc, report())) == 0x0122
     assert collected.reports == [] and node.stored == []
 
@@ -118,7 +119,7 @@ def test_where_others_are_ignored_those_that_are_expected_are_taken_all_the_same
         with archive(node) as assoc:
             assert status(store_dataset(assoc, wanted)) == 0x0000
         with expecting(node) as collected, archive(node) as assoc:
-            assert status(store_dataset(assoc, report(OTHER_SERIES))) == 0x0000
+            assert status(store_dataset(assoc, report(UNASKED))) == 0x0000
             assert collected.reports == []
             assert status(store_dataset(assoc, wanted)) == 0x0000
         assert collected.reports == [(encode(wanted), ExplicitVRLittleEndian)]
@@ -167,9 +168,15 @@ class TestCollected:
     def test_so_many(self) -> None:
         collected = Collected()
         assert {self.take(collected, f"1.{number}") for number in range(MAX_REPORTS)} == {0x0000}
-        assert self.take(collected, "1.0", b"again") == 0x0000
+        assert self.take(collected, "1.0") == 0x0000
         assert self.take(collected, "2.0") == 0xA700
         assert len(collected.reports) == MAX_REPORTS
+
+    def test_what_comes_with_two_contents_is_believed_neither_time(self) -> None:
+        collected = Collected()
+        answers = [self.take(collected, "1.0", data) for data in (b"x", b"forged", b"x")]
+        assert answers == [0x0000, 0xA700, 0xA700]
+        assert self.take(collected, "1.1") == 0x0000 and len(collected.reports) == 1
 
     def test_so_large(self) -> None:
         collected, large = Collected(), bytes(sr_reader.MAX_BYTES)
@@ -208,11 +215,12 @@ class Moving:
         source = Source(
             name="pacs", ae_title="ARCHIVE", host="127.0.0.1", port=self.port, timeout_s=timeout_s, **changes
         )
-        return bring(source, [ReportSeries(STUDY, SERIES, 2)], AE_TITLE, self.node.expected)
+        uids = tuple(str(dcmread(path).SOPInstanceUID) for path in self.paths)
+        return bring(source, [ReportSeries(STUDY, SERIES, uids)], AE_TITLE, self.node.expected)
 
-    def send(self) -> None:
+    def send(self, paths: Sequence[Path] = ()) -> None:
         me = Destination(name="node", ae_title=AE_TITLE, host="127.0.0.1", port=self.node.port)
-        scu.store(me, self.paths, "ARCHIVE")
+        scu.store(me, paths or self.paths, "ARCHIVE")
 
 
 @pytest.fixture
@@ -244,21 +252,42 @@ def test_an_archive_that_answers_before_it_sends_is_waited_for(moving: Moving) -
 
 def test_an_archive_that_says_it_has_sent_what_did_not_come(moving: Moving) -> None:
     moving.archive.answer = lambda _event: iter([0])
-    with pytest.raises(TransientError, match=r"2 reports did not come, although pacs .* registered there"):
+    with pytest.raises(
+        TransientError, match=r"2 reports did not come, although pacs .* registered there.*calling_ae_titles"
+    ):
         moving.bring(timeout_s=0.2)
     assert moving.node.expected.contexts("ARCHIVE") == []
 
 
 def test_what_came_is_kept_where_the_rest_does_not_come(moving: Moving) -> None:
     """As by C-GET: who asked counts what is lacking and says so."""
-    moving.paths.pop()
 
     def answer(_event: Any) -> Iterator[Any]:
-        moving.send()
+        moving.send(moving.paths[:1])
         yield 0
 
     moving.archive.answer = answer
     assert len(moving.bring(timeout_s=0.2)) == 1
+
+
+@pytest.mark.parametrize(("manner", "come"), [("get", 2), ("move", 0)])
+def test_a_series_whose_instances_are_not_listed(moving: Moving, manner: Literal["move", "get"], come: int) -> None:
+    """By C-GET it comes all the same; by C-MOVE nobody can say what belongs to it, and that is told."""
+    source = Source(
+        name="pacs", ae_title="ARCHIVE", host="127.0.0.1", port=moving.port, timeout_s=SECONDS, retrieve=manner
+    )
+    series = [ReportSeries(STUDY, SERIES, ())]
+    assert len(bring(source, series, AE_TITLE, moving.node.expected)) == come
+    told = prior_reports._lacking(source, series, come)
+    assert told == ("" if come else "; 1 series could not, as their instances are not listed")
+
+
+def test_reports_beyond_what_is_fetched_are_counted() -> None:
+    series = [ReportSeries(STUDY, f"1.{k}", tuple(f"1.{k}.{n}" for n in range(60))) for k in range(2)]
+    kept = prior_reports._so_many(series)
+    assert kept == series[:1]
+    source = Source(name="pacs", ae_title="ARCHIVE", host="127.0.0.1", port=104)
+    assert prior_reports._lacking(source, series, 60) == "; 60 could not be fetched"
 
 
 def test_an_archive_that_cannot_reach_the_node(moving: Moving) -> None:

@@ -146,7 +146,7 @@ def test_backlog_disk_and_certificates(
 ) -> None:
     config = settings(tmp_path, url=hook.url, kinds=["backlog", "disk", "certificates"])
     soon = authority.issue("soon", begin=clock(), days=10)
-    tls = config.tls.model_copy(update={"certificate": soon.certificate, "key": soon.key})
+    tls = config.tls.model_copy(update={"certificate": soon.certificate, "key": authority.key, "port": 2762})
     telling = notifier(config.model_copy(update={"tls": tls}), ledger, clock)
     analysed(ledger)
     disk = Disk(2 << 30, 2 << 30)
@@ -155,6 +155,7 @@ def test_backlog_disk_and_certificates(
     assert [post["kind"] for post in hook.posts] == ["disk", "certificates"]
     assert "soon nothing will be received" in hook.posts[0]["lines"][0]
     assert "expires in" in hook.posts[1]["lines"][0]
+    assert "the port for TLS goes on with the old ones" in hook.posts[1]["lines"][1]
     disk = replace(disk, free_bytes=1 << 30)
     clock.advance(2 * 3600)
     telling.run_once()

@@ -31,10 +31,7 @@ def ca(tmp_path: Path) -> Authority:
 
 @pytest.fixture
 def section(ca: Authority) -> dict[str, Any]:
-    """[tls] of a node."""
-    node = ca.issue("node")
-    files = {"certificate": str(node.certificate), "key": str(node.key), "ca": str(ca.certificate)}
-    return {**files, "port": 0}
+    return ca.listener()
 
 
 @pytest.fixture

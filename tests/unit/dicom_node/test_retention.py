@@ -558,10 +558,14 @@ def test_a_file_of_the_audit_trail_that_cannot_be_removed_stops_nothing(
 ) -> None:
     desk = Bench(tmp_path, book, audit_days=30)
     desk.delivered()
-    (_audit(desk) / "1999-12-31.log").mkdir()
+    caplog.set_level("INFO")
+    folder = _audit(desk, "1999-12-30.log")
+    (folder / "1999-12-31.log").mkdir()
     RetentionService(desk.config, book, desk.spool, lambda: LATER, lambda _: ROOMY).look()
     assert desk.files() == (0, 3)
     assert "files of the audit trail that are due cannot be removed" in caplog.text
+    assert not (folder / "1999-12-30.log").exists()
+    assert "1 files of the audit trail, up to 1999-12-30" in caplog.text
 
 
 def test_only_the_command_removes_them_where_retention_is_not_automatic(tmp_path: Path, book: Ledger) -> None:
