@@ -19,6 +19,7 @@ from pipeline.types import Analysis
 
 WINDOW_CENTRE_HU, WINDOW_WIDTH_HU = -600.0, 1500.0
 MARGIN_MM = 14.0
+LABEL_PX = 15  # height of a number
 FULL_BURDEN_MM = 60.0  # depth of opacity along the view that is drawn at full strength
 
 Picture = npt.NDArray[np.uint8]
@@ -112,14 +113,16 @@ def draw_overview(canvas: Canvas, box: Box, analysis: Analysis, numbers: dict[in
     ]
     canvas.image.paste(Image.fromarray(_blend(*depths)), (picture_box.left, picture_box.top))
     _sides(canvas, picture_box)
-    for index, number in numbers.items():
+    above = picture_box.top - LABEL_PX
+    for index, number in numbers.items():  # from the head down
         if not low <= index < high:
             continue
         share = (high - index - 0.5) / (high - low)
         y = picture_box.top + round(share * picture_box.height)
         canvas.draw.line((picture_box.left - 12, y, picture_box.left - 2, y), fill=MUTED)
         canvas.draw.line((picture_box.right + 1, y, picture_box.right + 11, y), fill=MUTED)
-        canvas.text((picture_box.left - 16, y), str(number), 15, TEXT, anchor="rm")
+        above = max(y, above + LABEL_PX)  # slices that lie close: no number is written over another
+        canvas.text((picture_box.left - 16, above), str(number), 15, TEXT, anchor="rm")
 
 
 def _depth_mm(mask: MaskArray, row_mm: float, box: Box) -> npt.NDArray[np.float32]:

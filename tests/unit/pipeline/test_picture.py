@@ -13,7 +13,7 @@ from pipeline import accuracy, phantom, picture
 from pipeline.arrays import LesionMasks, LungMask
 from pipeline.picture_canvas import AMBER, LINE, Box, Canvas, font, wrap
 from pipeline.picture_figures import draw_bars
-from pipeline.picture_panels import cut_to_lungs, fit
+from pipeline.picture_panels import cut_to_lungs, draw_overview, fit
 from pipeline.priors import NOT_LOOKED_FOR
 from pipeline.subjects import DESCRIPTIONS, Subject
 from pipeline.types import Analysis, Flag, Profile
@@ -236,3 +236,14 @@ def test_all_that_made_the_page_is_on_it_whatever_the_length(told: str) -> None:
     assert COMPLETENESS in words
     assert NOT_LOOKED_FOR in words
     assert all(word.box.bottom <= picture._ORIGIN.bottom for word in canvas.words)
+
+
+def test_numbers_of_slices_that_lie_close_are_not_written_over_each_other(analysis: Analysis) -> None:
+    canvas = Canvas(Image.new("RGB", (picture.WIDTH, picture.HEIGHT)))
+    middle = len(analysis.volume.hu) // 2
+    numbers = {middle + 1: 1, middle: 2, middle - 1: 3}
+    analysis = replace(analysis, volume=replace(analysis.volume, affine=np.diag([2.0, 2.0, 0.5, 1.0])))
+    draw_overview(canvas, Box(0, 0, 300, 300), analysis, numbers)
+    boxes = [word.box for word in canvas.words if word.text in {"1", "2", "3"}]
+    assert len(boxes) == 3
+    assert all(upper.bottom <= lower.top for upper, lower in zip(boxes, boxes[1:], strict=False))
