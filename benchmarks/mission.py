@@ -32,7 +32,7 @@ from tests.fixtures import drawings, studies
 from tests.fixtures.dcmtk import Dcmtk
 from tests.fixtures.orthanc import Orthanc
 from tests.fixtures.served import COMMAND, Served
-from training import demo, export, prepare, runs
+from training import demo, export, lung_origin, prepare, runs
 from training.data import Folders, Setting
 from training.recipes import TOY, TOY_EM
 from training.runs import Where
@@ -78,8 +78,13 @@ def train(cohort: Path, folder: Path, options: argparse.Namespace) -> Path:
     """Prepared cohort, both networks, package; where it lies."""
     grid = Preprocessing(rows=options.grid, columns=options.grid)
     with prepare.executor(options.jobs) as pool:
-        prepare.prepare(cohort, folder / "prepared", grid, prepare.Lungs("builtin"), pool)
-    setting = Setting(architecture=Architecture(features=options.features), preprocessing=grid, lungs="builtin")
+        prepare.prepare(cohort, folder / "prepared", grid, prepare.Lungs("network"), pool)
+    setting = Setting(
+        architecture=Architecture(features=options.features),
+        preprocessing=grid,
+        lungs="network",
+        lung_network=lung_origin.read(None).sha256,
+    )
     first = TOY.model_copy(update={"epochs": options.epochs})
     second = TOY_EM.model_copy(update={"epochs": max(6, options.epochs // 6)})
     folders = Folders(folder / "prepared")

@@ -31,7 +31,17 @@ from training import build, prepared, report_documents, retrieve, structures, st
 from training import prepare as preparing
 from training import reports as report_terms
 from training.build import FINDINGS, Built, Plan
-from training.cli_options import CohortDir, Json, LungChoice, LungRun, Lungs, console, quiet_for, say_json
+from training.cli_options import (
+    CohortDir,
+    Json,
+    LungChoice,
+    LungRun,
+    Lungs,
+    console,
+    quiet_for,
+    refuse_other_lungs,
+    say_json,
+)
 from training.errors import CohortError
 from training.retrieve import Criteria, Retrieval, Row
 from training.studies import Study, Wanted
@@ -133,11 +143,10 @@ def prepare(
 
     JSON: cases, kept, rejected.
 
-    Example: dicomnode-train prepare --cohort COHORT --out PREPARED --jobs 8
+    Example: dicomnode-train prepare --cohort COHORT --lungs network --out PREPARED --jobs 8
     """
     quiet_for(json)
-    if (lungs is LungChoice.NETWORK) != (lung_run is not None):
-        raise CohortError("--lungs network and --lung-run go together")
+    refuse_other_lungs(lungs, lung_run)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with (
         preparing.executor(jobs or os.cpu_count() or 1, scheduler) as workers,

@@ -27,11 +27,12 @@ Volumes = Annotated[Path | None, typer.Option(help="Folder with ct/ of volumes, 
 VolumeLabels = Annotated[str, typer.Option(help="Folder of their labels beside ct/.")]
 Lungs = Annotated[
     LungChoice,
-    typer.Option(
-        help="Lung masks: none, the built-in method, that with the network of --lung-run, or lung/ of the cohort."
-    ),
+    typer.Option(help="Lung masks: none, the built-in method, that with a lung network, or lung/ of the cohort."),
 ]
-LungRun = Annotated[Path | None, typer.Option(help="Finished run of the lung network.")]
+LungRun = Annotated[
+    Path | None,
+    typer.Option(help="With --lungs network: its finished run or a package with one; else the shipped package's."),
+]
 Phantoms = Annotated[int, typer.Option(min=0, help="Synthetic studies to add.")]
 Features = Annotated[int, typer.Option(help="Channels of the first level; 32 is the paper's.")]
 Seed = Annotated[int, typer.Option(help="Everything random follows from it.")]
@@ -71,6 +72,12 @@ def named(recipes: Mapping[str, Named], name: str) -> Named:
     if name not in recipes:
         raise TrainingError(f"there is no recipe {name!r}; the recipes are {', '.join(recipes)}")
     return recipes[name]
+
+
+def refuse_other_lungs(lungs: LungChoice, lung_run: Path | None) -> None:
+    """Raise TrainingError where a lung network is given that the choice of lungs has no use for."""
+    if lung_run is not None and lungs is not LungChoice.NETWORK:
+        raise TrainingError(f"--lung-run is for --lungs network, not for --lungs {lungs}")
 
 
 def show(metrics: dict[str, Any], out: Path) -> None:

@@ -8,11 +8,10 @@ from typing import Annotated
 import typer
 
 from pipeline.lung_builtin import Finds
-from pipeline.package import Thresholds
 from pipeline.preprocess import Preprocessing
 from pipeline.unet import Architecture
 from training import export as exporting
-from training import runs
+from training import lung_origin, runs
 from training.cli_options import (
     CohortDir,
     Device,
@@ -31,11 +30,11 @@ from training.cli_options import (
     identity_of,
     named,
     quiet_for,
+    refuse_other_lungs,
     say_json,
     show,
 )
 from training.data import Folders, Setting
-from training.errors import RunError
 from training.recipes import LUNGS, UNET1, UNET2
 from training.runs import CrossValidation, LungData, Where
 
@@ -175,7 +174,12 @@ def export(
     unet2: Annotated[Path, typer.Option(help="Folder of the finished run of UNet-2.")],
     label: Annotated[Path, typer.Option(help="JSON file: name, version, data, licence, metrics.")],
     out: Annotated[Path, typer.Option(help="Folder of the new package.")],
-    lungs: Annotated[Path | None, typer.Option(help="Folder of the finished run of the lung network.")] = None,
+    lungs: Annotated[
+        Path | None,
+        typer.Option(
+            help="Finished run of the lung network or a package with one; else the shipped one, if trained with it."
+        ),
+    ] = None,
     paper: Annotated[list[Path] | None, typer.Option(help="Texts to put beside the weights.")] = None,
     json: Json = False,
 ) -> None:
@@ -198,11 +202,10 @@ def _setting(
     lungs: LungChoice, lung_run: Path | None, phantoms: int, features: int, where: Where
 ) -> tuple[Setting, Finds | None]:
     """The setting of a run, and what finds its lungs beside the built-in method."""
-    if (lungs is LungChoice.NETWORK) != (lung_run is not None):
-        raise RunError("--lungs network and --lung-run go together")
+    refuse_other_lungs(lungs, lung_run)
     values = {"architecture": {"features": features}, "lungs": lungs.value, "phantoms": phantoms}
-    if lung_run is None:
+    if lungs is not LungChoice.NETWORK:
         return Setting.model_validate(values), None
-    values["lung_network"] = exporting.weights_digest(lung_run)
-    network = exporting.lung_network(lung_run, Thresholds().lungs, where.room)
-    return Setting.model_validate(values), network.finds
+    origin = lung_origin.read(lung_run)
+    setting = Setting.model_validate({**values, "lung_network": origin.sha256})
+    return setting, origin.ready(where.room).finds

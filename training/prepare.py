@@ -24,10 +24,9 @@ from pipeline import __version__, preprocess
 from pipeline.arrays import HuArray, LabelArray
 from pipeline.lung_network import LungNetwork
 from pipeline.lungs import MIN_LUNGS_ML, builtin
-from pipeline.package import Thresholds
 from pipeline.preprocess import Preprocessing
 from pipeline.segment import Room
-from training import cohort, export, images, prepared, verify
+from training import cohort, images, lung_origin, prepared, verify
 from training.cohort import Case
 from training.data import LungSource
 from training.errors import CohortError
@@ -42,15 +41,18 @@ VOLUME_SLICES = 10  # as many slices are a volume, in which lungs must be found
 
 @dataclass(frozen=True)
 class Lungs:
-    """What finds the lungs, as training will be told; `run` is the lung network's, for the source "network"."""
+    """What finds the lungs, as training will be told.
+
+    `origin`: run or package that the network of the source "network" is taken from, None for the shipped package.
+    """
 
     source: LungSource
-    run: Path | None = None
+    origin: Path | None = None
 
     @property
     def network(self) -> str:
         """SHA-256 of the weights of the lung network; empty where there is none."""
-        return export.weights_digest(self.run) if self.run is not None else ""
+        return lung_origin.read(self.origin).sha256 if self.source == "network" else ""
 
 
 @dataclass(frozen=True)
@@ -265,7 +267,7 @@ def _lungs(job: Job, hu: HuArray, image: Image, drawn: Image | None) -> LabelArr
         if drawn is None:
             raise CohortError("there is no lung mask in lung/")
         return drawn.array.astype(np.uint8)
-    network = _lung_network(job.lungs.run).finds if job.lungs.run is not None else None
+    network = _lung_network(job.lungs.origin).finds if job.lungs.source == "network" else None
     mask = builtin(hu, image.spacing_mm, network)
     found_ml = np.count_nonzero(mask) * float(np.prod(image.spacing_mm)) / 1000
     if len(hu) >= VOLUME_SLICES and found_ml < MIN_LUNGS_ML:
@@ -274,9 +276,9 @@ def _lungs(job: Job, hu: HuArray, image: Image, drawn: Image | None) -> LabelArr
 
 
 @cache
-def _lung_network(run: Path) -> LungNetwork:
+def _lung_network(origin: Path | None) -> LungNetwork:
     """Once per process."""
-    return export.lung_network(run, Thresholds().lungs, Room(torch.device("cpu"), BATCH))
+    return lung_origin.read(origin).ready(Room(torch.device("cpu"), BATCH))
 
 
 def _sorted_out(done: Mapping[str, Done]) -> tuple[list[Entry], dict[str, str]]:

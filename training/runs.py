@@ -19,7 +19,7 @@ from training import (
     crossval,
     data,
     distributed,
-    export,
+    finished,
     lungs,
     phantoms,
     unet1,
@@ -31,7 +31,7 @@ from training.crossval import Held
 from training.data import Folders, Setting
 from training.dataset import Example
 from training.errors import CohortError, RunError
-from training.export import Finished
+from training.finished import Finished
 from training.loop import Run
 from training.recipes import EmRecipe, LungRecipe, Recipe
 from training.regions import Regions
@@ -67,7 +67,7 @@ class Where:
         """
         note = {"setting": setting.model_dump(mode="json"), "train": sorted(example.name for example in train)}
         if start is not None:
-            note["start"] = export.weights_digest(start)
+            note["start"] = finished.weights_digest(start)
         before = checkpoint.story(start) if start is not None else []
         return Run(self.out / name, recipe, seed, distributed.choose(self.device), note, before)
 
@@ -82,7 +82,7 @@ def all_data_unet1(
     network: Finds | None = None,
 ) -> UNet:
     """UNet-1 on everything, from random weights or from the finished run in `start`."""
-    first = export.finished(start, Recipe).net if start is not None else None
+    first = finished.read(start, Recipe).net if start is not None else None
     if first is not None:
         setting = setting.model_copy(update={"architecture": first.arch})
     pool, setting = data.pool(folders, setting, network)
@@ -91,7 +91,7 @@ def all_data_unet1(
         raise RunError("UNet-1 learns from pixel labels: give --cohort, --volumes or both")
     run = where.run("", recipe, seed, setting, [*pool.cohort, *pool.volumes, *pool.phantoms], start)
     net = unet1.fit(pool, setting.architecture, setting.preprocessing, run, first)
-    export.keep(run.folder, net)
+    finished.keep(run.folder, net)
     return net
 
 
@@ -105,14 +105,14 @@ def all_data_unet2(
     network: Finds | None = None,
 ) -> UNet:
     """UNet-2 on the cohort and the phantoms, from the finished run of UNet-1 in `start`."""
-    first = export.finished(start, Recipe)
+    first = finished.read(start, Recipe)
     setting = setting.model_copy(update={"architecture": first.setting.architecture})
-    found = Regions(first.net, export.weights_digest(start), where.out / "regions", where.room)
+    found = Regions(first.net, finished.weights_digest(start), where.out / "regions", where.room)
     pool, setting = data.pool(folders, setting, network, found)
     refuse_unused(Pool(pool.cohort, (), pool.phantoms), recipe)
     run = where.run("", recipe, seed, setting, [*pool.cohort, *pool.phantoms], start)
     net = unet2.fit(first.net, pool, setting.preprocessing, run)
-    export.keep(run.folder, net)
+    finished.keep(run.folder, net)
     return net
 
 
@@ -141,7 +141,7 @@ def all_data_lungs(of: LungData, setting: Setting, recipe: LungRecipe, seed: int
     setting = setting.model_copy(update={"data_sha256": digest})
     run = where.run("", recipe, seed, setting, [one for examples in believed for one in examples])
     net = lungs.fit(believed, setting.architecture, setting.preprocessing, run)
-    export.keep(run.folder, net)
+    finished.keep(run.folder, net)
     return net
 
 
@@ -203,7 +203,7 @@ def _foreign(start: Path, cases: Sequence[Case]) -> Finished[Recipe]:
         raise RunError(
             f"{start} was trained on {len(seen)} cases of the cohort: held-out figures would mean nothing"
         )
-    return export.finished(start, Recipe)
+    return finished.read(start, Recipe)
 
 
 def _fold(
@@ -217,7 +217,7 @@ def _fold(
 ) -> dict[str, list[Overlap]]:
     wanted, room, seed = setting.preprocessing, where.room, what.seed + fold
     pool = Pool([case.example for case in train], extra.volumes, extra.phantoms)
-    first = export.finished(what.start, Recipe).net if what.start is not None else None
+    first = finished.read(what.start, Recipe).net if what.start is not None else None
     for stage in what.stages:
         run = where.run(f"{stage.name}-fold{fold}", stage, seed, setting, pool.cohort, what.start)
         first = unet1.fit(pool, setting.architecture, wanted, run, first)

@@ -19,7 +19,7 @@ from pipeline.phantom import PhantomSpec, as_volume
 from pipeline.preprocess import Preprocessing
 from pipeline.types import PipelineSettings
 from pipeline.unet import Architecture
-from training import export, lungs, opacities, runs
+from training import export, finished, lungs, opacities, runs
 from training.cohort import Case
 from training.data import Setting
 from training.dataset import Source
@@ -117,22 +117,22 @@ class TestFromPhantomsToPackage:
     """A network of 4 channels after a few steps: what it finds is poor, how it is used is whole."""
 
     def test_the_run_is_not_taken_for_another_network(self, run: Path) -> None:
-        assert export.finished(run, LungRecipe).recipe == FEW
+        assert finished.read(run, LungRecipe).recipe == FEW
         for kind, name in ((Recipe, "UNet-1"), (EmRecipe, "UNet-2")):
             with pytest.raises(RunError, match=f"a run of the lung network, not of {name}"):
-                export.finished(run, kind)
+                finished.read(run, kind)
 
     def test_a_package_finds_lungs_by_it(self, run: Path, tmp_path: Path) -> None:
         made = phantom.make(PhantomSpec(slices=12, rows=96, columns=96, slice_spacing_mm=20.0))
         first, second = (tmp_path / name for name in ("one", "two"))
         recipes = {first: Recipe(name="r", epochs=1, rate=1e-3), second: EmRecipe(name="e", epochs=1, rate=1e-3)}
         for folder, recipe in recipes.items():
-            net = export.finished(run, LungRecipe).net
+            net = finished.read(run, LungRecipe).net
             setting = SETTING.model_copy(update={"data_sha256": "0" * 64})
             kept = Where(folder, "cpu").run("", recipe, 1, setting, ())
             folder.mkdir()
             (folder / "run.json").write_text(json.dumps(kept.identity()))
-            export.keep(folder, net)
+            finished.keep(folder, net)
         label = Label("tiny", "1", ("phantoms",), LICENCE, {}, {})
         shipped = export.export(first, second, label, tmp_path / "package", run)
         assert shipped.manifest.lungs is not None

@@ -16,7 +16,7 @@ from pipeline import package
 from pipeline.package import Licence
 from pipeline.preprocess import Preprocessing
 from pipeline.unet import Architecture
-from training import checkpoint, cli, cli_options, cohort, crossval, dataset, export, runs
+from training import checkpoint, cli, cli_options, cohort, crossval, dataset, export, finished, runs
 from training.batches import Pool
 from training.crossval import Held
 from training.data import Folders, Setting
@@ -90,7 +90,7 @@ def test_two_runs_make_a_package(folder: Path, tmp_path: Path) -> None:
         assert run["setting"]["data_sha256"] == loaded.manifest.training.data_sha256  # type: ignore[index, call-overload]
         assert run["software"] == loaded.manifest.software == checkpoint.code_version()
         assert "train" not in run  # names of cases may be those of patients
-    kept = export.finished(two, EmRecipe)
+    kept = finished.read(two, EmRecipe)
     x = torch.rand(1, 7, 64, 64)
     torch.testing.assert_close(loaded.unet2.probability(x), kept.net.probability(x), atol=0.01, rtol=0)
 
@@ -105,7 +105,7 @@ def test_an_unfinished_run_and_a_swapped_one_are_refused(folder: Path, tmp_path:
     with pytest.raises(RunError, match="another version of this program"):
         export.export(one, two, label, tmp_path / "out")
     (one / "run.json").write_text(run)
-    (two / export.NETWORK).unlink()
+    (two / finished.NETWORK).unlink()
     with pytest.raises(RunError, match="no finished run"):
         export.export(one, two, label, tmp_path / "out")
     assert not (tmp_path / "out").exists()
@@ -199,4 +199,4 @@ def test_data_that_a_recipe_does_not_draw_are_refused(
 def test_a_run_remembers_the_weights_it_goes_on_from(folder: Path, tmp_path: Path) -> None:
     runs.all_data_unet1(Folders(folder), SETTING, ONE, 1, Where(tmp_path / "one", "cpu"))
     runs.all_data_unet2(Folders(folder), SETTING, TWO, tmp_path / "one", 1, Where(tmp_path / "two", "cpu"))
-    assert export.weights_digest(tmp_path / "one") in (tmp_path / "two" / "run.json").read_text()
+    assert finished.weights_digest(tmp_path / "one") in (tmp_path / "two" / "run.json").read_text()

@@ -1,0 +1,86 @@
+"""A department's networks are trained with the lungs that the node will find, whoever trained the lung network."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from pipeline import package, phantom
+from pipeline.package import Licence, ModelPackage
+from pipeline.phantom import PhantomSpec
+from pipeline.preprocess import Preprocessing
+from pipeline.segment import Room
+from pipeline.unet import Architecture, UNet
+from training import export, finished, lung_origin
+from training.data import Setting
+from training.errors import RunError
+from training.export import Label
+from training.recipes import EmRecipe, Recipe
+from training.runs import Where
+
+LABEL = Label("tiny", "1", ("nothing",), Licence(name="none", url="https://example.org", notice="none"), {}, {})
+SHIPPED = package.load(None)
+
+
+def run(folder: Path, recipe: Recipe, lung_network: str) -> Path:
+    """A finished run of an untrained network, trained (it says) with this lung network."""
+    setting = Setting(
+        architecture=Architecture(features=4),
+        preprocessing=Preprocessing(rows=64, columns=64),
+        lungs="network" if lung_network else "builtin",
+        lung_network=lung_network,
+        data_sha256="0" * 64,
+    )
+    kept = Where(folder, "cpu").run("", recipe, 1, setting, ())
+    folder.mkdir()
+    (folder / "run.json").write_text(json.dumps(kept.identity()))
+    finished.keep(folder, UNet(setting.architecture))
+    return folder
+
+
+def exported(folder: Path, lung_network: str, lungs: Path | None = None) -> ModelPackage:
+    first = run(folder / "one", Recipe(name="r", epochs=1, rate=1e-3), lung_network)
+    second = run(folder / "two", EmRecipe(name="e", epochs=1, rate=1e-3), lung_network)
+    return export.export(first, second, LABEL, folder / "package", lungs)
+
+
+def test_the_shipped_package_lends_its_lung_network() -> None:
+    made = phantom.make(PhantomSpec(slices=12, rows=128, columns=128, slice_spacing_mm=20.0))
+    found = lung_origin.read(None).ready(Room(torch.device("cpu"), 8)).finds(made.hu)
+    assert (found & made.lungs.both).sum() > 0.95 * made.lungs.both.sum()
+
+
+def test_runs_trained_with_the_shipped_lungs_take_them_along(tmp_path: Path) -> None:
+    entry = SHIPPED.manifest.lungs
+    assert entry is not None
+    made = exported(tmp_path, lung_origin.read(None).sha256)
+    assert made.manifest.lungs == entry  # the same weights to the bit, on the same grid
+    told = made.manifest.training
+    assert told.recipes["lungs"] == SHIPPED.manifest.training.recipes["lungs"]
+    assert told.stories["lungs"] == SHIPPED.manifest.training.stories["lungs"]
+    again = lung_origin.read(tmp_path / "package")
+    assert again.sha256 == entry.sha256  # and lends them in its turn
+
+
+def test_lungs_that_the_runs_have_never_seen_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="another lung network than the shipped package has: give it with --lungs"):
+        exported(tmp_path, "f" * 64)
+    assert not (tmp_path / "package").exists()
+
+
+def test_runs_without_a_lung_network_get_none_unless_one_is_given(tmp_path: Path) -> None:
+    (tmp_path / "bare").mkdir()
+    bare = exported(tmp_path / "bare", "")
+    assert bare.manifest.lungs is None
+    with pytest.raises(RunError, match="the package tiny 1 has no lung network"):
+        lung_origin.read(tmp_path / "bare" / "package")
+    (tmp_path / "given").mkdir()
+    assert exported(tmp_path / "given", "", package.demo_folder()).manifest.lungs == SHIPPED.manifest.lungs
+
+
+def test_a_folder_that_holds_neither_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="no finished run"):
+        lung_origin.read(tmp_path)

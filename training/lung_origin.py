@@ -1,0 +1,78 @@
+"""Where a lung network comes from: a finished run of `dicomnode-train lungs`, or a package that has one.
+
+A department that has trained none takes that of the shipped package: its own networks then see the lungs that the
+node will find, however dense they are.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import JsonValue
+
+from pipeline import package
+from pipeline.lung_network import LungNetwork
+from pipeline.package import Thresholds
+from pipeline.preprocess import Preprocessing
+from pipeline.segment import Room
+from pipeline.unet import UNet
+from training import checkpoint, finished
+from training.errors import RunError
+from training.recipes import LungRecipe
+
+NAME = "lungs"  # of the network within a package
+
+
+@dataclass(frozen=True)
+class LungOrigin:
+    """A lung network and its history.
+
+    Attributes:
+        sha256: of its weights, as the file in the folder holds them.
+        recipe, seed, story: as a package's manifest tells them.
+    """
+
+    net: UNet
+    preprocessing: Preprocessing
+    threshold: float
+    sha256: str
+    recipe: JsonValue
+    seed: int
+    story: list[JsonValue]
+
+    def ready(self, room: Room) -> LungNetwork:
+        """To run."""
+        return LungNetwork(self.net, self.preprocessing, self.threshold, room)
+
+
+def read(folder: Path | None) -> LungOrigin:
+    """The lung network of a run or package; None is the shipped package. Raises RunError, ModelError."""
+    if folder is None or (folder / package.MANIFEST).is_file():
+        return _of_package(folder)
+    run = finished.read(folder, LungRecipe)
+    return LungOrigin(
+        run.net,
+        run.setting.preprocessing,
+        Thresholds().lungs,
+        finished.weights_digest(folder),
+        run.recipe.model_dump(mode="json"),
+        run.seed,
+        checkpoint.story(folder),
+    )
+
+
+def _of_package(folder: Path | None) -> LungOrigin:
+    made = package.load(folder)
+    entry, training = made.manifest.lungs, made.manifest.training
+    if made.lungs is None or entry is None:
+        raise RunError(f"the package {made.identity.name} {made.identity.version} has no lung network")
+    return LungOrigin(
+        made.lungs,
+        entry.preprocessing,
+        made.manifest.thresholds.lungs,
+        entry.sha256,
+        training.recipes[NAME],
+        training.seeds[NAME],
+        training.stories.get(NAME, []),
+    )
