@@ -13,7 +13,6 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 HALF = 0.5
-MOST_LOG_ODDS = 6.0
 
 
 def constant_prior(x: Tensor, b1: float) -> Tensor:
@@ -75,9 +74,9 @@ def split_log_odds(x: Tensor, region: Tensor, k2: float, sigma_px: float, within
     return k2 * (smooth - smooth.new_tensor(levels)[:, None, None])
 
 
-def bounded(logits: Tensor) -> Tensor:
-    """The network's log odds, bounded so that it never outweighs whatever the prior says."""
-    return logits.clamp(-MOST_LOG_ODDS, MOST_LOG_ODDS)
+def bounded(logits: Tensor, trust: float) -> Tensor:
+    """The network's log odds within ± trust, so that it cannot outweigh a prior that is surer than that."""
+    return logits.clamp(-trust, trust)
 
 
 def e_step_of_odds(log_odds: Tensor, region: Tensor, positive: Tensor) -> Tensor:

@@ -76,6 +76,8 @@ class EmRecipe(Recipe):
         smooth_px: σ of the mean x̃ of "split", pixels of the network grid.
         b2_within: bounds of that level; −500 and −200 HU.
         warm_up: epochs in which the labels come from the prior alone ("split").
+        trust: log odds of the network count within ± so much ("split"). A prior that is surer decides alone: a
+            network that finds nothing cannot talk itself into finding nothing for ever.
         loss: "dice" is the paper's; else cross entropy inside the region is added.
     """
 
@@ -86,6 +88,7 @@ class EmRecipe(Recipe):
     smooth_px: float = Field(default=2.0, ge=0, le=20)
     b2_within: tuple[float, float] = (4.76, 7.49)
     warm_up: int = Field(default=0, ge=0)
+    trust: float = Field(default=6.0, gt=0)
 
 
 def _steps(progress: float) -> float:

@@ -52,7 +52,7 @@ def expectation(model: UNet, batch: Batch, recipe: EmRecipe, epoch: int = 0) -> 
     if recipe.prior == "split":
         odds = em.split_log_odds(x, batch.region, recipe.k2, recipe.smooth_px, recipe.b2_within)
         if epoch >= recipe.warm_up:
-            odds = odds + em.bounded(_logits(model, batch))
+            odds = odds + em.bounded(_logits(model, batch), recipe.trust)
         return em.e_step_of_odds(odds, batch.region, batch.positive)
     f = torch.sigmoid(_logits(model, batch)) * batch.region
     if recipe.prior == "phi1":
