@@ -1,6 +1,6 @@
 """The whole way, once: studies in a PACS → cohort → UNet-1 → EM UNet-2 → package → the node analyses new studies.
 
-    python benchmarks/mission.py [--studies 18] [--new 3] [--epochs 40] [--grid 128] [--features 8] [--folder DIR]
+    python benchmarks/mission.py [--studies 36] [--new 3] [--epochs 60] [--grid 128] [--features 16] [--folder DIR]
 
 Phantom studies lie in Orthanc: healthy ones, GGO only, and GGO with consolidation. Half of those with lesions are
 contoured (RTSTRUCT: infection alone, so that no pixel says what is consolidated); every study has a report, from
@@ -121,11 +121,11 @@ def judge(node: Served, dcmtk: Dcmtk, folder: Path, count: int) -> bool:
 def main() -> int:
     """See the module."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--studies", type=int, default=18)
+    parser.add_argument("--studies", type=int, default=36)
     parser.add_argument("--new", type=int, default=3)
-    parser.add_argument("--epochs", type=int, default=40)
+    parser.add_argument("--epochs", type=int, default=60)
     parser.add_argument("--grid", type=int, default=128)
-    parser.add_argument("--features", type=int, default=8)
+    parser.add_argument("--features", type=int, default=16)
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--device", default="auto")
     parser.add_argument("--folder", type=Path)

@@ -213,6 +213,12 @@ def stored_state(net: UNet, precision: Precision = "float16") -> dict[str, Tenso
     }
 
 
+def precision_for(net: UNet) -> Precision:
+    """Half precision, unless a value lies beyond its range: the variances of batch norm have no upper limit."""
+    half = stored_state(net, "float16").values()
+    return "float16" if all(bool(torch.isfinite(value).all()) for value in half) else "float32"
+
+
 def encode(net: UNet, precision: Precision = "float16") -> tuple[bytes, str]:
     """Weights as the bytes of a safetensors file, and its SHA-256. Raises ModelError beyond its range."""
     state = stored_state(net, precision)

@@ -22,6 +22,7 @@ from pipeline.package import (
     Thresholds,
     Training,
 )
+from pipeline.unet import UNet
 from training import checkpoint, finished, lung_origin
 from training.errors import RunError
 from training.finished import Finished
@@ -113,22 +114,23 @@ class _Member:
 
 
 def _member(name: str, run: Finished[Any], folder: Path) -> _Member:
-    weights, sha256 = package.encode(run.net)
-    entry = Network.model_validate(
-        {"architecture": run.setting.architecture, "file": f"{name}.safetensors", "sha256": sha256}
-    )
+    weights, values = _encoded(name, run.net)
+    entry = Network.model_validate(values)
     return _Member(weights, entry, run.recipe.model_dump(mode="json"), run.seed, checkpoint.story(folder))
 
 
 def _finding(lungs: LungOrigin) -> _Member:
-    weights, sha256 = package.encode(lungs.net)
-    entry = LungFinder(
-        architecture=lungs.net.arch,
-        file="lungs.safetensors",
-        sha256=sha256,
-        preprocessing=lungs.preprocessing,
-    )
+    weights, values = _encoded(lung_origin.NAME, lungs.net)
+    entry = LungFinder.model_validate({**values, "preprocessing": lungs.preprocessing})
     return _Member(weights, entry, lungs.recipe, lungs.seed, lungs.story)
+
+
+def _encoded(name: str, net: UNet) -> tuple[bytes, dict[str, Any]]:
+    """The bytes of its file, and what every entry says."""
+    precision = package.precision_for(net)
+    weights, sha256 = package.encode(net, precision)
+    file = f"{name}.safetensors"
+    return weights, {"architecture": net.arch, "file": file, "sha256": sha256, "precision": precision}
 
 
 def _finder(runs: Sequence[Finished[Any]], lungs: Path | None) -> LungOrigin | None:
