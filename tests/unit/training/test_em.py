@@ -168,3 +168,19 @@ def test_warming_up_the_labels_come_from_the_prior_alone() -> None:
     assert labels[0][0, :12].all()
     assert torch.equal(labels[0], labels[1])
     assert not labels[2].any()
+
+
+@pytest.mark.parametrize("trust", [0.3, 1.0, 2.0])
+def test_a_prior_that_is_surer_than_the_trust_decides_alone(trust: float) -> None:
+    """A network that says "nothing" everywhere takes back what the prior says within the trust, and no more."""
+    recipe = EmRecipe(name="split", epochs=1, rate=1e-3, prior="split", k2=1.0, trust=trust, smooth_px=0)
+    recipe = recipe.model_copy(update={"b2_within": (6.0, 6.0)})
+    net = UNet(Architecture(features=4))
+    torch.nn.init.zeros_(net.head.weight)
+    torch.nn.init.constant_(net.head.bias, -50.0)
+    stacks = torch.full((1, 7, 32, 32), 6.0 + trust - 0.1)
+    stacks[:, :, :16] = 6.0 + trust + 0.1
+    whole = torch.ones(1, 32, 32, dtype=torch.bool)
+    labels = unet2.expectation(net, Batch(stacks, whole, whole, torch.tensor([True])), recipe)
+    assert labels[0, :16].all()
+    assert not labels[0, 16:].any()

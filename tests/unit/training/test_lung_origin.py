@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from typer.testing import CliRunner
 
 from pipeline import package, phantom
 from pipeline.package import Licence, ModelPackage
@@ -14,9 +15,9 @@ from pipeline.phantom import PhantomSpec
 from pipeline.preprocess import Preprocessing
 from pipeline.segment import Room
 from pipeline.unet import Architecture, UNet
-from training import export, finished, lung_origin
+from training import cli, export, finished, lung_origin
 from training.data import Setting
-from training.errors import RunError
+from training.errors import RunError, TrainingError
 from training.export import Label
 from training.recipes import EmRecipe, Recipe
 from training.runs import Where
@@ -97,3 +98,11 @@ def test_weights_beyond_half_precision_are_kept_whole(tmp_path: Path) -> None:
 def test_a_folder_that_holds_neither_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="no finished run"):
         lung_origin.read(tmp_path)
+
+
+@pytest.mark.parametrize("command", ["unet1", "prepare"])
+def test_a_lung_network_that_would_not_be_used_is_refused(command: str, tmp_path: Path) -> None:
+    arguments = [command, "--cohort", str(tmp_path), "--out", str(tmp_path / "out"), "--lung-run", str(tmp_path)]
+    failed = CliRunner().invoke(cli.app, arguments)
+    assert isinstance(failed.exception, TrainingError)
+    assert str(failed.exception) == "--lung-run is for --lungs network, not for --lungs builtin"
