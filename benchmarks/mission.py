@@ -45,6 +45,7 @@ REPORTS = {
     "both": "Ground-glass opacities with consolidation in the lower lobe.",
 }
 TRUTH_WITHIN = 0.10
+SCORED = {"trust": 0.5, "b2_within": (6.4, 7.49)}  # b2: −320 … −200 HU; docs/training.md, Choices
 console = Console()
 
 
@@ -86,7 +87,7 @@ def train(cohort: Path, folder: Path, options: argparse.Namespace) -> Path:
         lung_network=lung_origin.read(None).sha256,
     )
     first = TOY.model_copy(update={"epochs": options.epochs})
-    second = TOY_EM.model_copy(update={"epochs": max(6, options.epochs // 6)})
+    second = TOY_EM.model_copy(update={"epochs": max(6, options.epochs // 6), **SCORED})
     folders = Folders(folder / "prepared")
     runs.all_data_unet1(folders, setting, first, 1, Where(folder / "unet1", options.device))
     runs.all_data_unet2(folders, setting, second, folder / "unet1", 1, Where(folder / "unet2", options.device))

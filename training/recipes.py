@@ -239,8 +239,7 @@ TOY_EM = EmRecipe(
     prior="split",
     k2=1.5,
     smooth_px=0.7,
-    b2_within=(6.4, 7.49),  # −320 … −200 HU: drawn chests are not off
+    b2_within=(7.04, 7.49),  # −250 … −200 HU: drawn chests are not off
     warm_up=2,
-    trust=0.5,
     **_TOY,
 )
