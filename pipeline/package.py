@@ -2,7 +2,7 @@
 
 Loading refuses whatever does not match its manifest: a wrong hash, a tensor too many or too few, another shape or
 type, a value that is not a number, a field nobody knows. Nothing is ever unpickled. Weights are kept as float16,
-imported ones as float32, and run as float32.
+or as float32 where they lie beyond its range or were imported, and run as float32.
 """
 
 from __future__ import annotations

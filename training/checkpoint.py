@@ -11,6 +11,7 @@ import json
 import os
 import pickle
 import platform
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -43,10 +44,13 @@ def code_version() -> dict[str, str]:
     }
 
 
-def claim(folder: Path, identity: dict[str, Any], before: list[Any]) -> None:
+def claim(
+    folder: Path, identity: dict[str, Any], before: list[Any], later: Mapping[str, Mapping[str, Any]] | None = None
+) -> None:
     """Make the folder this run's, or raise RunError where it is another's.
 
-    Beside its identity stand the code that began the run, and the stories of the runs it goes on from.
+    Beside its identity stand the code that began the run, and the stories of the runs it goes on from. `later`: by
+    part of the identity, the values that fields have where a run was begun before there was such a field.
     """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / RUN
@@ -54,6 +58,7 @@ def claim(folder: Path, identity: dict[str, Any], before: list[Any]) -> None:
         write(path, json.dumps({**identity, "software": code_version(), "before": before}, indent=1).encode())
         return
     kept = read(folder)
+    kept |= {part: {**values, **kept[part]} for part, values in (later or {}).items() if part in kept}
     if {key: kept[key] for key in kept if key not in BESIDE} != json.loads(json.dumps(identity)):
         raise RunError(f"{folder} holds another run (see {RUN} there): give another folder, or remove it")
 

@@ -18,6 +18,7 @@ from pipeline.package import (
     Manifest,
     ModelPackage,
     Network,
+    Precision,
     Prior,
     Thresholds,
     Training,
@@ -71,10 +72,16 @@ def export(first: Path, second: Path, label: Label, out: Path, lungs: Path | Non
     one, two = finished.read(first, Recipe), finished.read(second, EmRecipe)
     if one.setting.preprocessing != two.setting.preprocessing:
         raise ModelError("the two runs used different preprocessing; train UNet-2 with the setting of UNet-1")
+    if (one.setting.lungs, one.setting.lung_network) != (two.setting.lungs, two.setting.lung_network):
+        raise RunError("the two runs used different lungs; train UNet-2 with the --lungs of UNet-1")
     members = {"unet1": _member("unet1", one, first), "unet2": _member("unet2", two, second)}
     finder = _finder((one, two), lungs)
     if finder is not None:
         members[lung_origin.NAME] = _finding(finder)
+        if one.setting.lungs == "network" and label.thresholds.lungs != finder.threshold:
+            raise RunError(
+                f"the networks were trained with lungs of threshold {finder.threshold}: name no other one"
+            )
     manifest = Manifest(
         name=label.name,
         version=label.version,
@@ -120,14 +127,14 @@ def _member(name: str, run: Finished[Any], folder: Path) -> _Member:
 
 
 def _finding(lungs: LungOrigin) -> _Member:
-    weights, values = _encoded(lung_origin.NAME, lungs.net)
+    weights, values = _encoded(lung_origin.NAME, lungs.net, lungs.precision)
     entry = LungFinder.model_validate({**values, "preprocessing": lungs.preprocessing})
     return _Member(weights, entry, lungs.recipe, lungs.seed, lungs.story)
 
 
-def _encoded(name: str, net: UNet) -> tuple[bytes, dict[str, Any]]:
-    """The bytes of its file, and what every entry says."""
-    precision = package.precision_for(net)
+def _encoded(name: str, net: UNet, precision: Precision | None = None) -> tuple[bytes, dict[str, Any]]:
+    """The bytes of its file, and what every entry says; weights of a package stay as they were, to the bit."""
+    precision = precision or package.precision_for(net)
     weights, sha256 = package.encode(net, precision)
     file = f"{name}.safetensors"
     return weights, {"architecture": net.arch, "file": file, "sha256": sha256, "precision": precision}
@@ -141,5 +148,8 @@ def _finder(runs: Sequence[Finished[Any]], lungs: Path | None) -> LungOrigin | N
     found = lung_origin.read(lungs)
     if trained_with - {found.sha256}:
         of = lungs or "the shipped package"
-        raise RunError(f"the networks were trained with another lung network than {of} has: give it with --lungs")
+        raise RunError(
+            f"the networks were trained with another lung network than {of} has: give the run or the package that "
+            "they were trained with as --lungs"
+        )
     return found

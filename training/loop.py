@@ -51,6 +51,13 @@ class Run:
         """Recipe, seed and note, as they are kept in the run folder."""
         return {"recipe": self.recipe.model_dump(mode="json"), "seed": self.seed, **self.note}
 
+    def later(self) -> dict[str, Any]:
+        """The recipe with every field that need not be given at its default, as an older one is read."""
+        fields = type(self.recipe).model_fields.items()
+        defaults = {name: field.default for name, field in fields if not field.is_required()}
+        usual = self.recipe.model_copy(update=defaults).model_dump(mode="json", include=set(defaults))
+        return {"recipe": usual}
+
 
 @dataclass
 class State:
@@ -148,7 +155,7 @@ def _resume(run: Run, state: State) -> None:
     distributed.agree(run.identity(), "recipe, seed or data")
     kept = None
     if distributed.rank() == 0:
-        checkpoint.claim(run.folder, run.identity(), run.before)
+        checkpoint.claim(run.folder, run.identity(), run.before, run.later())
         kept = checkpoint.load(run.folder)
     kept = distributed.from_first(kept or state.kept())
     if kept is not None:

@@ -13,7 +13,7 @@ from pydantic import JsonValue
 
 from pipeline import package
 from pipeline.lung_network import LungNetwork
-from pipeline.package import Thresholds
+from pipeline.package import Precision, Thresholds
 from pipeline.preprocess import Preprocessing
 from pipeline.segment import Room
 from pipeline.unet import UNet
@@ -29,7 +29,7 @@ class LungOrigin:
     """A lung network and its history.
 
     Attributes:
-        sha256: of its weights, as the file in the folder holds them.
+        sha256, precision: of its weights, as the file in the folder holds them.
         recipe, seed, story: as a package's manifest tells them.
     """
 
@@ -37,6 +37,7 @@ class LungOrigin:
     preprocessing: Preprocessing
     threshold: float
     sha256: str
+    precision: Precision | None
     recipe: JsonValue
     seed: int
     story: list[JsonValue]
@@ -50,12 +51,15 @@ def read(folder: Path | None) -> LungOrigin:
     """The lung network of a run or package; None is the shipped package. Raises RunError, ModelError."""
     if folder is None or (folder / package.MANIFEST).is_file():
         return _of_package(folder)
+    if not (folder / finished.NETWORK).is_file():
+        raise RunError(f"{folder} is neither a finished run of `dicomnode-train lungs` nor a model package")
     run = finished.read(folder, LungRecipe)
     return LungOrigin(
         run.net,
         run.setting.preprocessing,
         Thresholds().lungs,
         finished.weights_digest(folder),
+        None,
         run.recipe.model_dump(mode="json"),
         run.seed,
         checkpoint.story(folder),
@@ -65,13 +69,21 @@ def read(folder: Path | None) -> LungOrigin:
 def _of_package(folder: Path | None) -> LungOrigin:
     made = package.load(folder)
     entry, training = made.manifest.lungs, made.manifest.training
+    name = f"the package {made.identity.name} {made.identity.version}"
     if made.lungs is None or entry is None:
-        raise RunError(f"the package {made.identity.name} {made.identity.version} has no lung network")
+        raise RunError(f"{name} has no lung network")
+    if made.manifest.thresholds.lungs != Thresholds().lungs:  # the digest of the weights says nothing of it
+        raise RunError(
+            f"the lung network of {name} has a threshold of its own: training knows {Thresholds().lungs} only"
+        )
+    if NAME not in training.recipes or NAME not in training.seeds:
+        raise RunError(f"{name} does not say how its lung network was trained")
     return LungOrigin(
         made.lungs,
         entry.preprocessing,
-        made.manifest.thresholds.lungs,
+        Thresholds().lungs,
         entry.sha256,
+        entry.precision,
         training.recipes[NAME],
         training.seeds[NAME],
         training.stories.get(NAME, []),

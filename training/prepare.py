@@ -11,7 +11,7 @@ import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, CancelledError, Executor, Future, wait
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, partial
 from pathlib import Path
 
@@ -43,16 +43,20 @@ VOLUME_SLICES = 10  # as many slices are a volume, in which lungs must be found
 class Lungs:
     """What finds the lungs, as training will be told.
 
-    `origin`: run or package that the network of the source "network" is taken from, None for the shipped package.
+    Attributes:
+        origin: run or package that the network of the source "network" is taken from, None for the shipped package.
+        network: SHA-256 of its weights, once `resolved`.
     """
 
     source: LungSource
     origin: Path | None = None
+    network: str = ""
 
-    @property
-    def network(self) -> str:
-        """SHA-256 of the weights of the lung network; empty where there is none."""
-        return lung_origin.read(self.origin).sha256 if self.source == "network" else ""
+    def resolved(self) -> Lungs:
+        """With the digest of the network, which every worker must find."""
+        if self.source != "network":
+            return self
+        return replace(self, network=lung_origin.read(self.origin).sha256)
 
 
 @dataclass(frozen=True)
@@ -144,7 +148,7 @@ def prepare(
     Raises:
         CohortError: the cohort cannot be used, no case is fit, or `out` holds something else.
     """
-    cases = cohort.read(folder, labels)
+    cases, lungs = cohort.read(folder, labels), lungs.resolved()
     about = About(
         cohort=str(folder.resolve()),
         preprocessing=preprocessing,
@@ -267,7 +271,7 @@ def _lungs(job: Job, hu: HuArray, image: Image, drawn: Image | None) -> LabelArr
         if drawn is None:
             raise CohortError("there is no lung mask in lung/")
         return drawn.array.astype(np.uint8)
-    network = _lung_network(job.lungs.origin).finds if job.lungs.source == "network" else None
+    network = _lung_network(job.lungs).finds if job.lungs.source == "network" else None
     mask = builtin(hu, image.spacing_mm, network)
     found_ml = np.count_nonzero(mask) * float(np.prod(image.spacing_mm)) / 1000
     if len(hu) >= VOLUME_SLICES and found_ml < MIN_LUNGS_ML:
@@ -276,9 +280,13 @@ def _lungs(job: Job, hu: HuArray, image: Image, drawn: Image | None) -> LabelArr
 
 
 @cache
-def _lung_network(origin: Path | None) -> LungNetwork:
-    """Once per process."""
-    return lung_origin.read(origin).ready(Room(torch.device("cpu"), BATCH))
+def _lung_network(lungs: Lungs) -> LungNetwork:
+    """Once per process. Raises CohortError where this host has another network than the command."""
+    found = lung_origin.read(lungs.origin)
+    if found.sha256 != lungs.network:
+        where = lungs.origin or "this worker's installation"
+        raise CohortError(f"another lung network lies in {where} than the command found: make both the same")
+    return found.ready(Room(torch.device("cpu"), BATCH))
 
 
 def _sorted_out(done: Mapping[str, Done]) -> tuple[list[Entry], dict[str, str]]:

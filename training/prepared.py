@@ -96,7 +96,12 @@ def open_folder(folder: Path, preprocessing: Preprocessing, lungs: str, lung_net
             entries = [_entry(row, about) for row in csv.DictReader(file)]
     except (OSError, ValidationError, KeyError, ValueError, csv.Error) as error:
         raise CohortError(f"{folder} is no prepared cohort that can be read: {error}") from error
-    if (about.preprocessing, about.lungs, about.lung_network) != (preprocessing, lungs, lung_network):
+    if (about.preprocessing, about.lungs) == (preprocessing, lungs) and about.lung_network != lung_network:
+        raise CohortError(
+            f"{folder} was prepared with another lung network: give the --lung-run of its `prepare` command, or "
+            "prepare it again in another folder"
+        )
+    if (about.preprocessing, about.lungs) != (preprocessing, lungs):
         raise CohortError(
             f"{folder} was prepared with lungs {about.lungs!r} and {about.preprocessing}; this run wants "
             f"{lungs!r} and {preprocessing}: give --lungs {about.lungs}, or prepare it again in another folder"

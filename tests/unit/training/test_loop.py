@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -94,6 +95,17 @@ def test_a_folder_of_another_run_is_refused(tmp_path: Path) -> None:
     unet1.fit(POOL, ARCH, SETTINGS, Run(tmp_path, recipe(epochs=1), 1, CPU))
     with pytest.raises(RunError, match="holds another run"):
         unet1.fit(POOL, ARCH, SETTINGS, Run(tmp_path, recipe(epochs=1), 2, CPU))
+
+
+def test_a_run_begun_before_a_field_of_its_recipe_existed_goes_on(tmp_path: Path) -> None:
+    unet1.fit(POOL, ARCH, SETTINGS, Run(tmp_path, recipe(epochs=1), 1, CPU))
+    path = tmp_path / "run.json"
+    kept = json.loads(path.read_text())
+    del kept["recipe"]["masked"]
+    path.write_text(json.dumps(kept))
+    unet1.fit(POOL, ARCH, SETTINGS, Run(tmp_path, recipe(epochs=1), 1, CPU))
+    with pytest.raises(RunError, match="holds another run"):
+        unet1.fit(POOL, ARCH, SETTINGS, Run(tmp_path, recipe(epochs=1, masked=0.5), 1, CPU))
 
 
 def test_a_loss_that_is_no_number_stops_the_run(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,14 +11,16 @@ import torch
 from typer.testing import CliRunner
 
 from pipeline import package, phantom
-from pipeline.package import Licence, ModelPackage
+from pipeline.package import Licence, ModelPackage, Thresholds
 from pipeline.phantom import PhantomSpec
 from pipeline.preprocess import Preprocessing
 from pipeline.segment import Room
 from pipeline.unet import Architecture, UNet
-from training import cli, export, finished, lung_origin
+from tests.fixtures import small_training
+from training import cli, export, finished, lung_origin, prepare, prepared
+from training.cohort import read
 from training.data import Setting
-from training.errors import RunError, TrainingError
+from training.errors import CohortError, RunError, TrainingError
 from training.export import Label
 from training.recipes import EmRecipe, Recipe
 from training.runs import Where
@@ -42,10 +45,12 @@ def run(folder: Path, recipe: Recipe, lung_network: str) -> Path:
     return folder
 
 
-def exported(folder: Path, lung_network: str, lungs: Path | None = None) -> ModelPackage:
-    first = run(folder / "one", Recipe(name="r", epochs=1, rate=1e-3), lung_network)
-    second = run(folder / "two", EmRecipe(name="e", epochs=1, rate=1e-3), lung_network)
-    return export.export(first, second, LABEL, folder / "package", lungs)
+def exported(
+    folder: Path, lung_network: str, lungs: Path | None = None, second: str | None = None, label: Label = LABEL
+) -> ModelPackage:
+    one = run(folder / "one", Recipe(name="r", epochs=1, rate=1e-3), lung_network)
+    two = run(folder / "two", EmRecipe(name="e", epochs=1, rate=1e-3), lung_network if second is None else second)
+    return export.export(one, two, label, folder / "package", lungs)
 
 
 def test_the_shipped_package_lends_its_lung_network() -> None:
@@ -67,9 +72,56 @@ def test_runs_trained_with_the_shipped_lungs_take_them_along(tmp_path: Path) -> 
 
 
 def test_lungs_that_the_runs_have_never_seen_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(RunError, match="another lung network than the shipped package has: give it with --lungs"):
+    with pytest.raises(RunError, match="another lung network than the shipped package has: give the run"):
         exported(tmp_path, "f" * 64)
     assert not (tmp_path / "package").exists()
+
+
+def test_two_runs_with_different_lungs_and_another_threshold_are_refused(tmp_path: Path) -> None:
+    shipped = lung_origin.read(None).sha256
+    for name, second, label, complaint in (
+        ("lungs", "", LABEL, "the two runs used different lungs"),
+        ("threshold", None, replace(LABEL, thresholds=Thresholds(lungs=0.3)), "lungs of threshold 0.5"),
+    ):
+        (tmp_path / name).mkdir()
+        with pytest.raises(RunError, match=complaint):
+            exported(tmp_path / name, shipped, None, second, label)
+
+
+def test_a_package_with_a_threshold_of_its_own_lends_nothing(tmp_path: Path) -> None:
+    (tmp_path / "given").mkdir()
+    label = replace(LABEL, thresholds=Thresholds(lungs=0.3))
+    exported(tmp_path / "given", "", package.demo_folder(), None, label)
+    with pytest.raises(RunError, match="has a threshold of its own"):
+        lung_origin.read(tmp_path / "given" / "package")
+
+
+class TestPrepare:
+    """Arrays with the lungs of the shipped package, made by worker processes."""
+
+    SETTING = Preprocessing(rows=64, columns=64)
+
+    @pytest.fixture
+    def cohort(self, tmp_path: Path) -> Path:
+        made = phantom.make(PhantomSpec(slices=12, rows=96, columns=96, slice_spacing_mm=20.0))
+        (tmp_path / "cohort" / "ct").mkdir(parents=True)
+        small_training.write(tmp_path / "cohort" / "ct" / "one.nii.gz", made.hu, made)
+        return tmp_path / "cohort"
+
+    def test_the_prepared_cohort_is_opened_with_the_same_network_only(self, cohort: Path, tmp_path: Path) -> None:
+        with prepare.executor(1) as workers:
+            done = prepare.prepare(cohort, tmp_path / "out", self.SETTING, prepare.Lungs("network"), workers)
+        assert [entry.case.name for entry in done.entries] == ["one"]
+        shipped = lung_origin.read(None).sha256
+        assert prepared.open_folder(tmp_path / "out", self.SETTING, "network", shipped).entries
+        with pytest.raises(CohortError, match="prepared with another lung network: give the --lung-run"):
+            prepared.open_folder(tmp_path / "out", self.SETTING, "network", "f" * 64)
+
+    def test_a_worker_with_another_network_says_so(self, cohort: Path, tmp_path: Path) -> None:
+        (case,) = read(cohort)
+        lungs = prepare.Lungs("network", None, "f" * 64)
+        done = prepare.prepare_case(prepare.Job(case, tmp_path / "out", self.SETTING, lungs, "mark"))
+        assert done.rejected.startswith("another lung network lies in this worker's installation")
 
 
 def test_runs_without_a_lung_network_get_none_unless_one_is_given(tmp_path: Path) -> None:
@@ -96,7 +148,7 @@ def test_weights_beyond_half_precision_are_kept_whole(tmp_path: Path) -> None:
 
 
 def test_a_folder_that_holds_neither_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(RunError, match="no finished run"):
+    with pytest.raises(RunError, match="neither a finished run of .* nor a model package"):
         lung_origin.read(tmp_path)
 
 
