@@ -78,9 +78,9 @@ def export(first: Path, second: Path, label: Label, out: Path, lungs: Path | Non
     finder = _finder((one, two), lungs)
     if finder is not None:
         members[lung_origin.NAME] = _finding(finder)
-        if one.setting.lungs == "network" and label.thresholds.lungs != finder.threshold:
+        if one.setting.lungs == "network" and label.thresholds.lungs != lung_origin.THRESHOLD:
             raise RunError(
-                f"the networks were trained with lungs of threshold {finder.threshold}: name no other one"
+                f"the networks were trained with lungs of threshold {lung_origin.THRESHOLD}: name no other one"
             )
     manifest = Manifest(
         name=label.name,

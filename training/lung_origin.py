@@ -22,6 +22,7 @@ from training.errors import RunError
 from training.recipes import LungRecipe
 
 NAME = "lungs"  # of the network within a package
+THRESHOLD = Thresholds().lungs  # that every training uses
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,6 @@ class LungOrigin:
 
     net: UNet
     preprocessing: Preprocessing
-    threshold: float
     sha256: str
     precision: Precision | None
     recipe: JsonValue
@@ -44,7 +44,7 @@ class LungOrigin:
 
     def ready(self, room: Room) -> LungNetwork:
         """To run."""
-        return LungNetwork(self.net, self.preprocessing, self.threshold, room)
+        return LungNetwork(self.net, self.preprocessing, THRESHOLD, room)
 
 
 def read(folder: Path | None) -> LungOrigin:
@@ -57,7 +57,6 @@ def read(folder: Path | None) -> LungOrigin:
     return LungOrigin(
         run.net,
         run.setting.preprocessing,
-        Thresholds().lungs,
         finished.weights_digest(folder),
         None,
         run.recipe.model_dump(mode="json"),
@@ -72,16 +71,13 @@ def _of_package(folder: Path | None) -> LungOrigin:
     name = f"the package {made.identity.name} {made.identity.version}"
     if made.lungs is None or entry is None:
         raise RunError(f"{name} has no lung network")
-    if made.manifest.thresholds.lungs != Thresholds().lungs:  # the digest of the weights says nothing of it
-        raise RunError(
-            f"the lung network of {name} has a threshold of its own: training knows {Thresholds().lungs} only"
-        )
+    if made.manifest.thresholds.lungs != THRESHOLD:  # the digest of the weights says nothing of it
+        raise RunError(f"the lung network of {name} has a threshold of its own: training knows {THRESHOLD} only")
     if NAME not in training.recipes or NAME not in training.seeds:
         raise RunError(f"{name} does not say how its lung network was trained")
     return LungOrigin(
         made.lungs,
         entry.preprocessing,
-        Thresholds().lungs,
         entry.sha256,
         entry.precision,
         training.recipes[NAME],
