@@ -138,6 +138,14 @@ def crossval(
         typer.Option(help="Finished run of UNet-1 that every fold goes on from; on other data than the cohort."),
     ] = None,
     folds: Annotated[int, typer.Option(min=2)] = 5,
+    choose: Annotated[
+        bool,
+        typer.Option(
+            "--choose",
+            help="Train UNet-2 also with the priors that each fold's training part chooses, by pixel labels and by "
+            "image-level labels.",
+        ),
+    ] = False,
     seed: Seed = 1,
     device: Device = "auto",
     threads: Threads = 0,
@@ -162,6 +170,7 @@ def crossval(
         seed,
         network,
         start,
+        choose,
     )
     metrics = runs.cross_validate(what, where)
     if json:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from pipeline.segment import Room
 from pipeline.unet import UNet
 from training import (
     checkpoint,
+    choice,
     cohort,
     crossval,
     data,
@@ -26,6 +27,7 @@ from training import (
     unet2,
 )
 from training.batches import Pool
+from training.choice import Judgement
 from training.cohort import Case
 from training.crossval import Held
 from training.data import Folders, Setting
@@ -160,6 +162,7 @@ class CrossValidation:
     """What to cross-validate: UNet-1 by each of `stages` in turn, then UNet-2 by each of `em` from the last.
 
     `start`: the finished run that the first stage goes on from, on data that hold no case of the cohort.
+    `choose`: also train UNet-2 with the priors that each fold's training part chooses (`training.choice`).
     """
 
     folders: Folders
@@ -170,10 +173,11 @@ class CrossValidation:
     seed: int
     network: Finds | None = None
     start: Path | None = None
+    choose: bool = False
 
 
 def cross_validate(what: CrossValidation, where: Where) -> dict[str, Any]:
-    """Train and score every fold, write `<name>.csv` per network and metrics.json; gives the metrics.
+    """Train and score every fold, write `<name>.csv` per network, choices.csv and metrics.json; gives the metrics.
 
     Volumes and phantoms are trained on in every fold and never scored. Folds that are done are taken up again.
     """
@@ -189,11 +193,28 @@ def cross_validate(what: CrossValidation, where: Where) -> dict[str, Any]:
         )
     numbers = cohort.folds(there.cases, what.folds, what.seed)
     scores: dict[str, list[tuple[int, Overlap]]] = {}
+    choices: list[tuple[int, str, Judgement]] = []
     for fold in range(what.folds):
         train, test = crossval.split(there.held, numbers, fold)
-        for name, found in _fold(what, setting, where, fold, train, test, extra).items():
+        arms = {recipe.name: recipe for recipe in what.em}
+        if what.choose:
+            chosen = _choose(what.em, train, setting)
+            arms |= {name: one.recipe for name, one in chosen.items()}
+            choices += [(fold, name, one) for name, one in chosen.items()]
+        for name, found in _fold(what, setting, where, fold, train, test, extra, arms).items():
             scores.setdefault(name, []).extend((fold, one) for one in found)
+    if choices and distributed.rank() == 0:
+        choice.write(where.out / "choices.csv", choices)
     return _write(scores, where.out)
+
+
+def _choose(recipes: Sequence[EmRecipe], train: Sequence[Held], setting: Setting) -> dict[str, Judgement]:
+    """By arm (`split-by-pixel-labels`), the prior that the training part of a fold chooses for each recipe."""
+    made: dict[str, Judgement] = {}
+    for recipe in recipes:
+        judged = choice.judge(recipe, [case.example for case in train], setting.preprocessing)
+        made |= {f"{recipe.name}-by-{by}": choice.best(judged, by) for by in choice.WAYS}
+    return made
 
 
 def _foreign(start: Path, cases: Sequence[Case]) -> Finished[Recipe]:
@@ -214,6 +235,7 @@ def _fold(
     train: Sequence[Held],
     test: Sequence[Held],
     extra: Pool,
+    arms: Mapping[str, EmRecipe],
 ) -> dict[str, list[Overlap]]:
     wanted, room, seed = setting.preprocessing, where.room, what.seed + fold
     pool = Pool([case.example for case in train], extra.volumes, extra.phantoms)
@@ -225,9 +247,9 @@ def _fold(
         raise RunError("cross-validation needs a recipe for UNet-1")
     scores = {"infection": crossval.score_unet1(first, test, wanted, room)}
     rivals = {"threshold": crossval.by_threshold(wanted)}
-    for recipe in what.em:
+    for name, recipe in arms.items():  # arms with one recipe share its run
         run = where.run(f"{recipe.name}-fold{fold}", recipe, seed, setting, pool.cohort)
-        rivals[recipe.name] = crossval.by_unet2(unet2.fit(first, pool, wanted, run), wanted, room)
+        rivals[name] = crossval.by_unet2(unet2.fit(first, pool, wanted, run), wanted, room)
     for name, second in rivals.items():
         scores[name] = crossval.score_unet2(first, second, test, wanted, room)
     return scores

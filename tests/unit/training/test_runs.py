@@ -16,7 +16,7 @@ from pipeline import package
 from pipeline.package import Licence
 from pipeline.preprocess import Preprocessing
 from pipeline.unet import Architecture
-from training import checkpoint, cli, cli_options, cohort, crossval, dataset, export, finished, runs
+from training import checkpoint, choice, cli, cli_options, cohort, crossval, data, dataset, export, finished, runs
 from training.batches import Pool
 from training.crossval import Held
 from training.data import Folders, Setting
@@ -64,6 +64,26 @@ def test_cross_validation_scores_every_case_once_and_resumes(folder: Path, tmp_p
     assert runs.cross_validate(what, where) == metrics
     assert log.read_bytes() == before
     assert json.loads((where.out / "metrics.json").read_text()) == metrics
+
+
+def test_each_fold_chooses_its_prior_without_its_held_out_cases(folder: Path, tmp_path: Path) -> None:
+    what = CrossValidation(Folders(folder), SETTING, [ONE], [TWO], folds=2, seed=1, choose=True)
+    where = Where(tmp_path / "cv", "cpu")
+    metrics = runs.cross_validate(what, where)
+    ways = [f"two-by-{by}" for by in choice.WAYS]
+    assert set(metrics) == {"infection", "threshold", "two", *ways}
+    with (where.out / "choices.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["fold"], row["arm"]) for row in rows] == [(fold, way) for fold in "01" for way in ways]
+    there = data.held(folder, SETTING)
+    numbers = cohort.folds(there.cases, 2, 1)
+    for row in rows:
+        train, _ = crossval.split(there.held, numbers, int(row["fold"]))
+        judged = choice.judge(TWO, [case.example for case in train], SETTING.preprocessing)
+        chosen = choice.best(judged, choice.WAYS[ways.index(row["arm"])])
+        assert (row["recipe"], row["auc"]) == (chosen.recipe.name, f"{chosen.auc:.4f}")
+        run = json.loads((where.out / f"{row['recipe']}-fold{row['fold']}" / "run.json").read_text())
+        assert run["train"] == sorted(case.example.name for case in train)
 
 
 def trained(folder: Path, tmp_path: Path) -> tuple[Path, Path]:

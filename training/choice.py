@@ -1,0 +1,147 @@
+"""The prior of an EM recipe chosen on the training part of a fold, so that no held-out case has a say in it.
+
+A candidate is judged by the prior alone (method: nothing is trained for it, so the training part serves as its
+validation data) inside the labelled infection, which is m in training (Table I of the paper). Two ways to judge:
+by the pixel labels of consolidation, and by image-level labels alone, as a cohort without contours has them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations_with_replacement, product
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from scipy import stats
+from torch import Tensor
+
+from pipeline.preprocess import Preprocessing
+from training import checkpoint, em, rates
+from training.dataset import Example
+from training.errors import CohortError
+from training.recipes import EmRecipe
+from training.score import Overlap, pooled_dice
+
+By = Literal["pixel-labels", "image-labels"]
+WAYS: tuple[By, ...] = ("pixel-labels", "image-labels")
+SMOOTH_PX = (1.0, 2.0, 3.0, 4.0, 6.0)
+LEVELS_HU = (-500.0, -450.0, -400.0, -350.0, -300.0, -250.0, -200.0)  # bounds of a level; both alike: it is fixed
+CONSOLIDATION = 2
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """A candidate and what it is worth on the training part.
+
+    Attributes:
+        dice: mean of the per-case mean and the pooled Dice of the prior alone; None without pixel labels.
+        auc: area under the ROC curve of its share of the lungs, cases with against cases without consolidation
+            by their image-level labels; None where there is one kind only.
+    """
+
+    recipe: EmRecipe
+    dice: float | None
+    auc: float | None
+
+
+def judge(recipe: EmRecipe, cases: Sequence[Example], settings: Preprocessing) -> list[Judgement]:
+    """Every candidate for the recipe's prior; the recipe itself comes first.
+
+    Raises CohortError where no case has a labelled infection.
+    """
+    seen = [case for case in cases if bool((case.label > 0).any())]
+    if not seen:
+        raise CohortError("a prior is chosen inside the labelled infection: no case of the training part has one")
+    return [_judged(one, seen) for one in candidates(recipe, settings)]
+
+
+def best(judged: Sequence[Judgement], by: By) -> Judgement:
+    """The candidate that does best; of equals the first. Raises CohortError without the labels that this takes."""
+    values = [one.dice if by == "pixel-labels" else one.auc for one in judged]
+    known = [(value, -index) for index, value in enumerate(values) if value is not None]
+    if not known:
+        raise CohortError(f"the prior cannot be chosen by {by}: the training part has cases of one kind only")
+    return judged[-max(known)[1]]
+
+
+def candidates(recipe: EmRecipe, settings: Preprocessing) -> Iterator[EmRecipe]:
+    """The recipe as it is, then with every other prior of its family, named after what differs.
+
+    "split": σ and the bounds of the level. "phi2": b₂ (k₂ does not move the border of the prior alone). "phi1"
+    says the same of every pixel: there is nothing to choose.
+    """
+    yield recipe
+    changes = {"split": _splits, "phi2": _levels, "phi1": _nothing}[recipe.prior](settings)
+    for words, change in changes.items():
+        other = recipe.model_copy(update={"name": f"{recipe.name}-{words}", **change})
+        if other.model_dump(exclude={"name"}) != recipe.model_dump(exclude={"name"}):
+            yield other
+
+
+def _splits(settings: Preprocessing) -> Mapping[str, dict[str, object]]:
+    return {
+        f"s{smooth:g}m{-low:.0f}m{-high:.0f}": {
+            "smooth_px": smooth,
+            "b2_within": (_normalised(low, settings), _normalised(high, settings)),
+        }
+        for smooth, (low, high) in product(SMOOTH_PX, combinations_with_replacement(LEVELS_HU, 2))
+    }
+
+
+def _levels(settings: Preprocessing) -> Mapping[str, dict[str, object]]:
+    return {f"b{b2:g}": {"b2": b2} for b2 in rates.B2}
+
+
+def _nothing(settings: Preprocessing) -> Mapping[str, dict[str, object]]:
+    return {}
+
+
+def _normalised(hu: float, settings: Preprocessing) -> float:
+    return round(float(settings.normalise(torch.tensor(hu))), 2)
+
+
+def _judged(recipe: EmRecipe, cases: Sequence[Example]) -> Judgement:
+    found = [_alone(recipe, case) for case in cases]
+    overlaps = [_overlap(mask, case) for mask, case in zip(found, cases, strict=True)]
+    shares = [float(mask.sum() / case.lung.sum()) for mask, case in zip(found, cases, strict=True)]
+    dice = None
+    if any(one.both + one.label_only for one in overlaps):
+        dice = (float(np.mean([one.dice for one in overlaps])) + pooled_dice(overlaps)) / 2
+    return Judgement(recipe, dice, _auc(shares, [case.positive for case in cases]))
+
+
+def _alone(recipe: EmRecipe, case: Example) -> Tensor:
+    """What the prior calls consolidation inside the labelled infection, without a network and without z."""
+    region, every = case.label > 0, torch.ones(len(case), dtype=torch.bool)
+    if recipe.prior == "split":
+        odds = em.split_log_odds(case.values, region, recipe.k2, recipe.smooth_px, recipe.b2_within)
+        return em.e_step_of_odds(odds, region, every)
+    if recipe.prior == "phi1":
+        return em.e_step(torch.zeros_like(case.values), em.constant_prior(case.values, recipe.b1), region, every)
+    return em.threshold_rival(case.values, region, recipe.b2)
+
+
+def _overlap(found: Tensor, case: Example) -> Overlap:
+    label = case.label >= CONSOLIDATION
+    both = int((found & label).sum())
+    return Overlap(case.name, both, int(found.sum()) - both, int(label.sum()) - both)
+
+
+def _auc(shares: Sequence[float], positive: Sequence[bool | None]) -> float | None:
+    kinds = [[share for share, one in zip(shares, positive, strict=True) if one is z] for z in (True, False)]
+    if not all(kinds):
+        return None
+    u = stats.mannwhitneyu(kinds[0], kinds[1]).statistic
+    return float(u) / (len(kinds[0]) * len(kinds[1]))
+
+
+def write(path: Path, rows: Sequence[tuple[int, str, Judgement]]) -> None:
+    """CSV of fold, arm, the recipe taken, and what that was worth on the training part; whole or not at all."""
+    lines = ["fold,arm,recipe,dice,auc"]
+    for fold, arm, one in rows:
+        dice, auc = ("" if value is None else f"{value:.4f}" for value in (one.dice, one.auc))
+        lines.append(f"{fold},{arm},{one.recipe.name},{dice},{auc}")
+    checkpoint.write(path, ("\n".join(lines) + "\n").encode())
