@@ -84,7 +84,7 @@ def train(cohort: Path, folder: Path, options: argparse.Namespace) -> Path:
         architecture=Architecture(features=options.features),
         preprocessing=grid,
         lungs="network",
-        lung_network=lung_origin.read(None).sha256,
+        lung_network=lung_origin.read(None).mark,
     )
     first = TOY.model_copy(update={"epochs": options.epochs})
     second = TOY_EM.model_copy(update={"epochs": max(6, options.epochs // 6), **SCORED})

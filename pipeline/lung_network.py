@@ -11,16 +11,20 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from scipy import ndimage
+from torch import Tensor
 
 from pipeline import device as devices
 from pipeline import preprocess, segment
 from pipeline.arrays import MaskArray
 from pipeline.lung_air import Floats
-from pipeline.package import ModelPackage
+from pipeline.package import ModelPackage, Thresholds
 from pipeline.preprocess import Preprocessing
 from pipeline.segment import Room
 from pipeline.types import PipelineSettings
 from pipeline.unet import UNet
+
+WIDE = np.hypot(*np.indices((5, 5)) - 2) <= 2  # a disc of 5 of the network's pixels across
 
 
 def of(package: ModelPackage, settings: PipelineSettings) -> LungNetwork | None:
@@ -29,7 +33,7 @@ def of(package: ModelPackage, settings: PipelineSettings) -> LungNetwork | None:
     if package.lungs is None or entry is None:
         return None
     room = Room(devices.choose(settings.device), settings.batch_slices)
-    return LungNetwork(package.lungs, entry.preprocessing, package.manifest.thresholds.lungs, room)
+    return LungNetwork(package.lungs, entry.preprocessing, package.manifest.thresholds, room)
 
 
 @dataclass(frozen=True)
@@ -38,13 +42,25 @@ class LungNetwork:
 
     net: UNet
     settings: Preprocessing
-    threshold: float
+    thresholds: Thresholds
     room: Room
 
     def finds(self, hu: Floats) -> MaskArray:
-        """Where lung is more likely than the threshold, on the grid of `hu` (slice, row, column), HU."""
+        """Where lung is more likely than the thresholds, on the grid of `hu` (slice, row, column), HU."""
         settings = self.settings
         seen = settings.normalise(preprocess.resize(torch.from_numpy(hu), settings.rows, settings.columns))
         each = torch.arange(len(seen))[:, None]
         found = segment.predict(self.net, seen, each, settings.slice_order, self.room)
-        return np.asarray(preprocess.resize(found, *hu.shape[1:]).numpy() > self.threshold)
+        if self.thresholds.lungs_if_wide is not None:
+            found = torch.where(wide(found, self.thresholds.lungs_if_wide, self.thresholds.lungs), 1.0, found)
+        return np.asarray(preprocess.resize(found, *hu.shape[1:]).numpy() > self.thresholds.lungs)
+
+
+def wide(probability: Tensor, low: float, high: float) -> Tensor:
+    """Where a probability [slice, row, column] lies between the thresholds over a wide area; bool.
+
+    Along every border of a lung runs a rim of a pixel or two in which the network is not sure. Where it is unsure
+    over a wider area, there is dense lung of a kind that it has not seen: to lose it costs more than to take it.
+    """
+    unsure = ((probability > low) & (probability <= high)).numpy()
+    return torch.from_numpy(ndimage.binary_opening(unsure, WIDE[None]))

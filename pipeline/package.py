@@ -68,11 +68,16 @@ class LungFinder(Network):
 
 
 class Thresholds(_Strict):
-    """Probabilities above which a pixel counts; ½ in the method."""
+    """Probabilities above which a pixel counts; ½ in the method.
+
+    `lungs_if_wide`: a lower one, which is enough for lung where it holds over a wide area (`lung_network`); None:
+    there is none.
+    """
 
     infection: Probability = 0.5
     consolidation: Probability = 0.5
     lungs: Probability = 0.5
+    lungs_if_wide: Probability | None = None
 
 
 class Prior(_Strict):

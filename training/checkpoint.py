@@ -58,9 +58,19 @@ def claim(
         write(path, json.dumps({**identity, "software": code_version(), "before": before}, indent=1).encode())
         return
     kept = read(folder)
-    kept |= {part: {**values, **kept[part]} for part, values in (later or {}).items() if part in kept}
+    kept |= {part: _filled(values, kept[part]) for part, values in (later or {}).items() if part in kept}
     if {key: kept[key] for key in kept if key not in BESIDE} != json.loads(json.dumps(identity)):
         raise RunError(f"{folder} holds another run (see {RUN} there): give another folder, or remove it")
+
+
+def _filled(values: Mapping[str, Any], kept: Mapping[str, Any]) -> dict[str, Any]:
+    """What was kept, with the values of fields that it lacks, also in the models within it."""
+    inner = {
+        name: _filled(values[name], one)
+        for name, one in kept.items()
+        if isinstance(one, dict) and isinstance(values.get(name), dict)
+    }
+    return {**values, **kept, **inner}
 
 
 def read(folder: Path) -> dict[str, Any]:

@@ -216,5 +216,5 @@ def _setting(
     if lungs is not LungChoice.NETWORK:
         return Setting.model_validate(values), None
     origin = lung_origin.read(lung_run)
-    setting = Setting.model_validate({**values, "lung_network": origin.sha256})
+    setting = Setting.model_validate({**values, "lung_network": origin.mark})
     return setting, origin.ready(where.room).finds

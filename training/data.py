@@ -37,7 +37,7 @@ class Setting(BaseModel):
     Attributes:
         lungs: "none" trains on whole images, "builtin" with the pipeline's own method, "network" with that and a
             lung network, "cohort" with `lung/`.
-        lung_network: SHA-256 of the weights of the lung network.
+        lung_network: what tells the lung network from others (`lung_origin.LungOrigin.mark`).
         phantoms: synthetic studies beside the real ones.
         data_sha256: over names and contents of the images and labels used.
     """

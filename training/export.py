@@ -76,19 +76,17 @@ def export(first: Path, second: Path, label: Label, out: Path, lungs: Path | Non
         raise RunError("the two runs used different lungs; train UNet-2 with the --lungs of UNet-1")
     members = {"unet1": _member("unet1", one, first), "unet2": _member("unet2", two, second)}
     finder = _finder((one, two), lungs)
+    thresholds = label.thresholds
     if finder is not None:
         members[lung_origin.NAME] = _finding(finder)
-        if one.setting.lungs == "network" and label.thresholds.lungs != lung_origin.THRESHOLD:
-            raise RunError(
-                f"the networks were trained with lungs of threshold {lung_origin.THRESHOLD}: name no other one"
-            )
+        thresholds = _with_lungs(thresholds, finder.thresholds)
     manifest = Manifest(
         name=label.name,
         version=label.version,
         intended_use=INTENDED_USE,
         **{name: member.entry for name, member in members.items()},
         preprocessing=one.setting.preprocessing,
-        thresholds=label.thresholds,
+        thresholds=thresholds,
         prior=Prior(family=two.recipe.prior, b1=two.recipe.b1, b2=two.recipe.b2, k2=two.recipe.k2),
         training=Training(
             data=label.data,
@@ -140,13 +138,23 @@ def _encoded(name: str, net: UNet, precision: Precision | None = None) -> tuple[
     return weights, {"architecture": net.arch, "file": file, "sha256": sha256, "precision": precision}
 
 
+def _with_lungs(said: Thresholds, of_lungs: Thresholds) -> Thresholds:
+    """Those of the lung network with the others as said; RunError where a label says otherwise of lungs."""
+    names = ("lungs", "lungs_if_wide")
+    own = {name: getattr(of_lungs, name) for name in names}
+    for name in said.model_fields_set & set(names):
+        if getattr(said, name) != own[name]:
+            raise RunError(f"the lung network has thresholds of its own ({name}: {own[name]}): name no other one")
+    return said.model_copy(update=own)
+
+
 def _finder(runs: Sequence[Finished[Any]], lungs: Path | None) -> LungOrigin | None:
     """The lung network of the new package; RunError where the runs were trained with another."""
     trained_with = {run.setting.lung_network for run in runs if run.setting.lungs == "network"}
     if lungs is None and not trained_with:
         return None
     found = lung_origin.read(lungs)
-    if trained_with - {found.sha256}:
+    if trained_with - {found.mark}:
         of = lungs or "the shipped package"
         raise RunError(
             f"the networks were trained with another lung network than {of} has: give the run or the package that "

@@ -22,7 +22,6 @@ from training.errors import RunError
 from training.recipes import LungRecipe
 
 NAME = "lungs"  # of the network within a package
-THRESHOLD = Thresholds().lungs  # that every training uses
 
 
 @dataclass(frozen=True)
@@ -30,12 +29,14 @@ class LungOrigin:
     """A lung network and its history.
 
     Attributes:
+        thresholds: what its probabilities mean; those of lungs count.
         sha256, precision: of its weights, as the file in the folder holds them.
         recipe, seed, story: as a package's manifest tells them.
     """
 
     net: UNet
     preprocessing: Preprocessing
+    thresholds: Thresholds
     sha256: str
     precision: Precision | None
     recipe: JsonValue
@@ -44,7 +45,13 @@ class LungOrigin:
 
     def ready(self, room: Room) -> LungNetwork:
         """To run."""
-        return LungNetwork(self.net, self.preprocessing, THRESHOLD, room)
+        return LungNetwork(self.net, self.preprocessing, self.thresholds, room)
+
+    @property
+    def mark(self) -> str:
+        """What tells it from every other one: the digest of its weights, and thresholds other than the usual."""
+        own = self.thresholds.model_dump(include={"lungs", "lungs_if_wide"}, exclude_defaults=True)
+        return " ".join([self.sha256, *(f"{name}={value:g}" for name, value in own.items())])
 
 
 def read(folder: Path | None) -> LungOrigin:
@@ -57,6 +64,7 @@ def read(folder: Path | None) -> LungOrigin:
     return LungOrigin(
         run.net,
         run.setting.preprocessing,
+        Thresholds(lungs=run.recipe.threshold, lungs_if_wide=run.recipe.threshold_if_wide),
         finished.weights_digest(folder),
         None,
         run.recipe.model_dump(mode="json"),
@@ -71,13 +79,12 @@ def _of_package(folder: Path | None) -> LungOrigin:
     name = f"the package {made.identity.name} {made.identity.version}"
     if made.lungs is None or entry is None:
         raise RunError(f"{name} has no lung network")
-    if made.manifest.thresholds.lungs != THRESHOLD:  # the digest of the weights says nothing of it
-        raise RunError(f"the lung network of {name} has a threshold of its own: training knows {THRESHOLD} only")
     if NAME not in training.recipes or NAME not in training.seeds:
         raise RunError(f"{name} does not say how its lung network was trained")
     return LungOrigin(
         made.lungs,
         entry.preprocessing,
+        made.manifest.thresholds,
         entry.sha256,
         entry.precision,
         training.recipes[NAME],

@@ -24,7 +24,7 @@ from pipeline.preprocess import Preprocessing
 Plane = npt.NDArray[np.float32]
 Kind = Literal["lobe", "pleural", "whole", "mottled"]
 
-KINDS: Mapping[Kind, float] = {"lobe": 0.4, "pleural": 0.35, "whole": 0.05, "mottled": 0.2}  # chances
+KINDS: Mapping[Kind, float] = {"lobe": 0.35, "pleural": 0.35, "whole": 0.12, "mottled": 0.18}  # chances
 BACK = 0.7  # chance that a lobe is the one at the back, where dense lung is found most
 BOTH = 0.3  # chance that it is in both lungs
 DENSE = 0.7  # chance of consolidation, else ground glass
@@ -82,7 +82,7 @@ def _one(rng: Generator) -> Opacity:
         both=rng.random() < BOTH,
         place=rng.random(),
         angle=np.pi / 2 + rng.uniform(-0.5, 0.5) if rng.random() < BACK else rng.uniform(0, 2 * np.pi),
-        radius=rng.uniform(0.023, 0.18),
+        radius=rng.uniform(0.023, 0.25),
         elongation=rng.uniform(0.5, 2),
         wobble=rng.uniform(0.004, 0.027),
         wobble_scale=rng.uniform(0.03, 0.1),

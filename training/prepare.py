@@ -45,7 +45,7 @@ class Lungs:
 
     Attributes:
         origin: run or package that the network of the source "network" is taken from, None for the shipped package.
-        network: SHA-256 of its weights, once `resolved`.
+        network: what tells it from others (`LungOrigin.mark`), once `resolved`.
     """
 
     source: LungSource
@@ -53,10 +53,10 @@ class Lungs:
     network: str = ""
 
     def resolved(self) -> Lungs:
-        """With the digest of the network, which every worker must find."""
+        """With the mark of the network, which every worker must find."""
         if self.source != "network":
             return self
-        return replace(self, network=lung_origin.read(self.origin).sha256)
+        return replace(self, network=lung_origin.read(self.origin).mark)
 
 
 @dataclass(frozen=True)
@@ -283,7 +283,7 @@ def _lungs(job: Job, hu: HuArray, image: Image, drawn: Image | None) -> LabelArr
 def _lung_network(lungs: Lungs) -> LungNetwork:
     """Once per process. Raises CohortError where this host has another network than the command."""
     found = lung_origin.read(lungs.origin)
-    if found.sha256 != lungs.network:
+    if found.mark != lungs.network:
         where = lungs.origin or "this worker's installation"
         raise CohortError(f"another lung network lies in {where} than the command found: make both the same")
     return found.ready(Room(torch.device("cpu"), BATCH))

@@ -59,12 +59,15 @@ class LungRecipe(Recipe):
         opacities: chance that opacities are pasted into a slice (`training.pasting`).
         saturated: chance that it is cut off at a HU within `ceiling_hu`, as pictures of a lung window are, so that
             bones are not seen.
+        threshold, threshold_if_wide: what its probabilities mean (`pipeline.package.Thresholds`).
     """
 
     slices: int = Field(default=480, ge=1)
     opacities: float = Field(default=0.8, ge=0, le=1)
     saturated: float = Field(default=0.5, ge=0, le=1)
     ceiling_hu: tuple[float, float] = (10.0, 160.0)
+    threshold: float = Field(default=0.5, gt=0, lt=1)
+    threshold_if_wide: float | None = Field(default=None, gt=0, lt=1)
 
 
 class EmRecipe(Recipe):
@@ -102,6 +105,7 @@ def _cosine(progress: float) -> float:
 _FACTOR = {"paper_steps": _steps, "constant": lambda _: 1.0, "cosine": _cosine}
 
 _MILD = Augmentation(rotation_deg=20, shift=0.05, zoom=0.15, flip_rows=0.0, flip_columns=0.5)
+_SHARP = _MILD.model_copy(update={"sharp": True})
 _VARIED = _MILD.model_copy(update={"shift_hu": 40.0, "noise_hu": 20.0})  # HU of the cohort are within ± 50
 _LUNG_CROP = (192, 208)  # lungs 330 mm wide in a field of 420 mm are 200 pixels
 
@@ -147,6 +151,11 @@ UNET1: Mapping[str, Recipe] = {
             frozen_norm=True,
             **{**_PLAIN, "epochs": 30, "rate": 1e-3, "average_last": 8},
         ),
+        Recipe(
+            name="plain-sharp",
+            frozen_norm=True,
+            **{**_PLAIN, "epochs": 30, "rate": 1e-3, "average_last": 8, "augmentation": _SHARP},
+        ),
         Recipe(name="volumes-whole", **_VOLUMES),
         Recipe(name="fine-whole", **_FINE),
         Recipe(name="volumes", masked=1.0, phantom_slices=40, **_VOLUMES),
@@ -156,7 +165,12 @@ UNET1: Mapping[str, Recipe] = {
             stacks=StackMix(repeat_single=0.85, repeat_volume=0.2, drop=0.1),
             volume_slices=14,
             phantom_slices=12,
-            **{**_FINE, "epochs": 60, "average_last": 12},
+            **{
+                **_FINE,
+                "epochs": 60,
+                "average_last": 12,
+                "augmentation": _FINE["augmentation"].model_copy(update={"sharp": True}),
+            },
         ),
     )
 }
@@ -166,7 +180,7 @@ LUNGS: Mapping[str, LungRecipe] = {
     for recipe in (
         LungRecipe(
             name="lungs",
-            epochs=44,
+            epochs=60,
             batch=8,
             rate=2e-3,
             loss="bce_dice",
@@ -180,6 +194,8 @@ LUNGS: Mapping[str, LungRecipe] = {
                 noise_hu=40.0,
             ),
             average_last=6,
+            threshold=0.65,
+            threshold_if_wide=0.025,
         ),
     )
 }

@@ -57,6 +57,28 @@ def test_a_crop_is_the_middle() -> None:
     torch.testing.assert_close(found, picture()[..., 8:24, 6:26], atol=1e-5, rtol=0)
 
 
+def blocks() -> torch.Tensor:
+    """Squares of two pixels, 0 and 1: the finest pattern that survives a shift."""
+    rows, columns = torch.meshgrid(torch.arange(32), torch.arange(32), indexing="ij")
+    return (((rows // 2 + columns // 2) % 2).float())[None, None]
+
+
+def test_sharp_is_sharper_and_stays_in_the_range_of_the_image() -> None:
+    half = 0.5 / 32
+    made = {
+        sharp: augment.apply(blocks(), [Change(angle=0.3, shift=(half, half), sharp=sharp)], (16, 16))
+        for sharp in (False, True)
+    }
+    assert made[True].std() > 1.05 * made[False].std()
+    assert (made[True].min(), made[True].max()) == (0, 1)
+    assert augment.draw(np.random.default_rng(0), Augmentation(sharp=True)).sharp
+
+
+def test_sharp_changes_nothing_where_nothing_moves() -> None:
+    found = augment.apply(picture(), [Change(sharp=True)], SIZE)
+    torch.testing.assert_close(found, picture(), atol=1e-5, rtol=0)
+
+
 def test_a_draw_stays_in_its_ranges_and_repeats() -> None:
     ranges = Augmentation(
         rotation_deg=10, shift=0.02, zoom=0.3, flip_rows=0, flip_columns=1, shift_hu=5, noise_hu=3

@@ -62,7 +62,7 @@ def test_the_shipped_package_lends_its_lung_network() -> None:
 def test_runs_trained_with_the_shipped_lungs_take_them_along(tmp_path: Path) -> None:
     entry = SHIPPED.manifest.lungs
     assert entry is not None
-    made = exported(tmp_path, lung_origin.read(None).sha256)
+    made = exported(tmp_path, lung_origin.read(None).mark)
     assert made.manifest.lungs == entry  # the same weights to the bit, on the same grid
     told = made.manifest.training
     assert told.recipes["lungs"] == SHIPPED.manifest.training.recipes["lungs"]
@@ -78,22 +78,28 @@ def test_lungs_that_the_runs_have_never_seen_are_refused(tmp_path: Path) -> None
 
 
 def test_two_runs_with_different_lungs_and_another_threshold_are_refused(tmp_path: Path) -> None:
-    shipped = lung_origin.read(None).sha256
+    shipped = lung_origin.read(None).mark
     for name, second, label, complaint in (
         ("lungs", "", LABEL, "the two runs used different lungs"),
-        ("threshold", None, replace(LABEL, thresholds=Thresholds(lungs=0.3)), "lungs of threshold 0.5"),
+        ("threshold", None, replace(LABEL, thresholds=Thresholds(lungs=0.3)), "has thresholds of its own"),
     ):
         (tmp_path / name).mkdir()
         with pytest.raises(RunError, match=complaint):
             exported(tmp_path / name, shipped, None, second, label)
 
 
-def test_a_package_with_a_threshold_of_its_own_lends_nothing(tmp_path: Path) -> None:
-    (tmp_path / "given").mkdir()
-    label = replace(LABEL, thresholds=Thresholds(lungs=0.3))
-    exported(tmp_path / "given", "", package.demo_folder(), None, label)
-    with pytest.raises(RunError, match="has a threshold of its own"):
-        lung_origin.read(tmp_path / "given" / "package")
+def test_thresholds_of_lungs_travel_with_their_network(tmp_path: Path) -> None:
+    made = exported(tmp_path, lung_origin.read(None).mark)
+    assert made.manifest.thresholds == SHIPPED.manifest.thresholds
+    assert lung_origin.read(tmp_path / "package").mark == lung_origin.read(None).mark
+
+
+def test_the_same_weights_with_other_thresholds_are_another_lung_network() -> None:
+    shipped = lung_origin.read(None)
+    kinds = (Thresholds(), Thresholds(lungs=0.3), Thresholds(lungs_if_wide=0.05))
+    plain, *others = (replace(shipped, thresholds=one).mark for one in kinds)
+    assert plain == shipped.sha256  # what runs of earlier versions have on record
+    assert others == [f"{plain} lungs=0.3", f"{plain} lungs_if_wide=0.05"]
 
 
 class TestPrepare:
@@ -112,7 +118,7 @@ class TestPrepare:
         with prepare.executor(1) as workers:
             done = prepare.prepare(cohort, tmp_path / "out", self.SETTING, prepare.Lungs("network"), workers)
         assert [entry.case.name for entry in done.entries] == ["one"]
-        shipped = lung_origin.read(None).sha256
+        shipped = lung_origin.read(None).mark
         assert prepared.open_folder(tmp_path / "out", self.SETTING, "network", shipped).entries
         with pytest.raises(CohortError, match="prepared with another lung network: give the --lung-run"):
             prepared.open_folder(tmp_path / "out", self.SETTING, "network", "f" * 64)

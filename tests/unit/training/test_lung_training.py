@@ -19,7 +19,7 @@ from pipeline.phantom import PhantomSpec, as_volume
 from pipeline.preprocess import Preprocessing
 from pipeline.types import PipelineSettings
 from pipeline.unet import Architecture
-from training import export, finished, lungs, opacities, runs
+from training import export, finished, lung_origin, lungs, opacities, runs
 from training.cohort import Case
 from training.data import Setting
 from training.dataset import Source
@@ -32,7 +32,7 @@ from training.runs import LungData, Where
 LICENCE = Licence(name="none", url="https://example.org", notice="phantoms")
 GRID = Preprocessing(rows=64, columns=64)
 SETTING = Setting(architecture=Architecture(features=4, slices=1), preprocessing=GRID, lungs="builtin", phantoms=1)
-FEW = LungRecipe(name="few", epochs=2, batch=4, rate=1e-3, slices=16)
+FEW = LungRecipe(name="few", epochs=2, batch=4, rate=1e-3, slices=16, threshold=0.6, threshold_if_wide=0.45)
 
 
 def discs(size: int = 64) -> np.ndarray:
@@ -143,7 +143,11 @@ class TestFromPhantomsToPackage:
         assert found.method == NETWORK_METHOD
         assert (found.both & made.lungs.both).sum() > 0.9 * made.lungs.both.sum()
         both = (found.labels > 0) & made.lungs.both
-        assert (found.labels == made.lungs.labels)[both].mean() > 0.999
+        assert (found.labels == made.lungs.labels)[both].mean() > 0.99
+
+    def test_the_thresholds_of_its_recipe_reach_the_package(self, run: Path) -> None:
+        told = lung_origin.read(run).thresholds
+        assert (told.lungs, told.lungs_if_wide) == (FEW.threshold, FEW.threshold_if_wide) == (0.6, 0.45)
 
     def test_a_package_whose_lung_network_sees_several_slices_is_refused(self) -> None:
         entry = {"architecture": {"slices": 7}, "file": "lungs.safetensors", "sha256": "0" * 64}
