@@ -19,7 +19,18 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, StringConstraints, ValidationError, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    JsonValue,
+    SerializerFunctionWrapHandler,
+    StringConstraints,
+    ValidationError,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
@@ -78,6 +89,17 @@ class Thresholds(_Strict):
     consolidation: Probability = 0.5
     lungs: Probability = 0.5
     lungs_if_wide: Probability | None = None
+
+    @model_validator(mode="after")
+    def _lower_if_wide(self) -> Thresholds:
+        if self.lungs_if_wide is not None and self.lungs_if_wide >= self.lungs:
+            raise ValueError("lungs_if_wide is to be lower than lungs")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _without_what_is_not_there(self, usual: SerializerFunctionWrapHandler) -> dict[str, float]:
+        """Earlier versions load a package that has no such threshold."""
+        return {name: value for name, value in usual(self).items() if value is not None}
 
 
 class Prior(_Strict):

@@ -45,7 +45,7 @@ class Augmentation(BaseModel):
 
 @dataclass(frozen=True)
 class Change:
-    """One draw: angle in radians, shift and zoom as (row, column), mirrored axes, offsets in HU."""
+    """One draw: angle in radians, shift and zoom as (row, column), mirrored axes, offsets in HU, cubic or not."""
 
     angle: float = 0.0
     shift: tuple[float, float] = (0.0, 0.0)

@@ -62,7 +62,7 @@ class Plan:
         return Plan(draws, changes, self.crop, self.hu_per_unit)
 
     def make(self, device: torch.device) -> Batch:
-        """Stack on the CPU, augment on the device, channels last. Labels are resampled linearly, then > 0.5."""
+        """Stack on the CPU, augment on the device, channels last. Labels are resampled like images, then > 0.5."""
         stacks = torch.stack([one.stack() for one in self.draws])
         infected = torch.stack([one.label() > 0 for one in self.draws])[:, None]
         images = torch.cat((stacks.to(device), infected.to(device).float()), dim=1)

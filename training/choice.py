@@ -30,6 +30,10 @@ WAYS: tuple[By, ...] = ("pixel-labels", "image-labels")
 SMOOTH_PX = (1.0, 2.0, 3.0, 4.0, 6.0)
 LEVELS_HU = (-500.0, -450.0, -400.0, -350.0, -300.0, -250.0, -200.0)  # bounds of a level; both alike: it is fixed
 CONSOLIDATION = 2
+_LACKS: Mapping[By, str] = {
+    "pixel-labels": "no case of the training part has consolidation contoured",
+    "image-labels": "the training part has cases of one kind only",
+}
 
 
 @dataclass(frozen=True)
@@ -37,9 +41,10 @@ class Judgement:
     """A candidate and what it is worth on the training part.
 
     Attributes:
-        dice: mean of the per-case mean and the pooled Dice of the prior alone; None without pixel labels.
-        auc: area under the ROC curve of its share of the lungs, cases with against cases without consolidation
-            by their image-level labels; None where there is one kind only.
+        dice: mean of the per-case mean and the pooled Dice of the prior alone; None without pixel labels of
+            consolidation.
+        auc: area under the ROC curve of its share of the lungs (without lung masks: of the image), cases with
+            against cases without consolidation by their image-level labels; None where there is one kind only.
     """
 
     recipe: EmRecipe
@@ -52,7 +57,7 @@ def judge(recipe: EmRecipe, cases: Sequence[Example], settings: Preprocessing) -
 
     Raises CohortError where no case has a labelled infection.
     """
-    seen = [case for case in cases if bool((case.label > 0).any())]
+    seen = [case for case in cases if bool((case.label > 0).any() and case.lung.any())]
     if not seen:
         raise CohortError("a prior is chosen inside the labelled infection: no case of the training part has one")
     return [_judged(one, seen) for one in candidates(recipe, settings)]
@@ -63,7 +68,7 @@ def best(judged: Sequence[Judgement], by: By) -> Judgement:
     values = [one.dice if by == "pixel-labels" else one.auc for one in judged]
     known = [(value, -index) for index, value in enumerate(values) if value is not None]
     if not known:
-        raise CohortError(f"the prior cannot be chosen by {by}: the training part has cases of one kind only")
+        raise CohortError(f"the prior cannot be chosen by {by}: {_LACKS[by]}; leave --choose out")
     return judged[-max(known)[1]]
 
 
@@ -116,6 +121,8 @@ def _judged(recipe: EmRecipe, cases: Sequence[Example]) -> Judgement:
 def _alone(recipe: EmRecipe, case: Example) -> Tensor:
     """What the prior calls consolidation inside the labelled infection, without a network and without z."""
     region, every = case.label > 0, torch.ones(len(case), dtype=torch.bool)
+    if recipe.masked:  # what the mask has emptied is not seen in training either
+        region = region & case.lung
     if recipe.prior == "split":
         odds = em.split_log_odds(case.values, region, recipe.k2, recipe.smooth_px, recipe.b2_within)
         return em.e_step_of_odds(odds, region, every)

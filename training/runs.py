@@ -108,6 +108,8 @@ def all_data_unet2(
 ) -> UNet:
     """UNet-2 on the cohort and the phantoms, from the finished run of UNet-1 in `start`."""
     first = finished.read(start, Recipe)
+    if (first.setting.lungs, first.setting.lung_network) != (setting.lungs, setting.lung_network):
+        raise RunError(f"UNet-1 in {start} was trained with other lungs: give its --lungs and --lung-run")
     setting = setting.model_copy(update={"architecture": first.setting.architecture})
     found = Regions(first.net, finished.weights_digest(start), where.out / "regions", where.room)
     pool, setting = data.pool(folders, setting, network, found)
@@ -183,6 +185,9 @@ def cross_validate(what: CrossValidation, where: Where) -> dict[str, Any]:
     """
     if what.folders.cohort is None:
         raise CohortError("cross-validation needs a cohort")
+    if what.choose and not what.em:
+        raise RunError("--choose chooses the prior of UNet-2: name its recipe with --em")
+    where.out.mkdir(parents=True, exist_ok=True)
     there = data.held(what.folders.cohort, what.setting, what.network)
     volumes = Folders(None, what.folders.volumes, what.folders.volume_labels)
     extra, _ = data.pool(volumes, what.setting, what.network)
@@ -192,27 +197,25 @@ def cross_validate(what: CrossValidation, where: Where) -> dict[str, Any]:
             update={"architecture": _foreign(what.start, there.cases).setting.architecture}
         )
     numbers = cohort.folds(there.cases, what.folds, what.seed)
+    parts = [crossval.split(there.held, numbers, fold) for fold in range(what.folds)]
+    chosen = [_choose(what, train) for train, _ in parts]  # before the first training: it may be refused
+    if what.choose and distributed.rank() == 0:
+        rows = [(fold, name, one) for fold, arms in enumerate(chosen) for name, one in arms.items()]
+        choice.write(where.out / "choices.csv", rows)
     scores: dict[str, list[tuple[int, Overlap]]] = {}
-    choices: list[tuple[int, str, Judgement]] = []
-    for fold in range(what.folds):
-        train, test = crossval.split(there.held, numbers, fold)
+    for fold, (train, test) in enumerate(parts):
         arms = {recipe.name: recipe for recipe in what.em}
-        if what.choose:
-            chosen = _choose(what.em, train, setting)
-            arms |= {name: one.recipe for name, one in chosen.items()}
-            choices += [(fold, name, one) for name, one in chosen.items()]
+        arms |= {name: one.recipe for name, one in chosen[fold].items()}
         for name, found in _fold(what, setting, where, fold, train, test, extra, arms).items():
             scores.setdefault(name, []).extend((fold, one) for one in found)
-    if choices and distributed.rank() == 0:
-        choice.write(where.out / "choices.csv", choices)
     return _write(scores, where.out)
 
 
-def _choose(recipes: Sequence[EmRecipe], train: Sequence[Held], setting: Setting) -> dict[str, Judgement]:
-    """By arm (`split-by-pixel-labels`), the prior that the training part of a fold chooses for each recipe."""
+def _choose(what: CrossValidation, train: Sequence[Held]) -> dict[str, Judgement]:
+    """By arm (`split-by-pixel-labels`), the prior that the training part of a fold chooses for each EM recipe."""
     made: dict[str, Judgement] = {}
-    for recipe in recipes:
-        judged = choice.judge(recipe, [case.example for case in train], setting.preprocessing)
+    for recipe in what.em if what.choose else ():
+        judged = choice.judge(recipe, [case.example for case in train], what.setting.preprocessing)
         made |= {f"{recipe.name}-by-{by}": choice.best(judged, by) for by in choice.WAYS}
     return made
 

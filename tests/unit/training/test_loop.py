@@ -101,11 +101,14 @@ def test_a_run_begun_before_a_field_of_its_recipe_existed_goes_on(tmp_path: Path
     unet1.fit(POOL, ARCH, SETTINGS, Run(tmp_path, recipe(epochs=1), 1, CPU))
     path = tmp_path / "run.json"
     kept = json.loads(path.read_text())
-    del kept["recipe"]["masked"]
+    del kept["recipe"]["masked"], kept["recipe"]["augmentation"]["sharp"]
     path.write_text(json.dumps(kept))
     unet1.fit(POOL, ARCH, SETTINGS, Run(tmp_path, recipe(epochs=1), 1, CPU))
     with pytest.raises(RunError, match="holds another run"):
         unet1.fit(POOL, ARCH, SETTINGS, Run(tmp_path, recipe(epochs=1, masked=0.5), 1, CPU))
+    sharp = recipe(epochs=1, augmentation=STILL.model_copy(update={"sharp": True}))
+    with pytest.raises(RunError, match="holds another run"):
+        unet1.fit(POOL, ARCH, SETTINGS, Run(tmp_path, sharp, 1, CPU))
 
 
 def test_a_loss_that_is_no_number_stops_the_run(tmp_path: Path) -> None:

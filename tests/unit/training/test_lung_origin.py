@@ -102,6 +102,13 @@ def test_the_same_weights_with_other_thresholds_are_another_lung_network() -> No
     assert others == [f"{plain} lungs=0.3", f"{plain} lungs_if_wide=0.05"]
 
 
+def test_a_lower_threshold_that_is_none_is_left_out_and_one_that_is_not_lower_is_refused() -> None:
+    assert set(Thresholds().model_dump()) == {"infection", "consolidation", "lungs"}  # earlier versions load it
+    assert Thresholds(lungs_if_wide=0.1).model_dump()["lungs_if_wide"] == 0.1
+    with pytest.raises(ValueError, match="is to be lower than lungs"):
+        Thresholds(lungs=0.5, lungs_if_wide=0.5)
+
+
 class TestPrepare:
     """Arrays with the lungs of the shipped package, made by worker processes."""
 

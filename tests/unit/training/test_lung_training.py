@@ -143,7 +143,7 @@ class TestFromPhantomsToPackage:
         assert found.method == NETWORK_METHOD
         assert (found.both & made.lungs.both).sum() > 0.9 * made.lungs.both.sum()
         both = (found.labels > 0) & made.lungs.both
-        assert (found.labels == made.lungs.labels)[both].mean() > 0.99
+        assert (found.labels == made.lungs.labels)[both].mean() > 0.99  # so few steps leave the border rough
 
     def test_the_thresholds_of_its_recipe_reach_the_package(self, run: Path) -> None:
         told = lung_origin.read(run).thresholds

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,12 +18,13 @@ from pipeline import package
 from pipeline.package import Licence
 from pipeline.preprocess import Preprocessing
 from pipeline.unet import Architecture
-from training import checkpoint, choice, cli, cli_options, cohort, crossval, data, dataset, export, finished, runs
+from training import checkpoint, choice, cli, cli_options, cohort, crossval, dataset, export, finished, runs
 from training.batches import Pool
+from training.choice import Judgement
 from training.crossval import Held
 from training.data import Folders, Setting
 from training.dataset import Example, Source, prepare
-from training.errors import RunError, TrainingError
+from training.errors import CohortError, RunError, TrainingError
 from training.recipes import EmRecipe, Recipe
 from training.runs import CrossValidation, Where
 from training.score import Overlap, overlap, summary
@@ -66,24 +69,48 @@ def test_cross_validation_scores_every_case_once_and_resumes(folder: Path, tmp_p
     assert json.loads((where.out / "metrics.json").read_text()) == metrics
 
 
-def test_each_fold_chooses_its_prior_without_its_held_out_cases(folder: Path, tmp_path: Path) -> None:
+def test_each_fold_chooses_its_prior_without_its_held_out_cases(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = TWO.model_copy(update={"name": "two-b7", "b2": 7.0})
+    asked = []
+
+    def judge(recipe: EmRecipe, cases: Sequence[Example], settings: Preprocessing) -> list[Judgement]:
+        asked.append(sorted(case.name for case in cases))
+        return [Judgement(recipe, 0.2, 0.9), Judgement(other, 0.3, 0.8)]
+
+    monkeypatch.setattr(choice, "judge", judge)
     what = CrossValidation(Folders(folder), SETTING, [ONE], [TWO], folds=2, seed=1, choose=True)
     where = Where(tmp_path / "cv", "cpu")
     metrics = runs.cross_validate(what, where)
-    ways = [f"two-by-{by}" for by in choice.WAYS]
-    assert set(metrics) == {"infection", "threshold", "two", *ways}
-    with (where.out / "choices.csv").open() as file:
-        rows = list(csv.DictReader(file))
-    assert [(row["fold"], row["arm"]) for row in rows] == [(fold, way) for fold in "01" for way in ways]
-    there = data.held(folder, SETTING)
-    numbers = cohort.folds(there.cases, 2, 1)
-    for row in rows:
-        train, _ = crossval.split(there.held, numbers, int(row["fold"]))
-        judged = choice.judge(TWO, [case.example for case in train], SETTING.preprocessing)
-        chosen = choice.best(judged, choice.WAYS[ways.index(row["arm"])])
-        assert (row["recipe"], row["auc"]) == (chosen.recipe.name, f"{chosen.auc:.4f}")
-        run = json.loads((where.out / f"{row['recipe']}-fold{row['fold']}" / "run.json").read_text())
-        assert run["train"] == sorted(case.example.name for case in train)
+    assert set(metrics) == {"infection", "threshold", "two", "two-by-pixel-labels", "two-by-image-labels"}
+    assert (where.out / "choices.csv").read_text().splitlines()[1:] == [
+        f"{fold},two-by-{way}"
+        for fold in "01"
+        for way in ("pixel-labels,two-b7,0.3000,0.8000", "image-labels,two,0.2000,0.9000")
+    ]
+    with (where.out / "infection.csv").open() as file:
+        held_out = {row["case"] for row in csv.DictReader(file) if row["fold"] == "0"}
+    assert sorted({f"c{k}" for k in range(8)} - held_out) == asked[0]
+    run = json.loads((where.out / "two-b7-fold0" / "run.json").read_text())
+    assert (run["recipe"]["b2"], run["train"]) == (7.0, asked[0])
+
+
+def test_a_choice_that_cannot_be_made_is_refused_before_the_first_training(folder: Path, tmp_path: Path) -> None:
+    (folder / "cases.csv").write_text("case,patient,consolidation\n" + "".join(f"c{k},p{k},1\n" for k in range(8)))
+    what = CrossValidation(Folders(folder), SETTING, [ONE], [TWO], folds=2, seed=1, choose=True)
+    with pytest.raises(CohortError, match="by image-labels: the training part has cases of one kind only"):
+        runs.cross_validate(what, Where(tmp_path / "cv", "cpu"))
+    assert not (tmp_path / "cv" / "one-fold0").exists()
+    with pytest.raises(RunError, match="name its recipe with --em"):
+        runs.cross_validate(replace(what, em=[]), Where(tmp_path / "cv", "cpu"))
+
+
+def test_unet2_wants_the_lungs_of_its_unet1(folder: Path, tmp_path: Path) -> None:
+    one, _ = trained(folder, tmp_path)
+    other = SETTING.model_copy(update={"lungs": "builtin" if SETTING.lungs == "none" else "none"})
+    with pytest.raises(RunError, match="was trained with other lungs"):
+        runs.all_data_unet2(Folders(folder), other, TWO, one, 1, Where(tmp_path / "new", "cpu"))
 
 
 def trained(folder: Path, tmp_path: Path) -> tuple[Path, Path]:
