@@ -119,6 +119,13 @@ _PLAIN: Mapping[str, Any] = {
     "average_last": 10,
 }
 
+_FROZEN: Mapping[str, Any] = {  # a second stage after it
+    **_PLAIN,
+    "epochs": 30,
+    "rate": 1e-3,
+    "average_last": 8,
+    "frozen_norm": True,
+}
 _VOLUMES: Mapping[str, Any] = {  # first stage: real stacks, labelled by whatever labels volumes
     "epochs": 20,
     "batch": 8,
@@ -146,16 +153,8 @@ UNET1: Mapping[str, Recipe] = {
         Recipe(name="paper", epochs=200, rate=1e-2, schedule="paper_steps"),
         Recipe(name="plain", **_PLAIN),
         Recipe(name="plain-lungs", **_PLAIN, masked=1.0),
-        Recipe(
-            name="plain-frozen",
-            frozen_norm=True,
-            **{**_PLAIN, "epochs": 30, "rate": 1e-3, "average_last": 8},
-        ),
-        Recipe(
-            name="plain-sharp",
-            frozen_norm=True,
-            **{**_PLAIN, "epochs": 30, "rate": 1e-3, "average_last": 8, "augmentation": _SHARP},
-        ),
+        Recipe(name="plain-frozen", **_FROZEN),
+        Recipe(name="plain-sharp", **{**_FROZEN, "augmentation": _SHARP}),
         Recipe(name="volumes-whole", **_VOLUMES),
         Recipe(name="fine-whole", **_FINE),
         Recipe(name="volumes", masked=1.0, phantom_slices=40, **_VOLUMES),

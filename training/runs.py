@@ -164,7 +164,8 @@ class CrossValidation:
     """What to cross-validate: UNet-1 by each of `stages` in turn, then UNet-2 by each of `em` from the last.
 
     `start`: the finished run that the first stage goes on from, on data that hold no case of the cohort.
-    `choose`: also train UNet-2 with the priors that each fold's training part chooses (`training.choice`).
+    `choose`: also train UNet-2 with the priors that each fold's training part chooses (`training.choice`), which
+    choices.csv tells.
     """
 
     folders: Folders
@@ -179,7 +180,7 @@ class CrossValidation:
 
 
 def cross_validate(what: CrossValidation, where: Where) -> dict[str, Any]:
-    """Train and score every fold, write `<name>.csv` per network, choices.csv and metrics.json; gives the metrics.
+    """Train and score every fold, write `<name>.csv` per network and metrics.json; gives the metrics.
 
     Volumes and phantoms are trained on in every fold and never scored. Folds that are done are taken up again.
     """
