@@ -171,20 +171,24 @@ def prometheus_fires(site: Site, tool: Callable[[str], str]) -> None:
         server = subprocess.Popen(command, stdout=log, stderr=log)
     try:
 
-        def firing() -> set[tuple[str, str]]:
+        def asked(path: str) -> Any:
             try:
-                answer = json.loads(get(f"http://127.0.0.1:{port}/api/v1/alerts"))
-            except OSError:
-                return set()
-            alerts = [alert for alert in answer["data"]["alerts"] if alert["state"] == "firing"]
+                return json.loads(get(f"http://127.0.0.1:{port}/api/v1/{path}"))["data"]
+            except OSError:  # it does not listen yet, or is not ready
+                return {}
+
+        def firing() -> set[tuple[str, str]]:
+            alerts = [alert for alert in asked("alerts").get("alerts", ()) if alert["state"] == "firing"]
             return {(alert["labels"]["alertname"], alert["labels"].get("instance", "")) for alert in alerts}
 
+        def states() -> dict[str, str]:
+            rows = asked("query?query=dicomnode_series").get("result", ())
+            return {row["metric"]["state"]: row["value"][1] for row in rows}
+
+        # Either target may be scraped first: nothing here follows from the other's being there.
         until(lambda: ("DicomnodeDown", "127.0.0.1:1") in firing())
-        answer = json.loads(get(f"http://127.0.0.1:{port}/api/v1/query?query=dicomnode_series"))
-        states = {row["metric"]["state"]: row["value"][1] for row in answer["data"]["result"]}
-        assert states["failed"] == "1"
-        targets = json.loads(get(f"http://127.0.0.1:{port}/api/v1/targets"))["data"]["activeTargets"]
-        assert {target["health"] for target in targets} == {"up", "down"}
+        assert until(states)["failed"] == "1"
+        assert {target["health"] for target in asked("targets")["activeTargets"]} == {"up", "down"}
     finally:
         server.kill()
         server.wait()
