@@ -7,7 +7,8 @@ by the pixel labels of consolidation, and by image-level labels alone, as a coho
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import functools
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations_with_replacement, product
 from pathlib import Path
@@ -60,7 +61,10 @@ def judge(recipe: EmRecipe, cases: Sequence[Example], settings: Preprocessing) -
     seen = [case for case in cases if bool((case.label > 0).any() and case.lung.any())]
     if not seen:
         raise CohortError("a prior is chosen inside the labelled infection: no case of the training part has one")
-    return [_judged(one, seen) for one in candidates(recipe, settings)]
+    tried = list(candidates(recipe, settings))
+    by_case = [_try(tried, case) for case in seen]
+    positive = [case.positive for case in seen]
+    return [_judged(one, found, positive) for one, found in zip(tried, zip(*by_case, strict=True), strict=True)]
 
 
 def best(judged: Sequence[Judgement], by: By) -> Judgement:
@@ -108,27 +112,42 @@ def _normalised(hu: float, settings: Preprocessing) -> float:
     return round(float(settings.normalise(torch.tensor(hu))), 2)
 
 
-def _judged(recipe: EmRecipe, cases: Sequence[Example]) -> Judgement:
-    found = [_alone(recipe, case) for case in cases]
-    overlaps = [_overlap(mask, case) for mask, case in zip(found, cases, strict=True)]
-    shares = [float(mask.sum() / case.lung.sum()) for mask, case in zip(found, cases, strict=True)]
+@dataclass(frozen=True)
+class _Trial:
+    """What a candidate finds in a case: against the pixel labels, and as a share of the lungs."""
+
+    overlap: Overlap
+    share: float
+
+
+def _try(tried: Sequence[EmRecipe], case: Example) -> list[_Trial]:
+    """Each candidate's prior alone inside the labelled infection, without a network and without z."""
+    region = case.label > 0
+    if tried[0].masked:  # what the mask has emptied is not seen in training either; all candidates say the same
+        region = region & case.lung
+    split = functools.cache(functools.partial(em.split, case.values, region))  # its σ is what takes the time
+    trials = []
+    for recipe in tried:
+        found = _alone(recipe, case.values, region, split)
+        trials.append(_Trial(_overlap(found, case), float(found.sum() / case.lung.sum())))
+    return trials
+
+
+def _alone(recipe: EmRecipe, x: Tensor, region: Tensor, split: Callable[[float], em.Split]) -> Tensor:
+    every = torch.ones(len(x), dtype=torch.bool)
+    if recipe.prior == "split":
+        return em.e_step_of_odds(split(recipe.smooth_px).log_odds(recipe.k2, recipe.b2_within), region, every)
+    if recipe.prior == "phi1":
+        return em.e_step(torch.zeros_like(x), em.constant_prior(x, recipe.b1), region, every)
+    return em.threshold_rival(x, region, recipe.b2)
+
+
+def _judged(recipe: EmRecipe, trials: Sequence[_Trial], positive: Sequence[bool | None]) -> Judgement:
+    overlaps = [one.overlap for one in trials]
     dice = None
     if any(one.both + one.label_only for one in overlaps):
         dice = (float(np.mean([one.dice for one in overlaps])) + pooled_dice(overlaps)) / 2
-    return Judgement(recipe, dice, _auc(shares, [case.positive for case in cases]))
-
-
-def _alone(recipe: EmRecipe, case: Example) -> Tensor:
-    """What the prior calls consolidation inside the labelled infection, without a network and without z."""
-    region, every = case.label > 0, torch.ones(len(case), dtype=torch.bool)
-    if recipe.masked:  # what the mask has emptied is not seen in training either
-        region = region & case.lung
-    if recipe.prior == "split":
-        odds = em.split_log_odds(case.values, region, recipe.k2, recipe.smooth_px, recipe.b2_within)
-        return em.e_step_of_odds(odds, region, every)
-    if recipe.prior == "phi1":
-        return em.e_step(torch.zeros_like(case.values), em.constant_prior(case.values, recipe.b1), region, every)
-    return em.threshold_rival(case.values, region, recipe.b2)
+    return Judgement(recipe, dice, _auc([one.share for one in trials], positive))
 
 
 def _overlap(found: Tensor, case: Example) -> Overlap:

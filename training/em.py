@@ -7,6 +7,8 @@ slice; m the infected region; f = m·UNet-2. Everything has the shape [image, ro
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F  # noqa: N812
@@ -48,30 +50,42 @@ def local_mean(x: Tensor, region: Tensor, sigma_px: float) -> Tensor:
     return weighted / weight.clamp(min=1e-3)
 
 
-def split_level(values: Tensor, within: tuple[float, float]) -> float:
-    """The level that parts values in two classes with the largest variance between them (Otsu 1979), bounded.
+def split_level(values: Tensor) -> float:
+    """The level that parts values in two classes with the largest variance between them (Otsu 1979).
 
-    `values` has one axis; without values the middle of the bounds.
+    `values` has one axis; NaN without values.
     """
-    low, high = within
     if values.numel() == 0:
-        return (low + high) / 2
+        return math.nan
     ordered = values.double().sort().values
     below = torch.arange(1, len(ordered) + 1, dtype=torch.float64, device=values.device)
     sums, count = ordered.cumsum(0), len(ordered)
     between = (sums[-1] * below / count - sums) ** 2 / (below * (count - below)).clamp(min=1)
-    return min(max(float(ordered[between.argmax()]), low), high)
+    return float(ordered[between.argmax()])
 
 
-def split_log_odds(x: Tensor, region: Tensor, k2: float, sigma_px: float, within: tuple[float, float]) -> Tensor:
-    """A prior of our own, as log odds: k₂·(x̃ − b), x̃ the local mean of x, b where an image's region splits in two.
+@dataclass(frozen=True)
+class Split:
+    """A prior of our own before its level is bounded: x̃, the local mean of x, and where each region splits.
 
     The HU of an image may be off, and a vessel is dense but thin: so x is averaged over its surroundings inside the
-    region, and each image has its own b, where ground glass and consolidation part, within the bounds.
+    region, and each image has its own level b, where ground glass and consolidation part, within bounds.
     """
+
+    smooth: Tensor
+    levels: Sequence[float]
+
+    def log_odds(self, k2: float, within: tuple[float, float]) -> Tensor:
+        """k₂·(x̃ − b); b is the middle of the bounds where the region is empty."""
+        low, high = within
+        bounded = [(low + high) / 2 if math.isnan(one) else min(max(one, low), high) for one in self.levels]
+        return k2 * (self.smooth - self.smooth.new_tensor(bounded)[:, None, None])
+
+
+def split(x: Tensor, region: Tensor, sigma_px: float) -> Split:
+    """The prior's images and levels; σ of the mean in pixels."""
     smooth = local_mean(x, region.bool(), sigma_px)
-    levels = [split_level(one[inside], within) for one, inside in zip(smooth, region.bool(), strict=True)]
-    return k2 * (smooth - smooth.new_tensor(levels)[:, None, None])
+    return Split(smooth, [split_level(one[inside]) for one, inside in zip(smooth, region.bool(), strict=True)])
 
 
 def bounded(logits: Tensor, trust: float) -> Tensor:

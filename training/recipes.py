@@ -75,7 +75,7 @@ class EmRecipe(Recipe):
 
     Attributes:
         prior: "phi1" (eq. 12, with b1), "phi2" (eq. 13, with b2 in normalised units and k2), or "split": log odds
-            k2·(x̃ − b) with a level b of each image's own (`em.split_log_odds`), added to the network's.
+            k2·(x̃ − b) with a level b of each image's own (`em.Split`), added to the network's.
         smooth_px: σ of the mean x̃ of "split", pixels of the network grid.
         b2_within: bounds of that level; −500 and −200 HU.
         warm_up: epochs in which the labels come from the prior alone ("split").

@@ -61,16 +61,17 @@ class Where:
         seed: int,
         setting: Setting,
         train: Sequence[Example],
-        start: Path | None = None,
+        start: Path | UNet | None = None,
     ) -> Run:
         """A run in the subfolder `name` ("" is the folder itself).
 
-        Its identity holds what it was trained on and, by hash, the finished run in `start` that it goes on from.
+        Its identity holds what it was trained on and, by hash, the weights that it goes on from: those of the
+        finished run in `start`, or of a network of the same cross-validation.
         """
         note = {"setting": setting.model_dump(mode="json"), "train": sorted(example.name for example in train)}
         if start is not None:
             note["start"] = finished.weights_digest(start)
-        before = checkpoint.story(start) if start is not None else []
+        before = checkpoint.story(start) if isinstance(start, Path) else []
         return Run(self.out / name, recipe, seed, distributed.choose(self.device), note, before)
 
 
@@ -245,14 +246,14 @@ def _fold(
     pool = Pool([case.example for case in train], extra.volumes, extra.phantoms)
     first = finished.read(what.start, Recipe).net if what.start is not None else None
     for stage in what.stages:
-        run = where.run(f"{stage.name}-fold{fold}", stage, seed, setting, pool.cohort, what.start)
+        run = where.run(f"{stage.name}-fold{fold}", stage, seed, setting, pool.cohort, first)
         first = unet1.fit(pool, setting.architecture, wanted, run, first)
     if first is None:
         raise RunError("cross-validation needs a recipe for UNet-1")
     scores = {"infection": crossval.score_unet1(first, test, wanted, room)}
     rivals = {"threshold": crossval.by_threshold(wanted)}
     for name, recipe in arms.items():  # arms with one recipe share its run
-        run = where.run(f"{recipe.name}-fold{fold}", recipe, seed, setting, pool.cohort)
+        run = where.run(f"{recipe.name}-fold{fold}", recipe, seed, setting, pool.cohort, first)
         rivals[name] = crossval.by_unet2(unet2.fit(first, pool, wanted, run), wanted, room)
     for name, second in rivals.items():
         scores[name] = crossval.score_unet2(first, second, test, wanted, room)

@@ -31,7 +31,6 @@ def fit(start: UNet, pool: Pool, settings: Preprocessing, run: Run) -> UNet:
     known = Pool(*([e for e in kind if e.positive is not None] for kind in (pool.cohort, (), pool.phantoms)))
     if len({example.positive for example in (*known.cohort, *known.phantoms)}) < 2:
         raise CohortError("UNet-2 learns from cases with and without consolidation; this cohort has one kind only")
-    run.note.setdefault("start", "unet1")
 
     def measure(logits: Tensor, batch: Batch) -> Tensor:
         return losses.region_loss(logits[:, 0], batch.target, batch.region, recipe.loss != "dice")
@@ -50,7 +49,7 @@ def expectation(model: UNet, batch: Batch, recipe: EmRecipe, epoch: int = 0) -> 
     """E-step on the augmented batch: batch norm in inference mode, no gradient. Leaves the mode as it was."""
     x = batch.stacks[:, batch.stacks.shape[1] // 2]
     if recipe.prior == "split":
-        odds = em.split_log_odds(x, batch.region, recipe.k2, recipe.smooth_px, recipe.b2_within)
+        odds = em.split(x, batch.region, recipe.smooth_px).log_odds(recipe.k2, recipe.b2_within)
         if epoch >= recipe.warm_up:
             odds = odds + em.bounded(_logits(model, batch), recipe.trust)
         return em.e_step_of_odds(odds, batch.region, batch.positive)

@@ -121,13 +121,14 @@ def test_two_classes_are_parted_between_them(seed: int, share: float) -> None:
     dense = rng.random(400) < share
     values = torch.from_numpy(np.where(dense, rng.normal(8, 0.3, 400), rng.normal(3, 0.3, 400)))
     if dense.any() and not dense.all():
-        level = em.split_level(values, (0.0, 12.0))
+        level = em.split_level(values)
         assert bool(((values > level).numpy() == dense).all())
 
 
 @pytest.mark.parametrize(("values", "level"), [([1.0, 1.0, 2.0], 4.0), ([9.0, 11.0], 7.0), ([5.0], 5.0), ([], 5.5)])
 def test_the_level_stays_within_its_bounds(values: list[float], level: float) -> None:
-    assert em.split_level(torch.tensor(values), (4.0, 7.0)) == level
+    split = em.Split(torch.zeros(1, 1, 1), [em.split_level(torch.tensor(values))])
+    assert float(split.log_odds(1.0, (4.0, 7.0))) == -level
 
 
 def test_the_local_mean_sees_the_region_only() -> None:
@@ -142,7 +143,7 @@ def test_a_vessel_is_not_dense_by_its_local_mean_but_a_lesion_is() -> None:
     x = torch.full((1, 40, 40), 3.0)
     x[0, :, 4] = 9.0
     x[0, 15:35, 15:35] = 9.0
-    odds = em.split_log_odds(x, region, 1.5, 2.0, (4.76, 7.49))
+    odds = em.split(x, region, 2.0).log_odds(1.5, (4.76, 7.49))
     assert not bool((odds[0, :, 3:6] > 0).any())
     assert bool((odds[0, 18:32, 18:32] > 0).all())
 

@@ -12,12 +12,13 @@ import numpy as np
 import pytest
 import SimpleITK as sitk  # noqa: N813
 import torch
+from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 from pipeline import package
 from pipeline.package import Licence
 from pipeline.preprocess import Preprocessing
-from pipeline.unet import Architecture
+from pipeline.unet import Architecture, UNet
 from training import checkpoint, choice, cli, cli_options, cohort, crossval, dataset, export, finished, runs
 from training.batches import Pool
 from training.choice import Judgement
@@ -67,6 +68,33 @@ def test_cross_validation_scores_every_case_once_and_resumes(folder: Path, tmp_p
     assert runs.cross_validate(what, where) == metrics
     assert log.read_bytes() == before
     assert json.loads((where.out / "metrics.json").read_text()) == metrics
+
+
+@pytest.mark.parametrize("stages", [("other", "second"), ("first", "other")])
+def test_a_fold_takes_up_only_what_went_on_from_the_same_weights(
+    folder: Path, tmp_path: Path, stages: tuple[str, str]
+) -> None:
+    recipe = {name: ONE.model_copy(update={"name": name}) for name in ("first", "second")}
+    recipe["other"] = ONE.model_copy(update={"name": "other", "rate": 2e-3})
+    first, second = (recipe[name] for name in ("first", "second"))
+    what = CrossValidation(Folders(folder), SETTING, [first, second], [TWO], folds=2, seed=1)
+    where = Where(tmp_path / "cv", "cpu")
+    runs.cross_validate(what, where)
+    kept = {path: path.read_bytes() for path in where.out.glob("*/checkpoint.pt")}
+    going_on = "second-fold0" if stages[0] == "other" else "two-fold0"
+    with pytest.raises(RunError, match=f"{going_on} holds another run"):
+        runs.cross_validate(replace(what, stages=[recipe[name] for name in stages]), where)
+    assert all(path.read_bytes() == content for path, content in kept.items())
+
+
+def test_weights_are_the_same_in_memory_and_kept(tmp_path: Path) -> None:
+    net = UNet(SETTING.architecture)
+    finished.keep(tmp_path, net)
+    assert finished.weights_digest(net) == finished.weights_digest(tmp_path)
+    again = UNet(SETTING.architecture)
+    again.load_state_dict(load_file(tmp_path / finished.NETWORK))
+    assert finished.weights_digest(again) == finished.weights_digest(net)
+    assert finished.weights_digest(UNet(SETTING.architecture)) != finished.weights_digest(net)
 
 
 def test_each_fold_chooses_its_prior_without_its_held_out_cases(
