@@ -1,8 +1,10 @@
-"""How far the figures of a model lie from an expert's, in plain words, from what its manifest says was measured.
+"""How far the figures of a model lie from the truth, from what its manifest says was measured.
 
-Only figures of unseen CTs count; those of data that the model was trained on are not told to a reader. All names
-are optional: `heldout_severity_limit_low`, `…_high` (Bland and Altman's limits of agreement of the severity score,
-pipeline minus expert, fractions of 1), `heldout_infection_dice_case_mean`, `heldout_cases`.
+In plain words: from an expert's, on unseen CTs; figures of data that the model was trained on are not told to a
+reader. All names are optional: `heldout_severity_limit_low`, `…_high` (Bland and Altman's limits of agreement of
+the severity score, pipeline minus expert, fractions of 1), `heldout_infection_dice_case_mean`, `heldout_cases`; and
+the severity score found in lungs without any opacity, `healthy_infection_fraction` or, of synthetic ones,
+`healthy_phantom_infection_fraction`.
 """
 
 from __future__ import annotations
@@ -31,3 +33,9 @@ def sentence(metrics: Mapping[str, float]) -> str:
     if overlap is not None:
         told.append(f"{unseen} the outlines overlapped an expert's by {overlap:.2f} (mean Dice; 1 is the same).")
     return " ".join(told) or UNKNOWN
+
+
+def found_in_healthy(metrics: Mapping[str, float]) -> float | None:
+    """Severity score (fraction of 1) that the model finds where there is none; None where nobody has measured."""
+    names = ("healthy_infection_fraction", "healthy_phantom_infection_fraction")
+    return next((metrics[name] for name in names if math.isfinite(metrics.get(name, math.nan))), None)

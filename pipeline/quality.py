@@ -14,6 +14,7 @@ from scipy import ndimage
 
 from pipeline.arrays import CtVolume, LesionMasks, LungMask, MaskArray
 from pipeline.kernel import Sharpness, sharpness
+from pipeline.notation import percent
 from pipeline.types import Flag, Region, Scores
 
 TOUCH_MM2 = 200.0  # of lung in the first or last slice
@@ -25,6 +26,7 @@ SMALL_LUNGS_ML = 1500.0
 SIDE_RATIO = 0.6  # smaller by larger lung; about 0.85 in health
 RAISED_HU = -700.0
 LOW_SEVERITY = 0.05
+DOUBTFUL_TIMES = 2.0  # what the model finds in healthy lungs; these differ from each other
 THIN_MM = 3.0  # half the thickness that consolidation has at least, and septa and vessels have not
 THIN_SHARE = 0.5
 MIN_CONSOLIDATION_ML = 2.0
@@ -39,8 +41,13 @@ TABLE_SIDES = {"S": (1, True), "P": (1, False), "DR": (2, False), "DL": (2, True
 NO_CONTRAST = frozenset({"", "NO", "NONE", "N", "NEIN", "WITHOUT", "NATIVE", "NATIV", "OHNE", "NON", "0"})
 
 
-def flags(volume: CtVolume, lungs: LungMask, lesions: LesionMasks, scores: Scores) -> tuple[Flag, ...]:
-    """All warnings, those about the series before those about the result; first, a lung that was not found."""
+def flags(
+    volume: CtVolume, lungs: LungMask, lesions: LesionMasks, scores: Scores, in_healthy: float | None = None
+) -> tuple[Flag, ...]:
+    """All warnings, those about the series before those about the result; first, a lung that was not found.
+
+    `in_healthy`: severity score that the model finds in lungs without opacity (`accuracy.found_in_healthy`).
+    """
     header = volume.headers[0]
     of_header: tuple[Callable[[Dataset], Flag | None], ...] = (_kernel, _contrast, _lossy, _derived)
     found = [
@@ -53,6 +60,7 @@ def flags(volume: CtVolume, lungs: LungMask, lesions: LesionMasks, scores: Score
         _image_edge(volume, lungs),
         _small(scores),
         _sides(scores),
+        _doubtful(scores, in_healthy),
         _raised_density(volume, lungs, lesions, scores),
         _thin_consolidation(volume, lesions),
         _effusion(volume, lungs),
@@ -184,6 +192,15 @@ def _sides(scores: Scores) -> Flag | None:
     side = "right" if right < left else "left"
     text = f"The {side} lung is much smaller (right {right:.0f} ml, left {left:.0f} ml):"
     return Flag("side-mismatch", f"{text} dense lung or effusion may have been left out, and scores be too low.")
+
+
+def _doubtful(scores: Scores, in_healthy: float | None) -> Flag | None:
+    """So little opacity that it may be what the model finds where there is none: domes, vessels, dependent lung."""
+    severity = scores.regions[Region.BOTH].severity_score
+    if not severity or not in_healthy or severity > DOUBTFUL_TIMES * in_healthy:
+        return None
+    text = f"Opacity of {percent(severity, 2)} is hardly more than this model finds in healthy lungs"
+    return Flag("doubtful-opacity", f"{text} ({percent(in_healthy, 2)}): there may be none.")
 
 
 def _raised_density(volume: CtVolume, lungs: LungMask, lesions: LesionMasks, scores: Scores) -> Flag | None:

@@ -124,17 +124,17 @@ def analyse(files: Sequence[Path], settings: PipelineSettings) -> Analysis:
     """
     model = package.load(settings.model)
     ct = volume.load(files, settings)
-    found = examine(ct, model, settings)
+    found, metrics = examine(ct, model, settings), model.manifest.metrics
     return Analysis(
         volume=ct,
         lungs=found.lungs,
         lesions=found.lesions,
         scores=found.scores,
-        flags=quality.flags(ct, found.lungs, found.lesions, found.scores),
+        flags=quality.flags(ct, found.lungs, found.lesions, found.scores, accuracy.found_in_healthy(metrics)),
         model=model.identity,
         source_digest=volume.source_digest(files),
         resampling=model.manifest.preprocessing.rule(ct.spacing_mm[0]),
-        accuracy=accuracy.sentence(model.manifest.metrics),
+        accuracy=accuracy.sentence(metrics),
     )
 
 

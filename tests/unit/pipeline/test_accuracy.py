@@ -32,3 +32,11 @@ def test_figures_that_are_not_finite_are_passed_over() -> None:
     assert accuracy.sentence({**limits, "heldout_infection_dice_case_mean": math.inf}) == accuracy.UNKNOWN
     told = accuracy.sentence({"heldout_infection_dice_case_mean": 0.78, "heldout_cases": math.inf})
     assert told.startswith("On unseen CTs the outlines")
+
+
+def test_what_is_found_in_healthy_lungs_is_taken_from_real_ones_where_there_are_some() -> None:
+    synthetic = {"healthy_phantom_infection_fraction": 0.001}
+    assert accuracy.found_in_healthy(synthetic) == 0.001
+    assert accuracy.found_in_healthy({**synthetic, "healthy_infection_fraction": 0.002}) == 0.002
+    assert accuracy.found_in_healthy({**synthetic, "healthy_infection_fraction": math.nan}) == 0.001
+    assert accuracy.found_in_healthy({}) is None

@@ -159,6 +159,22 @@ class TestDensity:
         assert "raised-density" not in found(volume, phantom.lungs, masks)
 
 
+class TestLittleOpacity:
+    @pytest.mark.parametrize(("times", "told"), [(0.0, False), (0.5, True), (1.9, True), (2.1, False)])
+    def test_as_much_as_in_healthy_lungs_may_be_none(self, phantom: Phantom, times: float, told: bool) -> None:
+        nothing = np.zeros(phantom.hu.shape, dtype=bool)
+        infection = nothing.copy()
+        lung = int(phantom.lungs.both.sum())
+        infection.ravel()[np.flatnonzero(phantom.lungs.both)[: round(times * 0.001 * lung)]] = True
+        volume, masks = as_volume(phantom), LesionMasks(infection, nothing)
+        scores = measure(volume, phantom.lungs, masks)
+        found = {flag.code: flag.text for flag in flags(volume, phantom.lungs, masks, scores, 0.001)}
+        assert ("doubtful-opacity" in found) is told
+        assert "(0.10 %)" in found.get("doubtful-opacity", "(0.10 %)")
+        unmeasured = flags(volume, phantom.lungs, masks, scores)
+        assert "doubtful-opacity" not in {flag.code for flag in unmeasured}
+
+
 class TestConsolidation:
     def test_septa_are_thin(self) -> None:
         phantom = make(replace(SPEC, rows=200, columns=200))
