@@ -20,7 +20,7 @@ from dicom_node.courier import Pace
 from dicom_node.destinations import ObjectOutlet
 from dicom_node.errors import NotWanted, PermanentError, TransientError
 from dicom_node.ledger import AnnouncementRecord, Ledger, Told
-from dicom_node.loop import Loop
+from dicom_node.loop import Loop, not_running, stop_all
 from dicom_node.malformed import MALFORMED
 from dicom_node.scu import StoreResult
 from dicom_node.spool import Spool
@@ -149,11 +149,8 @@ class AnnouncementService:
 
     def stop(self) -> None:
         """Begin nothing new, and wait a while for what is on its way."""
-        for loop in self._loops:
-            loop.interrupt()
-        for loop in self._loops:
-            loop.stop()
+        stop_all(self._loops)
 
     def dead_threads(self) -> list[str]:
         """Names of threads that ended although nobody stopped them."""
-        return [loop.thread.name for loop in self._loops if not loop.thread.is_alive()]
+        return not_running(self._loops)

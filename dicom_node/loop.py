@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
+
+from sqlalchemy.exc import SQLAlchemyError
 
 from dicom_node.errors import NodeError
 
@@ -56,7 +58,7 @@ class Loop:
             self._woken.clear()
             try:
                 wait_s = self._until(self._work())
-            except NodeError as error:  # a fault of the database; anything else is one of ours and ends the thread
+            except (NodeError, SQLAlchemyError) as error:  # of the database; any other is ours and ends the thread
                 LOGGER.error("%s waits %g s: %s", self.thread.name, TRY_AGAIN_S, error)
                 wait_s = TRY_AGAIN_S
             self._woken.wait(wait_s)
@@ -66,3 +68,16 @@ class Loop:
         if due is None:
             return LONGEST_WAIT_S
         return min(max((due - self._clock()).total_seconds(), SHORTEST_WAIT_S), LONGEST_WAIT_S)
+
+
+def stop_all(loops: Sequence[Loop]) -> None:
+    """All begin nothing new before one is waited for."""
+    for loop in loops:
+        loop.interrupt()
+    for loop in loops:
+        loop.stop()
+
+
+def not_running(loops: Iterable[Loop]) -> list[str]:
+    """Names of threads that do not run: after the start, those that ended although nobody stopped them."""
+    return [loop.thread.name for loop in loops if not loop.thread.is_alive()]

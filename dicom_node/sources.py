@@ -11,7 +11,7 @@ from dicom_node.config import Config
 from dicom_node.fetching import Fetcher, Keep
 from dicom_node.inquiry import Inquirer
 from dicom_node.ledger import Ledger, SeriesRecord
-from dicom_node.loop import Loop
+from dicom_node.loop import Loop, not_running, stop_all
 from dicom_node.statement import Statement
 from dicom_node.upper_layer import InstanceMemory
 
@@ -67,10 +67,7 @@ class SourceService:
         """Begin nothing new; what is being fetched is taken up at the next start."""
         for fetcher in self._fetchers.values():
             fetcher.interrupt()
-        for loop in self._loops():
-            loop.interrupt()
-        for loop in self._loops():
-            loop.stop()
+        stop_all(self._loops())
 
     def wake(self) -> None:
         """A retrieval may have been asked for."""
@@ -83,7 +80,7 @@ class SourceService:
 
     def dead_threads(self) -> list[str]:
         """Names of threads that ended although nobody stopped them."""
-        return [loop.thread.name for loop in self._loops() if not loop.thread.is_alive()]
+        return not_running(self._loops())
 
     def has_source(self, series: SeriesRecord) -> bool:
         """Whether there is a source that knows about this series."""
