@@ -10,7 +10,8 @@ test:
 	scripts/system-packages.sh
 	scripts/viewer.sh
 	scripts/setup.sh test
-	$(VENV)/python -m pytest -n 2 --dist loadfile $(PYTEST_ARGS)
+	@# As collected: the long acceptance tests first, so that no process ends with one while the other idles.
+	$(VENV)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 lint:
 	scripts/setup.sh test

@@ -29,7 +29,7 @@ from pynetdicom.transport import AddressInformation
 from dicom_node import tls
 from dicom_node.errors import ConfigError, NodeError, PermanentError, TransientError
 from dicom_node.outbound_socket import BoundedSocket, TlsArguments
-from dicom_node.tls import ClientTls
+from dicom_node.tls import Called
 from dicom_node.upper_layer import INVALID_PDU, InstanceMemory, MessageProvider
 
 MAX_CONTEXTS = 128  # PS3.8 9.3.2.2: odd identifiers of one byte
@@ -60,28 +60,12 @@ pynetdicom_config.LOG_RESPONSE_IDENTIFIERS = False
 EventHandler = tuple[Any, Any]
 
 
-class Peer(Protocol):
+class Peer(Called, Protocol):
     """An application entity that we call; `config.Destination` is one."""
 
     @property
     def ae_title(self) -> str:
         """Called AE title."""
-
-    @property
-    def host(self) -> str:
-        """Host name or address."""
-
-    @property
-    def port(self) -> int:
-        """TCP port."""
-
-    @property
-    def timeout_s(self) -> float:
-        """Longest wait for the connection, and for each answer."""
-
-    @property
-    def client_tls(self) -> ClientTls | None:
-        """How the connection is secured; None: not at all."""
 
 
 class NoContexts(PermanentError):

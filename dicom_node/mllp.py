@@ -11,37 +11,16 @@ import ssl
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Protocol
 
 from dicom_node import tls
 from dicom_node.errors import ConfigError, TransientError
-from dicom_node.tls import ClientTls
+from dicom_node.tls import Called
 
 BEGIN, END = b"\x0b", b"\x1c\r"
 MAX_ANSWER_BYTES = 64 * 1024
 
 
-class MllpPeer(Protocol):
-    """Who is called; `config.Hl7Destination` is one."""
-
-    @property
-    def host(self) -> str:
-        """Name or address."""
-
-    @property
-    def port(self) -> int:
-        """TCP port."""
-
-    @property
-    def timeout_s(self) -> float:
-        """Longest wait for the connection, and for each answer."""
-
-    @property
-    def client_tls(self) -> ClientTls | None:
-        """How it is called; None: without TLS."""
-
-
-def describe(peer: MllpPeer) -> str:
+def describe(peer: Called) -> str:
     """The peer as shown to people."""
     return f"{peer.host}:{peer.port}"
 
@@ -49,7 +28,7 @@ def describe(peer: MllpPeer) -> str:
 class Connection:
     """One message after the other; made by `connect`."""
 
-    def __init__(self, peer: MllpPeer, sock: socket.socket) -> None:
+    def __init__(self, peer: Called, sock: socket.socket) -> None:
         self._peer = peer
         self._socket = sock
         self._received = bytearray()
@@ -97,7 +76,7 @@ class Connection:
 
 
 @contextmanager
-def connect(peer: MllpPeer) -> Iterator[Connection]:
+def connect(peer: Called) -> Iterator[Connection]:
     """A connection, over TLS where the peer is called so.
 
     Raises:
@@ -110,7 +89,7 @@ def connect(peer: MllpPeer) -> Iterator[Connection]:
             tls.say_goodbye(sock)
 
 
-def _open(peer: MllpPeer) -> socket.socket:
+def _open(peer: Called) -> socket.socket:
     where = describe(peer)
     try:
         sock = socket.create_connection((peer.host, peer.port), peer.timeout_s)
@@ -132,7 +111,7 @@ def _open(peer: MllpPeer) -> socket.socket:
     return _secured(peer, sock)
 
 
-def _secured(peer: MllpPeer, sock: socket.socket) -> socket.socket:
+def _secured(peer: Called, sock: socket.socket) -> socket.socket:
     if peer.client_tls is None:
         return sock
     try:
@@ -145,5 +124,5 @@ def _secured(peer: MllpPeer, sock: socket.socket) -> socket.socket:
         raise _no_tls(peer, error) from error
 
 
-def _no_tls(peer: MllpPeer, error: OSError) -> TransientError:
+def _no_tls(peer: Called, error: OSError) -> TransientError:
     return TransientError(f"No TLS connection to {describe(peer)}: {tls.reason(error)}. Check tls_name and tls_ca.")

@@ -14,7 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from dicom_node.config_base import locate, read_secret
 from dicom_node.errors import ConfigError
@@ -44,6 +44,26 @@ class ClientTls:
     name: str
     ca: Path | None
     identity: Identity | None = None
+
+
+class Called(Protocol):
+    """Who is called over TCP; an entry of `config` is one."""
+
+    @property
+    def host(self) -> str:
+        """Host name or address."""
+
+    @property
+    def port(self) -> int:
+        """TCP port."""
+
+    @property
+    def timeout_s(self) -> float:
+        """Longest wait for the connection, and for each answer."""
+
+    @property
+    def client_tls(self) -> ClientTls | None:
+        """How the connection is secured; None: not at all."""
 
 
 @dataclass(frozen=True)
