@@ -103,7 +103,7 @@ class Courier:
         """Do all that is due, and say when something will be due next; None when only a new result can change that.
 
         Raises:
-            NodeError, SQLAlchemyError: of the ledger; nothing is lost, what was due stays due.
+            NodeError: of the ledger; nothing is lost, what was due stays due.
         """
         self._send()
         self._verify()

@@ -62,7 +62,7 @@ class DeliveryService:
         """A commitment report that came to the receiver; persisted when this returns.
 
         Raises:
-            NodeError, SQLAlchemyError: it could not be persisted, the peer should be told so.
+            NodeError: it could not be persisted, the peer should be told so.
         """
         deliveries = self._ledger.deliveries_of_transaction(report.transaction_uid)
         if not deliveries and postbox.leave(self._ledger, report, self._pace.clock()):

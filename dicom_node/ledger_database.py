@@ -21,6 +21,9 @@ from sqlalchemy.exc import (
     SQLAlchemyError,
     StatementError,
 )
+from sqlalchemy.exc import (
+    TimeoutError as PoolTimeoutError,
+)
 from sqlalchemy.orm import Session
 from sqlalchemy.pool import ConnectionPoolEntry
 
@@ -88,6 +91,8 @@ def transaction(engine: Engine, *, write: bool) -> Iterator[Session]:
         raise PermanentError(f"the database refuses: {error.orig}") from error
     except DBAPIError as error:
         raise TransientError(f"the database does not answer: {error.orig}") from error
+    except PoolTimeoutError as error:
+        raise TransientError("the database has no connection to spare: too much asks it at once") from error
     except StatementError as error:  # a value that cannot be bound
         raise PermanentError(f"the database cannot take it: {error.orig or error}") from error
 

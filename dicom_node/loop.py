@@ -7,8 +7,6 @@ import threading
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
 
-from sqlalchemy.exc import SQLAlchemyError
-
 from dicom_node.errors import NodeError
 
 LOGGER = logging.getLogger(__name__)
@@ -54,11 +52,13 @@ class Loop:
             self.thread.join(STOP_TIMEOUT_S)
 
     def _run(self) -> None:
-        while not self._stopped.is_set():
+        while True:
             self._woken.clear()
+            if self._stopped.is_set():  # looked at after the clearing, which may have taken the call to stop away
+                return
             try:
                 wait_s = self._until(self._work())
-            except (NodeError, SQLAlchemyError) as error:  # of the database; any other is ours and ends the thread
+            except NodeError as error:  # a fault of the database; anything else is one of ours and ends the thread
                 LOGGER.error("%s waits %g s: %s", self.thread.name, TRY_AGAIN_S, error)
                 wait_s = TRY_AGAIN_S
             self._woken.wait(wait_s)

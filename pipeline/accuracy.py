@@ -11,19 +11,35 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 from pipeline.notation import points
 
+MOST_IN_HEALTHY = 0.025  # a model that finds more in healthy lungs is of no use; or the figure is in per cent
 UNKNOWN = "How far the figures lie from an expert's is not known: the model package does not say."
 
 
+@dataclass(frozen=True)
+class Healthy:
+    """What the model finds where there is no opacity.
+
+    Attributes:
+        fraction: severity score, fraction of 1.
+        where: the lungs that it was measured in.
+    """
+
+    fraction: float
+    where: str
+
+
 def sentence(metrics: Mapping[str, float]) -> str:
-    """ASCII, for SR and picture. Figures that are not finite say nothing and are passed over."""
-    metrics = {name: figure for name, figure in metrics.items() if math.isfinite(figure)}
-    cases = metrics.get("heldout_cases")
-    unseen = f"On {cases:.0f} unseen CTs" if cases else "On unseen CTs"
-    low, high = metrics.get("heldout_severity_limit_low"), metrics.get("heldout_severity_limit_high")
-    overlap = metrics.get("heldout_infection_dice_case_mean")
+    """ASCII, for SR and picture. Figures that cannot be say nothing and are passed over."""
+    cases = metrics.get("heldout_cases", math.nan)
+    unseen = f"On {cases:.0f} unseen CTs" if math.isfinite(cases) and cases else "On unseen CTs"
+    low, high, overlap = (
+        _within(metrics, f"heldout_{name}", 1.0)
+        for name in ("severity_limit_low", "severity_limit_high", "infection_dice_case_mean")
+    )
     told = []
     if low is not None and high is not None:
         told.append(
@@ -35,7 +51,19 @@ def sentence(metrics: Mapping[str, float]) -> str:
     return " ".join(told) or UNKNOWN
 
 
-def found_in_healthy(metrics: Mapping[str, float]) -> float | None:
-    """Severity score (fraction of 1) that the model finds where there is none; None where nobody has measured."""
-    names = ("healthy_infection_fraction", "healthy_phantom_infection_fraction")
-    return next((metrics[name] for name in names if math.isfinite(metrics.get(name, math.nan))), None)
+def found_in_healthy(metrics: Mapping[str, float]) -> Healthy | None:
+    """What is measured of lungs without opacity, real ones before synthetic ones; None where nothing is."""
+    for name, where in (
+        ("healthy_infection_fraction", "healthy lungs"),
+        ("healthy_phantom_infection_fraction", "synthetic healthy chests"),
+    ):
+        fraction = _within(metrics, name, MOST_IN_HEALTHY)
+        if fraction is not None and fraction > 0:
+            return Healthy(fraction, where)
+    return None
+
+
+def _within(metrics: Mapping[str, float], name: str, most: float) -> float | None:
+    """A figure whose size is at most `most`; None where it is absent or cannot be."""
+    figure = metrics.get(name, math.nan)
+    return figure if abs(figure) <= most else None

@@ -12,6 +12,7 @@ import numpy.typing as npt
 from pydicom.dataset import Dataset
 from scipy import ndimage
 
+from pipeline.accuracy import Healthy
 from pipeline.arrays import CtVolume, LesionMasks, LungMask, MaskArray
 from pipeline.kernel import Sharpness, sharpness
 from pipeline.notation import percent
@@ -42,11 +43,11 @@ NO_CONTRAST = frozenset({"", "NO", "NONE", "N", "NEIN", "WITHOUT", "NATIVE", "NA
 
 
 def flags(
-    volume: CtVolume, lungs: LungMask, lesions: LesionMasks, scores: Scores, in_healthy: float | None = None
+    volume: CtVolume, lungs: LungMask, lesions: LesionMasks, scores: Scores, healthy: Healthy | None = None
 ) -> tuple[Flag, ...]:
     """All warnings, those about the series before those about the result; first, a lung that was not found.
 
-    `in_healthy`: severity score that the model finds in lungs without opacity (`accuracy.found_in_healthy`).
+    `healthy`: what the model finds in lungs without opacity.
     """
     header = volume.headers[0]
     of_header: tuple[Callable[[Dataset], Flag | None], ...] = (_kernel, _contrast, _lossy, _derived)
@@ -60,7 +61,7 @@ def flags(
         _image_edge(volume, lungs),
         _small(scores),
         _sides(scores),
-        _doubtful(scores, in_healthy),
+        _doubtful(scores, healthy),
         _raised_density(volume, lungs, lesions, scores),
         _thin_consolidation(volume, lesions),
         _effusion(volume, lungs),
@@ -194,13 +195,16 @@ def _sides(scores: Scores) -> Flag | None:
     return Flag("side-mismatch", f"{text} dense lung or effusion may have been left out, and scores be too low.")
 
 
-def _doubtful(scores: Scores, in_healthy: float | None) -> Flag | None:
-    """So little opacity that it may be what the model finds where there is none: domes, vessels, dependent lung."""
+def _doubtful(scores: Scores, healthy: Healthy | None) -> Flag | None:
+    """So little opacity that it may be what the model finds where there is none: domes, vessels, dependent lung.
+
+    Not where a lung is missing: that one may be all opaque.
+    """
     severity = scores.regions[Region.BOTH].severity_score
-    if not severity or not in_healthy or severity > DOUBTFUL_TIMES * in_healthy:
+    if not severity or healthy is None or severity > DOUBTFUL_TIMES * healthy.fraction or _not_found(scores):
         return None
-    text = f"Opacity of {percent(severity, 2)} is hardly more than this model finds in healthy lungs"
-    return Flag("doubtful-opacity", f"{text} ({percent(in_healthy, 2)}): there may be none.")
+    text = f"Only {percent(severity, 2)} of opacity; in {healthy.where} this model finds"
+    return Flag("doubtful-opacity", f"{text} {percent(healthy.fraction, 2)}: what is outlined may be none.")
 
 
 def _raised_density(volume: CtVolume, lungs: LungMask, lesions: LesionMasks, scores: Scores) -> Flag | None:

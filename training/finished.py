@@ -35,17 +35,22 @@ def keep(folder: Path, net: UNet) -> None:
     """Write the finished network, float32, into its run folder; whole or not at all, and by rank 0 alone."""
     if distributed.rank() > 0:
         return
-    checkpoint.write(folder / NETWORK, _weights(net))
+    checkpoint.write(folder / NETWORK, save({name: one.contiguous() for name, one in net.state_dict().items()}))
 
 
-def weights_digest(of: Path | UNet) -> str:
-    """SHA-256 (hex) of the weights of a finished run, or of a network, which has the same when it is kept."""
-    content = _weights(of) if isinstance(of, UNet) else (of / NETWORK).read_bytes()
-    return hashlib.sha256(content).hexdigest()
+def keep_first(folder: Path, net: UNet) -> None:
+    """`keep`, unless it is kept already.
+
+    At a resume the batch norm statistics of averaged weights are measured again, and their last digits depend on
+    the number of threads: what went on from the network that is kept must find its hash again.
+    """
+    if not (folder / NETWORK).is_file():
+        keep(folder, net)
 
 
-def _weights(net: UNet) -> bytes:
-    return save({name: one.cpu().contiguous() for name, one in net.state_dict().items()})
+def weights_digest(folder: Path) -> str:
+    """SHA-256 (hex) of the weights of a finished run."""
+    return hashlib.sha256((folder / NETWORK).read_bytes()).hexdigest()
 
 
 def read(folder: Path, kind: type[Kind]) -> Finished[Kind]:

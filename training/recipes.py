@@ -156,7 +156,7 @@ UNET1: Mapping[str, Recipe] = {
         Recipe(name="plain-lungs-sharp", **{**_PLAIN, "augmentation": _SHARP}, masked=1.0),
         Recipe(name="plain-frozen", **_FROZEN),
         Recipe(name="plain-sharp", **{**_FROZEN, "augmentation": _SHARP}),
-        Recipe(name="plain-lungs-frozen", **{**_FROZEN, "augmentation": _SHARP}, masked=1.0),
+        Recipe(name="plain-lungs-sharp-frozen", **{**_FROZEN, "augmentation": _SHARP}, masked=1.0),
         Recipe(name="volumes-whole", **_VOLUMES),
         Recipe(name="fine-whole", **_FINE),
         Recipe(name="volumes", masked=1.0, phantom_slices=40, **_VOLUMES),

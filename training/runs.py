@@ -61,17 +61,19 @@ class Where:
         seed: int,
         setting: Setting,
         train: Sequence[Example],
-        start: Path | UNet | None = None,
+        start: Path | None = None,
     ) -> Run:
         """A run in the subfolder `name` ("" is the folder itself).
 
-        Its identity holds what it was trained on and, by hash, the weights that it goes on from: those of the
-        finished run in `start`, or of a network of the same cross-validation.
+        Its identity holds what it was trained on and, by hash, the finished run in `start` that it goes on from. Of
+        processes that share the work, rank 0 has that folder.
         """
         note = {"setting": setting.model_dump(mode="json"), "train": sorted(example.name for example in train)}
+        before: list[Any] = []
         if start is not None:
-            note["start"] = finished.weights_digest(start)
-        before = checkpoint.story(start) if isinstance(start, Path) else []
+            here = distributed.rank() == 0
+            origin = (finished.weights_digest(start), checkpoint.story(start)) if here else ("", before)
+            note["start"], before = distributed.from_first(origin)
         return Run(self.out / name, recipe, seed, distributed.choose(self.device), note, before)
 
 
@@ -244,16 +246,20 @@ def _fold(
 ) -> dict[str, list[Overlap]]:
     wanted, room, seed = setting.preprocessing, where.room, what.seed + fold
     pool = Pool([case.example for case in train], extra.volumes, extra.phantoms)
-    first = finished.read(what.start, Recipe).net if what.start is not None else None
+    start, first = what.start, None
+    if start is not None:
+        first = finished.read(start, Recipe).net
     for stage in what.stages:
-        run = where.run(f"{stage.name}-fold{fold}", stage, seed, setting, pool.cohort, first)
+        run = where.run(f"{stage.name}-fold{fold}", stage, seed, setting, pool.cohort, start)
         first = unet1.fit(pool, setting.architecture, wanted, run, first)
+        finished.keep_first(run.folder, first)
+        start = run.folder
     if first is None:
         raise RunError("cross-validation needs a recipe for UNet-1")
     scores = {"infection": crossval.score_unet1(first, test, wanted, room)}
     rivals = {"threshold": crossval.by_threshold(wanted)}
     for name, recipe in arms.items():  # arms with one recipe share its run
-        run = where.run(f"{recipe.name}-fold{fold}", recipe, seed, setting, pool.cohort, first)
+        run = where.run(f"{recipe.name}-fold{fold}", recipe, seed, setting, pool.cohort, start)
         rivals[name] = crossval.by_unet2(unet2.fit(first, pool, wanted, run), wanted, room)
     for name, second in rivals.items():
         scores[name] = crossval.score_unet2(first, second, test, wanted, room)

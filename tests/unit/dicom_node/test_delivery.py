@@ -21,10 +21,10 @@ from pynetdicom.sop_class import (  # type: ignore[attr-defined]
     StorageCommitmentPushModel,
     StudyRootQueryRetrieveInformationModelFind,
 )
-from sqlalchemy.exc import OperationalError
 
 from dicom_node.archive import CONTEXTS
 from dicom_node.commitment import CommitmentReport
+from dicom_node.errors import TransientError
 from dicom_node.states import SeriesState
 from pipeline.types import ResultKind
 from tests.fixtures import wire
@@ -718,7 +718,7 @@ def test_a_database_that_is_away_for_a_moment(outbox: Outbox, monkeypatch: pytes
 
     def away(*args: object, **options: object) -> list[object]:
         asked.set()
-        raise OperationalError("SELECT", {}, Exception("database is locked"))
+        raise TransientError("the database does not answer: database is locked")
 
     archive, port = outbox.archive(same_association=True)
     monkeypatch.setattr(outbox.ledger, "due_deliveries", away)

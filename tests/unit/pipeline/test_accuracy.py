@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import math
 
+import pytest
+
 from pipeline import accuracy, package
+from pipeline.accuracy import Healthy
 
 
 def test_limits_of_agreement_are_told_in_percentage_points() -> None:
@@ -34,9 +37,19 @@ def test_figures_that_are_not_finite_are_passed_over() -> None:
     assert told.startswith("On unseen CTs the outlines")
 
 
-def test_what_is_found_in_healthy_lungs_is_taken_from_real_ones_where_there_are_some() -> None:
+@pytest.mark.parametrize("figure", [1e9, -1e30, 1.5, math.nan, -math.inf])
+def test_figures_that_cannot_be_are_passed_over(figure: float) -> None:
+    limits = {"heldout_severity_limit_low": figure, "heldout_severity_limit_high": 0.061}
+    assert accuracy.sentence({**limits, "heldout_infection_dice_case_mean": figure}) == accuracy.UNKNOWN
+
+
+@pytest.mark.parametrize("figure", [math.nan, math.inf, -1.0, 0.0, 0.1, 1e9, 1e30])
+def test_what_is_found_in_healthy_lungs_is_taken_from_real_ones_where_there_are_some(figure: float) -> None:
     synthetic = {"healthy_phantom_infection_fraction": 0.001}
-    assert accuracy.found_in_healthy(synthetic) == 0.001
-    assert accuracy.found_in_healthy({**synthetic, "healthy_infection_fraction": 0.002}) == 0.002
-    assert accuracy.found_in_healthy({**synthetic, "healthy_infection_fraction": math.nan}) == 0.001
+    drawn = Healthy(0.001, "synthetic healthy chests")
+    assert accuracy.found_in_healthy(synthetic) == drawn
+    assert accuracy.found_in_healthy({**synthetic, "healthy_infection_fraction": figure}) == drawn
+    assert accuracy.found_in_healthy({"healthy_phantom_infection_fraction": figure}) is None
+    real = {**synthetic, "healthy_infection_fraction": 0.002}
+    assert accuracy.found_in_healthy(real) == Healthy(0.002, "healthy lungs")
     assert accuracy.found_in_healthy({}) is None

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from pipeline.accuracy import Healthy
 from pipeline.arrays import CtVolume, LesionMasks, LungMask
 from pipeline.lungs import segment
 from pipeline.phantom import Phantom, PhantomSpec, as_volume, make
@@ -19,6 +20,7 @@ from pipeline.types import Flag, Lung, PipelineSettings
 from pipeline.volume import load
 
 SPEC = PhantomSpec(slices=60, rows=100, columns=100)
+SYNTHETIC = Healthy(0.001, "synthetic healthy chests")
 
 
 @pytest.fixture(scope="module")
@@ -168,11 +170,22 @@ class TestLittleOpacity:
         infection.ravel()[np.flatnonzero(phantom.lungs.both)[: round(times * 0.001 * lung)]] = True
         volume, masks = as_volume(phantom), LesionMasks(infection, nothing)
         scores = measure(volume, phantom.lungs, masks)
-        found = {flag.code: flag.text for flag in flags(volume, phantom.lungs, masks, scores, 0.001)}
+        found = {flag.code: flag.text for flag in flags(volume, phantom.lungs, masks, scores, SYNTHETIC)}
         assert ("doubtful-opacity" in found) is told
-        assert "(0.10 %)" in found.get("doubtful-opacity", "(0.10 %)")
+        assert not told or "synthetic healthy chests this model finds 0.10 %" in found["doubtful-opacity"]
         unmeasured = flags(volume, phantom.lungs, masks, scores)
         assert "doubtful-opacity" not in {flag.code for flag in unmeasured}
+
+    def test_where_a_lung_is_missing_nothing_is_said_to_be_none(self, phantom: Phantom) -> None:
+        labels = np.where(phantom.lungs.labels == Lung.LEFT, 0, phantom.lungs.labels)
+        lungs = replace(phantom.lungs, labels=labels.astype(phantom.lungs.labels.dtype))
+        infection = np.zeros(labels.shape, dtype=bool)
+        infection.ravel()[np.flatnonzero(labels)[:20]] = True
+        volume, masks = as_volume(phantom), LesionMasks(infection, np.zeros_like(infection))
+        scores = measure(volume, lungs, masks)
+        codes = {flag.code for flag in flags(volume, lungs, masks, scores, SYNTHETIC)}
+        assert "lung-not-found" in codes
+        assert "doubtful-opacity" not in codes
 
 
 class TestConsolidation:

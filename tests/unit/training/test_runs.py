@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,14 +12,13 @@ import numpy as np
 import pytest
 import SimpleITK as sitk  # noqa: N813
 import torch
-from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 from pipeline import package
 from pipeline.package import Licence
 from pipeline.preprocess import Preprocessing
-from pipeline.unet import Architecture, UNet
-from training import checkpoint, choice, cli, cli_options, cohort, crossval, dataset, export, finished, runs
+from pipeline.unet import Architecture
+from training import checkpoint, choice, cli, cli_options, cohort, crossval, dataset, export, finished, loop, runs
 from training.batches import Pool
 from training.choice import Judgement
 from training.crossval import Held
@@ -36,10 +35,8 @@ TWO = EmRecipe(name="two", epochs=1, batch=4, rate=1e-3, schedule="constant", k2
 LICENCE = Licence(name="none", url="https://example.org", notice="random images")
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
+def write_cohort(root: Path, letter: str) -> Path:
     """Eight single slices of 64 × 64 with a bright square, dense in half of them."""
-    root = tmp_path / "cohort"
     rows = ["case,patient,consolidation"]
     for k in range(8):
         hu = np.full((1, 64, 64), -900, np.int16)
@@ -48,10 +45,16 @@ def folder(tmp_path: Path) -> Path:
         label[0, 10 + k : 30 + k, 20:40] = 2 if k % 2 else 1
         for sub, array in (("ct", hu), ("label", label)):
             (root / sub).mkdir(parents=True, exist_ok=True)
-            sitk.WriteImage(sitk.GetImageFromArray(array), str(root / sub / f"c{k}.nii.gz"))
-        rows.append(f"c{k},p{k // 2 * 2 + k % 2},{k % 2}")
+            sitk.WriteImage(sitk.GetImageFromArray(array), str(root / sub / f"{letter}{k}.nii.gz"))
+        rows.append(f"{letter}{k},p{k // 2 * 2 + k % 2},{k % 2}")
     (root / "cases.csv").write_text("\n".join(rows))
     return root
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Cases c0 to c7."""
+    return write_cohort(tmp_path / "cohort", "c")
 
 
 def test_cross_validation_scores_every_case_once_and_resumes(folder: Path, tmp_path: Path) -> None:
@@ -87,14 +90,38 @@ def test_a_fold_takes_up_only_what_went_on_from_the_same_weights(
     assert all(path.read_bytes() == content for path, content in kept.items())
 
 
-def test_weights_are_the_same_in_memory_and_kept(tmp_path: Path) -> None:
-    net = UNet(SETTING.architecture)
-    finished.keep(tmp_path, net)
-    assert finished.weights_digest(net) == finished.weights_digest(tmp_path)
-    again = UNet(SETTING.architecture)
-    again.load_state_dict(load_file(tmp_path / finished.NETWORK))
-    assert finished.weights_digest(again) == finished.weights_digest(net)
-    assert finished.weights_digest(UNet(SETTING.architecture)) != finished.weights_digest(net)
+def test_a_fold_resumes_where_statistics_are_measured_a_little_differently(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As with another number of threads."""
+    averaged = ONE.model_copy(update={"average_last": 2})
+    second = ONE.model_copy(update={"name": "second", "frozen_norm": True})
+    what = CrossValidation(Folders(folder), SETTING, [averaged, second], [TWO], folds=2, seed=1)
+    where = Where(tmp_path / "cv", "cpu")
+    runs.cross_validate(what, where)
+    logs = {path: path.read_bytes() for path in where.out.glob("*/log.csv")}
+    real = torch.optim.swa_utils.update_bn
+
+    def update_bn(loader: Iterable[torch.Tensor], model: torch.nn.Module) -> None:
+        real(loader, model)
+        for module in model.modules():
+            if isinstance(module, torch.nn.BatchNorm2d) and module.running_var is not None:
+                module.running_var *= 1 + 1e-6
+
+    monkeypatch.setattr(loop, "update_bn", update_bn)
+    runs.cross_validate(what, where)
+    assert len(logs) == 6
+    assert all(path.read_bytes() == content for path, content in logs.items())
+
+
+def test_a_fold_tells_the_stages_that_it_goes_on_from(folder: Path, tmp_path: Path) -> None:
+    other = write_cohort(tmp_path / "other", "d")
+    runs.all_data_unet1(Folders(other), SETTING, ONE, 1, Where(tmp_path / "start", "cpu"))
+    stages = [ONE.model_copy(update={"name": name}) for name in ("first", "second")]
+    what = CrossValidation(Folders(folder), SETTING, stages, [TWO], folds=2, seed=1, start=tmp_path / "start")
+    runs.cross_validate(what, Where(tmp_path / "cv", "cpu"))
+    story = checkpoint.story(tmp_path / "cv" / "two-fold1")
+    assert [one["recipe"]["name"] for one in story] == ["one", "first", "second", "two"]
 
 
 def test_each_fold_chooses_its_prior_without_its_held_out_cases(
