@@ -150,6 +150,7 @@ class Coordinator:
         """Judge each series that is quiet; yields when to look at the others."""
         if self._ledger.follow_clock(now, self._longest_pause):
             LOGGER.warning("the clock was put back: what was to be looked at later is looked at from now on")
+            self._judged.clear()
         receiving = self._ledger.receiving()
         self._judged = {r.series_uid: self._judged[r.series_uid] for r in receiving if r.series_uid in self._judged}
         self._sources.forget_others([series.series_uid for series in receiving])

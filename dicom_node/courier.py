@@ -183,7 +183,7 @@ class Courier:
         log.warning("%s: %s", self.destination.name, result.error)
         again = self._pace.retry.decide(result.error, delivery.attempts + 1, now, delivery.first_pending_at, chance)
         if again is None:
-            self._ledger.delivery_failed(delivery.id, now, _given_up(result.error))
+            self._ledger.delivery_failed(delivery.id, now, _given_up(result.error, delivery.attempts + 1))
         else:
             self._ledger.delivery_postponed(delivery.id, again, now, str(result.error))
 
@@ -195,7 +195,7 @@ class Courier:
             error, delivery.attempts, now, delivery.first_pending_at, self._pace.chance()
         )
         if again is None:
-            self._ledger.delivery_failed(delivery.id, now, _given_up(error))
+            self._ledger.delivery_failed(delivery.id, now, _given_up(error, delivery.attempts))
             return
         self._ledger.resend(delivery.id, now, reason)
         if delivery.attempts > 1:
@@ -320,16 +320,18 @@ class Courier:
         since = delivery.sent_at or now
         again = self._pace.retry.decide(error, failures, now, since, self._pace.chance())
         if again is None:
-            self._unverifiable(delivery, _given_up(error))
+            self._ledger.delivery_failed(delivery.id, now, self._unconfirmed(_given_up(error, failures)))
         else:
             self._look_again(delivery, replace(question, pause=Pause(now, again), failures=failures))
 
     def _unverifiable(self, delivery: Delivery, reason: str) -> None:
-        text = (
-            f"Stored, but it could not be confirmed that {self._carrier.name} keeps it: {reason} "
-            'If this archive offers neither way, set verify = "none" for it.'
-        )
+        """The archive refuses to be asked."""
+        advice = 'If this archive offers neither way, set verify = "none" for it.'
+        text = f"{self._unconfirmed(reason)} {advice}"
         self._ledger.delivery_failed(delivery.id, self._pace.clock(), text)
+
+    def _unconfirmed(self, reason: str) -> str:
+        return f"Stored, but it could not be confirmed that {self._carrier.name} keeps it: {reason}"
 
     def _look_again(self, delivery: Delivery, question: _Question) -> None:
         with self._lock:
@@ -342,5 +344,5 @@ def _reference(delivery: Delivery) -> ObjectReference:
     )
 
 
-def _given_up(error: NodeError) -> str:
-    return str(error) if isinstance(error, PermanentError) else f"Given up after many attempts. {error}"
+def _given_up(error: NodeError, attempts: int) -> str:
+    return str(error) if isinstance(error, PermanentError) else f"Given up after {attempts} attempts. {error}"

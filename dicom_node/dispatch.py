@@ -6,7 +6,6 @@ database that is away for a while delays outcomes and loses none.
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import queue
 import threading
@@ -19,8 +18,9 @@ from typing import Any
 
 from dicom_node import completion, worker
 from dicom_node.config import Config
-from dicom_node.errors import PermanentError, TransientError
+from dicom_node.errors import NodeError, PermanentError, TransientError
 from dicom_node.ledger import CurrentCt, JobRecord, Ledger, PriorRules, SeriesRecord
+from dicom_node.spool import results_folder
 from dicom_node.states import JobState
 from dicom_node.worker_pool import WorkerPool
 from pipeline import priors
@@ -123,7 +123,7 @@ class Dispatcher:
         settled = self._settle_finished()
         self._end_cancelled()
         while self._executor is not None and len(self._running) < self._config.analysis.workers:
-            if not self._has_room():
+            if not self._room():
                 break
             self._claimed = self._claimed or self._ledger.claim_job(self._clock(), bool(self._config.prior_sources))
             if self._claimed is None:
@@ -143,8 +143,24 @@ class Dispatcher:
             if not future.done() and self._ledger.job(job.id).state is not JobState.RUNNING:
                 future.cancel()
 
+    def _room(self) -> bool:
+        try:
+            return self._has_room()
+        except OSError as error:  # a disk that does not answer for a moment must not end the node
+            log.error("analyses wait: the disk of the results does not answer (%s)", error)
+            return False
+
     def _submit(self, executor: Executor, job: JobRecord, series: SeriesRecord) -> None:
-        request = self.request(job, series)
+        try:
+            request = self.request(job, series)
+        except NodeError:
+            raise
+        except Exception as error:
+            # The border to what came from the wire: a header that nobody thought of ends one series, not the node.
+            log.exception("series %s: unexpected error", job.series_uid)
+            reason = f"the analysis could not be asked for: {type(error).__name__}: {error}"
+            self._ledger.job_interrupted(job, reason, self._clock(), self._config.analysis.max_attempts)
+            return
         log.info("series %s revision %d: analysis begins, attempt %d", job.series_uid, job.revision, job.attempts)
         try:
             future = executor.submit(self._analyse, request)
@@ -166,7 +182,7 @@ class Dispatcher:
         headers = [instance.header for instance in slices]
         return AnalysisRequest(
             files=tuple(self._archive_dir / instance.path for instance in slices),
-            out_dir=self._results_dir / results_folder(job),
+            out_dir=self._results_dir / revision_folder(job),
             settings=self._config.pipeline_settings,
             profiles=self._config.used_profiles,
             created=job.created_at.astimezone(),  # DICOM times are local (PS3.3 C.12.1.1.8)
@@ -238,6 +254,6 @@ class Dispatcher:
         log.info("series %s revision %d: %s%s", job.series_uid, job.revision, what, unless)
 
 
-def results_folder(job: JobRecord) -> Path:
-    """Folder of a job's results; no part of it comes from the wire."""
-    return Path(hashlib.sha256(job.series_uid.encode()).hexdigest()[:32]) / f"{job.revision:04d}"
+def revision_folder(job: JobRecord) -> Path:
+    """Folder of a job's results."""
+    return Path(results_folder(job.series_uid)) / f"{job.revision:04d}"

@@ -25,7 +25,7 @@ _PATTERNS: dict[
     ("delivery", "failed"): (
         ("damaged_file", r"^[^:]*: (Quarantined|The result file)"),
         ("unconfirmed", r"could not be confirmed"),
-        ("given_up", r"Given up after many attempts"),
+        ("given_up", r"Given up after (many|\d+) attempts"),
         ("no_destination", r"has no destination"),
         ("refused", r"."),
     ),

@@ -12,8 +12,8 @@ from sqlalchemy import select, update
 from dicom_node.ledger_records import Choice, SeriesRecord
 from dicom_node.ledger_rows import series_query, series_record
 from dicom_node.ledger_writer import LedgerRoom, Writer
-from dicom_node.states import DeliveryState, JobState, SeriesState
-from dicom_node.tables import AnnouncementRow, DeliveryRow, EventRow, JobRow, SeriesRow
+from dicom_node.states import DeliveryState, JobState, RetrievalState, SeriesState
+from dicom_node.tables import AnnouncementRow, DeliveryRow, EventRow, JobRow, RetrievalRow, SeriesRow
 from pipeline import others
 
 CLOCK_STEP = timedelta(minutes=1)  # smaller steps are waited out
@@ -36,8 +36,8 @@ class DecisionRoom(LedgerRoom):
         """Where the clock was put back, let no series or delivery wait until it has caught up. Whether it was.
 
         It shows by a series whose last instance came in the future, or by the newest event. The quiet time of such
-        series counts from now on, deliveries that wait longer than any pause is long are due at once, what was sent
-        counts as sent now.
+        series counts from now on, deliveries that wait longer than any pause is long are due at once, as are all
+        retrievals; what was sent counts as sent now.
         """
         ahead = SeriesRow.last_instance_at > now + CLOCK_STEP
         with self._read() as session:
@@ -51,6 +51,8 @@ class DecisionRoom(LedgerRoom):
             writer.session.execute(update(DeliveryRow).where(*waits).values(next_attempt_at=now))
             untold = (AnnouncementRow.state == DeliveryState.PENDING, AnnouncementRow.next_attempt_at > now)
             writer.session.execute(update(AnnouncementRow).where(*untold).values(next_attempt_at=now))
+            unfetched = (RetrievalRow.state == RetrievalState.WAITING, RetrievalRow.next_attempt_at > now)
+            writer.session.execute(update(RetrievalRow).where(*unfetched).values(next_attempt_at=now))
             for column in (DeliveryRow.sent_at, DeliveryRow.asked_at):
                 later = (DeliveryRow.state == DeliveryState.SENT, column > now)
                 writer.session.execute(update(DeliveryRow).where(*later).values({column: now}))

@@ -159,7 +159,8 @@ class DeliveryRoom(LedgerRoom):
             rest = {delivery.state for delivery in writer.current_deliveries(series)} - {DeliveryState.COMMITTED}
             undelivered = series.state in (SeriesState.ANALYSED, SeriesState.FAILED)
             if undelivered and _counts(writer, row) and not rest:
-                writer.move_series(series, SeriesState.DELIVERED, "", told="every destination has every object")
+                reason = writer.left_behind(series)
+                writer.move_series(series, SeriesState.DELIVERED, reason, told="every destination has every object")
 
     def open_transaction(self, delivery_ids: Collection[int], transaction_uid: str, now: datetime) -> None:
         """Persist the Transaction UID (PS3.4 J.3.2) of SENT deliveries, before the N-ACTION goes out.

@@ -144,7 +144,8 @@ class JobRoom(LedgerRoom):
                 ]
                 _add_result(writer, row, item, results_dir, takers)
             series.results_purged_at = None  # those of earlier revisions may be
-            reason = "" if profiles else "no destination is configured: the results are kept in the state folder"
+            kept = "" if profiles else "no destination is configured: the results are kept in the state folder"
+            reason = "; ".join(filter(None, (kept, writer.left_behind(series))))
             told = f"{len(outcome.objects)} result object(s), revision {row.revision}"
             writer.move_series(series, SeriesState.ANALYSED, reason, told=told)
             return True

@@ -17,6 +17,7 @@ from sqlalchemy.orm import Session, aliased
 
 from dicom_node.ledger_records import Ages, Purgeable
 from dicom_node.ledger_writer import LedgerRoom, Writer
+from dicom_node.spool import results_folder
 from dicom_node.states import ENDED, DeliveryState, SeriesState
 from dicom_node.tables import DeliveryRow, InstanceRow, ResultRow, SeriesRow
 
@@ -128,4 +129,6 @@ def _mark(writer: Writer, row: SeriesRow, ages: Ages, found: Purgeable) -> None:
 def _marked_paths(session: Session, row: SeriesRow) -> tuple[Sequence[str], Sequence[str]]:
     sources = select(InstanceRow.path).where(InstanceRow.series_id == row.id, InstanceRow.purged_at.is_not(None))
     results = select(ResultRow.path).where(ResultRow.source_id == row.id, ResultRow.purged_at.is_not(None))
-    return session.scalars(sources).all(), session.scalars(results).all()
+    # Once all have gone, what no row names goes too: of a worker that was killed, or that came too late.
+    whole = [results_folder(row.series_uid)] if row.results_purged_at is not None and row.state in ENDED else []
+    return session.scalars(sources).all(), [*session.scalars(results).all(), *whole]

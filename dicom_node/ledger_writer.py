@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import Engine, select
+from sqlalchemy import Engine, exists, func, select
 from sqlalchemy.orm import Session
 
 from dicom_node.errors import IllegalTransition, NotFound
@@ -25,6 +25,7 @@ from dicom_node.states import (
     check_transition,
 )
 from dicom_node.tables import DeliveryRow, EventRow, InstanceRow, JobRow, ResultRow, SeriesRow
+from pipeline.types import ResultKind
 
 PURGED_REMEDY = "the files of this one were purged: send it again, then `dicomnode retry`"
 RECALL_REMEDY = (
@@ -208,12 +209,30 @@ class Writer:
         for name in IDENTITY_FIELDS:
             setattr(row, name, getattr(identity, name))
         if left is not None and patient != (row.patient_id, row.patient_id_issuer):
-            self._reissue_without(row, left, patient)
+            self.reissue_without(row, left, patient)
         if left not in (None, row.study_uid):  # None: the row is new
-            self.event("series", f"moved from study {left}", series_id=row.id, subject_id=row.id)
+            told = "; ".join(filter(None, (f"moved from study {left}", self.left_behind(row))))
+            self.event("series", told, series_id=row.id, subject_id=row.id)
             self.release_rivals(left, "the chosen series left the study")
 
-    def _reissue_without(self, row: SeriesRow, study_uid: str, patient: tuple[str, str]) -> None:
+    def left_behind(self, row: SeriesRow) -> str:
+        """What a person has to reject in the PACS: results in a study that the series has left; empty where none.
+
+        No rejection note is made of them: it would have to be in that study, for that patient.
+        """
+        sent = exists().where(DeliveryRow.result_id == ResultRow.id, DeliveryRow.begun_at.is_not(None))
+        query = (
+            select(ResultRow.study_uid, func.count())
+            .where(ResultRow.source_id == row.id, ResultRow.study_uid != row.study_uid, sent)
+            .where(ResultRow.kind != ResultKind.REJECTION)
+            .group_by(ResultRow.study_uid)
+            .order_by(ResultRow.study_uid)
+        )
+        found = [f"{number} in study {study_uid}" for study_uid, number in self.session.execute(query)]
+        told = "objects of earlier revisions are left in the PACS, reject them there"
+        return f"{told}: {', '.join(found)}" if found else ""
+
+    def reissue_without(self, row: SeriesRow, study_uid: str, patient: tuple[str, str]) -> None:
         """What shows a study as an earlier one of a patient whose it is not any more is analysed again."""
         query = (
             select(SeriesRow, JobRow)

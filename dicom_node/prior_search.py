@@ -93,13 +93,24 @@ class PriorSearch:
         """
         waits = False
         for job, series in self._ledger.jobs_to_search():
-            found = None if self._stopped.is_set() else self._search(job, series)
+            found = None if self._stopped.is_set() else self._found(job, series)
             if found is None or self._stopped.is_set():  # what a stop has cut short is no answer
                 waits = True
             else:
                 self._ledger.keep_found(job, found, self._clock())
                 self._on_found()
         return waits
+
+    def _found(self, job: JobRecord, series: SeriesRecord) -> Priors | None:
+        """As `_search`."""
+        try:
+            return self._search(job, series)
+        except NodeError:
+            raise
+        except Exception:
+            # The border to what came from the wire, or from an archive: the series is analysed without.
+            log.exception("series %s: unexpected error while earlier results were looked for", series.series_uid)
+            return Priors(search="earlier results could not be looked for: unexpected error")
 
     def _search(self, job: JobRecord, series: SeriesRecord) -> Priors | None:
         """What all archives have together; None where one did not answer and is to be asked again."""

@@ -9,6 +9,7 @@ from dicom_node.errors import NodeError, PermanentError
 
 # 2**40 first pauses are longer than any cap; beyond it the power only risks an overflow.
 _MOST_DOUBLINGS = 40
+FEWEST_ATTEMPTS = 3  # also where the time is up: the node itself may have been off, and the peer starts after it
 
 
 @dataclass(frozen=True)
@@ -63,10 +64,13 @@ class RetryPolicy:
             error: what went wrong last; a `PermanentError` is never tried again.
             attempts: failed attempts so far, this one included.
             now: time of the failure.
-            first_at: when the first attempt was due; the last one is made `give_up_after_s` later.
+            first_at: when the first attempt was due; the last one is made `give_up_after_s` later, or is the third.
             random: from [0, 1).
         """
-        end = first_at + timedelta(seconds=self.give_up_after_s)
-        if isinstance(error, PermanentError) or now >= end:
+        if isinstance(error, PermanentError):
             return None
-        return min(now + timedelta(seconds=self.pause_s(attempts, random)), end)
+        end = first_at + timedelta(seconds=self.give_up_after_s)
+        again = now + timedelta(seconds=self.pause_s(attempts, random))
+        if now >= end:
+            return again if attempts < FEWEST_ATTEMPTS else None
+        return min(again, end)

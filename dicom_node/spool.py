@@ -136,7 +136,9 @@ class Spool:
         return len(leftovers)
 
     def remove(self, archived: Iterable[str], results: Iterable[str]) -> None:
-        """Remove files of the archive and, of each result, the folder of its revision; may be repeated.
+        """Remove files of the archive and folders of results; may be repeated.
+
+        `results`: paths of results, whose revision's folder goes, and names of whole series' folders.
 
         Durable when this returns. What is not there is no error.
 
@@ -207,6 +209,11 @@ def _sync_folder(folder: Path) -> None:
         os.fsync(fd)
     finally:
         os.close(fd)
+
+
+def results_folder(series_uid: str) -> str:
+    """Name of the folder of a series' results, in it one for each revision; no part of it is from the wire."""
+    return sha256(series_uid.encode()).hexdigest()[:32]
 
 
 def _sync_removal(folder: Path, stays: Path) -> None:

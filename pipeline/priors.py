@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import date, datetime
 from functools import cache
@@ -130,11 +130,19 @@ class Header(Protocol):
 def acquired(header: Header) -> str:
     """When a CT was acquired, as `Prior.acquired`: by its acquisition, else by its study; else empty."""
     moments = (
-        str(header.get("AcquisitionDateTime") or ""),
-        f"{header.get('AcquisitionDate') or '':<8}{header.get('AcquisitionTime') or ''}",
-        f"{header.get('StudyDate') or '':<8}{header.get('StudyTime') or ''}",
+        _first(header, "AcquisitionDateTime"),
+        f"{_first(header, 'AcquisitionDate'):<8}{_first(header, 'AcquisitionTime')}",
+        f"{_first(header, 'StudyDate'):<8}{_first(header, 'StudyTime')}",
     )
     return next((moment for text in moments if (moment := _moment(text))), "")
+
+
+def _first(header: Header, keyword: str) -> str:
+    """The value as text, of several the first: the wire brings several where the standard allows one."""
+    value = header.get(keyword)
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        value = value[0] if value else None
+    return "" if value is None else str(value)
 
 
 def first_acquired(headers: Iterable[Header]) -> str:

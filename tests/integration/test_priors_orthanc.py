@@ -14,6 +14,7 @@ from pydicom.dataset import Dataset
 from pydicom.uid import BasicTextSRStorage
 
 from dicom_node import config as configuration
+from dicom_node import prior_reports
 from dicom_node.config import Source
 from dicom_node.errors import NodeError, TransientError
 from dicom_node.expected import Expected
@@ -225,6 +226,24 @@ def test_an_analysis_waits_for_the_answer_and_is_given_what_was_found(
     found = bench.ledger.fix_priors(claimed[0], current, PriorRules(6, 400), bench.clock())
     assert [prior.acquired[:10] for prior in found.results] == ["2026-01-01", "2026-01-10"]
     assert "looked for in this node; pacs, 2 earlier reports" in found.search
+    bench.ledger.close()
+
+
+def test_an_answer_that_nobody_thought_of_stops_no_analysis(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def answer(*_: object) -> None:
+        raise ValueError("invalid literal for int()")
+
+    monkeypatch.setattr(prior_reports, "fetch", answer)
+    bench = Bench(tmp_path, Source(name="pacs", ae_title="PACS", host="127.0.0.1", port=free_port()))
+    bench.arrive()
+    assert not bench.search.sweep()
+    claimed = bench.ledger.claim_job(bench.clock(), searched=True)
+    assert claimed is not None
+    current = CurrentCt("2026-02-15T10:00:00", "19600101")
+    found = bench.ledger.fix_priors(claimed[0], current, PriorRules(6, 400), bench.clock())
+    assert "could not be looked for: unexpected error" in found.search
     bench.ledger.close()
 
 

@@ -34,7 +34,7 @@ from dicom_node.dispatch import Dispatcher
 from dicom_node.errors import IllegalTransition, NotFound, TransientError
 from dicom_node.ingest import Ingest
 from dicom_node.intake import Intake
-from dicom_node.ledger import Ledger, SeriesRecord
+from dicom_node.ledger import Ledger, SeriesRecord, Wanted
 from dicom_node.sources import SourceService
 from dicom_node.spool import Spool
 from dicom_node.states import DeliveryState, InstanceState, JobState, SeriesState
@@ -182,6 +182,36 @@ def test_a_clock_that_is_put_back_holds_nothing_up(bench: Bench) -> None:
         bench.after(100)
     assert bench.state() is S.ANALYSED
     assert [event.reason for event in bench.ledger.recent_events()].count("the clock was put back") == 1
+
+
+def test_a_series_that_waits_for_slices_counts_from_the_clock_that_was_put_back(bench: Bench) -> None:
+    bench.now += timedelta(days=365)
+    for number in (1, 2, 3, 5, 6):
+        bench.send(SOFT, number)
+    bench.after(20)
+    assert bench.state() is S.RECEIVING
+    bench.now -= timedelta(days=365)
+    bench.after(1)
+    bench.after(150)
+    assert bench.state() is S.INCOMPLETE
+
+
+def test_nor_do_retrievals(bench: Bench) -> None:
+    bench.send(SOFT, 1)
+    bench.now += timedelta(days=365)
+    (asked,) = bench.ledger.request_retrievals("archive", [Wanted("1.2.3", SOFT)], "missing", bench.now)
+    bench.ledger.retrieval_postponed(asked.id, bench.now + timedelta(hours=1), bench.now, "busy")
+    bench.now -= timedelta(days=365)
+    bench.after(1)
+    assert [one.id for one in bench.ledger.due_retrievals("archive", bench.now)] == [asked.id]
+
+
+@pytest.mark.parametrize("keyword", ["AcquisitionDate", "StudyDate", "AcquisitionDateTime", "StudyTime"])
+def test_a_date_with_two_values_does_not_stop_the_node(bench: Bench, keyword: str) -> None:
+    for number in range(1, 6):
+        bench.send(SOFT, number, **{keyword: "20260101\\20260102"})
+    bench.settle()
+    assert bench.state() is S.DELIVERED
 
 
 def test_deliveries_do_not_wait_for_a_clock_that_was_put_back(bench: Bench) -> None:

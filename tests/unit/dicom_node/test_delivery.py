@@ -168,14 +168,29 @@ def test_given_up_after_the_set_time(outbox: Outbox) -> None:
     outbox.fill()
     courier = outbox.courier(port)
     outbox.clock.advance(71 * 3600)
-    last = courier.run_once()
-    assert last is not None
-    outbox.clock.advance(3600)
+    assert courier.run_once() is not None
+    outbox.clock.advance(1800)
+    assert courier.run_once() is not None
+    outbox.clock.advance(1800)
     assert courier.run_once() is None
     assert outbox.states() == {"failed"}
     assert outbox.series().state is SeriesState.FAILED
-    assert "Given up after many attempts" in outbox.series().reason
+    assert "Given up after 3 attempts" in outbox.series().reason
     assert "nothing listens there" in outbox.series().reason
+
+
+def test_a_node_that_was_off_for_longer_than_that_does_not_give_up_at_once(outbox: Outbox) -> None:
+    archive, port = outbox.archive(same_association=True)
+    archive.stop()
+    outbox.fill()
+    outbox.clock.advance(80 * 3600)
+    courier = outbox.courier(port)
+    assert courier.run_once() is not None
+    assert outbox.states() == {"pending"}
+    outbox.archive(port=port, same_association=True)
+    outbox.clock.advance(60)
+    assert courier.run_once() is None
+    assert outbox.states() == {"committed"}
 
 
 def test_a_silent_peer_is_postponed(outbox: Outbox) -> None:
@@ -516,9 +531,13 @@ def test_unconfirmed_for_too_long_is_given_up(outbox: Outbox) -> None:
     courier.run_once()
     archive.stop()
     outbox.clock.advance(73 * 3600)
+    for _ in range(2):
+        assert courier.run_once() is not None
+        outbox.clock.advance(600)
     assert courier.run_once() is None
     assert outbox.states() == {"failed"}
     assert "Stored, but it could not be confirmed" in outbox.series().reason
+    assert "verify" not in outbox.series().reason, "a PACS that is down may well offer it"
 
 
 def test_a_report_that_comes_after_giving_up_counts(outbox: Outbox) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import queue
 import signal
@@ -19,9 +20,9 @@ import pytest
 
 from dicom_node import config as configuration
 from dicom_node.config import Config
-from dicom_node.dispatch import Dispatcher, results_folder
+from dicom_node.dispatch import Dispatcher, revision_folder
 from dicom_node.errors import TransientError
-from dicom_node.ledger import Ledger, SeriesDetails
+from dicom_node.ledger import JobRecord, Ledger, SeriesDetails, SeriesRecord
 from dicom_node.states import JobState, SeriesState
 from dicom_node.worker_pool import WorkerPool
 from pipeline.errors import ModelError, ResultError, SeriesRejected
@@ -184,12 +185,62 @@ def test_the_request_says_all_that_the_pipeline_needs(bench: Bench) -> None:
     request = dispatcher.request(job, series)
     assert sorted(path.name for path in request.files) == [f"{SERIES}.{n}.dcm" for n in (1, 2, 3)]
     assert {path.parent for path in request.files} == {bench.folder / "archive"}
-    assert request.out_dir == bench.folder / "results" / results_folder(job)
+    assert request.out_dir == bench.folder / "results" / revision_folder(job)
     assert (request.created, request.revision) == (job.created_at, 1)
     assert request.completeness == "whole: a test says so"
     assert [profile.name for profile in request.profiles] == ["default", "labelmap"]
     assert request.settings == bench.config.pipeline_settings
     assert request.predecessors == {}
+
+
+def test_what_cannot_even_be_asked_for_ends_one_series_and_not_the_node(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _queued(bench.ledger)
+    _queued(bench.ledger, OTHER, "1.2.9")
+    dispatcher = bench.dispatcher(succeed)
+    real = dispatcher.request
+
+    def request(job: JobRecord, series: SeriesRecord) -> AnalysisRequest:
+        if series.series_uid == SERIES:
+            raise TypeError("unsupported format string passed to list.__format__")
+        return real(job, series)
+
+    monkeypatch.setattr(dispatcher, "request", request)
+    bench.run_one(dispatcher)
+    spoilt = bench.details()
+    assert (spoilt.series.state, spoilt.jobs[0].attempts) == (S.FAILED, 3)
+    assert "could not be asked for: TypeError" in spoilt.series.reason
+    assert bench.details(OTHER).series.state is S.ANALYSED
+
+
+def test_a_disk_that_does_not_answer_lets_jobs_wait(bench: Bench) -> None:
+    _queued(bench.ledger)
+    answers: list[bool | OSError] = [OSError(errno.ESTALE, "Stale file handle"), True, True]
+
+    def has_room() -> bool:
+        answer = answers.pop(0)
+        if isinstance(answer, OSError):
+            raise answer
+        return answer
+
+    dispatcher = Dispatcher(
+        bench.config,
+        bench.ledger,
+        bench.folder,
+        bench.folder / "results",
+        bench.clock,
+        executor=Inline,
+        analyse=succeed,
+        has_room=has_room,
+    )
+    dispatcher.start()
+    assert dispatcher.pump() == 0
+    assert bench.details().jobs[0].state is J.WAITING
+    dispatcher.pump()
+    dispatcher.pump()
+    dispatcher.stop()
+    assert bench.details().series.state is S.ANALYSED
 
 
 def test_a_second_revision_names_the_sr_that_was_sent(bench: Bench) -> None:

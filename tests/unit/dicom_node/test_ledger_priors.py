@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
@@ -266,6 +267,36 @@ def test_a_prior_that_turns_out_to_be_another_patients_is_taken_out_of_what_show
     queue(ledger, f"{SECOND}.1", at(20))
     found = ledger.fix_priors(claim(ledger, SECOND), CurrentCt("2026-02-01T10:00:00", ""), RULES, at(20))
     assert found.results == ()
+
+
+def test_so_it_is_where_the_correction_brings_another_series_uid(ledger: Ledger) -> None:
+    """As archives do that make a new study of what they correct."""
+    analysed(ledger, FIRST, "20260101")
+    assert len(given(ledger, SECOND, "20260201").results) == 1
+    made = AnalysisOutcome(report("20260201"), outcome(1, series_uid=f"{SECOND}.1").objects)
+    assert ledger.job_done(ledger.job(ledger.details(f"{SECOND}.1").jobs[0].id), made, RESULTS, HERE, START)
+    deliver(ledger, "default")
+    new = SeriesIdentity("1.9.1", "1.9", patient_id="P9", patient_name="Roe^Max", study_date="20260101")
+    header = {"StudyInstanceUID": "1.9", "SeriesInstanceUID": "1.9.1", "StudyDate": "20260101", "PatientID": "P9"}
+    came = [again(ledger, number, Verdict.CORRECTED, f"{FIRST}.1") for number in (1, 2, 3)]
+    ledger.file_instances([replace(one, identity=new, header=header) for one in came], at(10))
+    shown = ledger.details(f"{SECOND}.1")
+    assert (shown.series.state, shown.series.revision) == (SeriesState.RECEIVING, 2)
+    assert [event.reason for event in shown.events if "another patient's" in event.reason]
+    complete(ledger, f"{SECOND}.1", at(20))
+    queue(ledger, f"{SECOND}.1", at(20))
+    found = ledger.fix_priors(claim(ledger, SECOND), CurrentCt("2026-02-01T10:00:00", ""), RULES, at(20))
+    assert found.results == ()
+
+
+def test_the_same_patients_new_series_uid_reissues_nothing(ledger: Ledger) -> None:
+    analysed(ledger, FIRST, "20260101")
+    assert len(given(ledger, SECOND, "20260201").results) == 1
+    new = SeriesIdentity("1.9.1", "1.9", patient_id="P1", patient_name="Doe^Jane", study_date="20260101")
+    header = {"StudyInstanceUID": "1.9", "SeriesInstanceUID": "1.9.1", "StudyDate": "20260101", "PatientID": "P1"}
+    came = [again(ledger, number, Verdict.CORRECTED, f"{FIRST}.1") for number in (1, 2, 3)]
+    ledger.file_instances([replace(one, identity=new, header=header) for one in came], at(10))
+    assert ledger.series(f"{SECOND}.1").revision == 1
 
 
 def test_a_correction_leaves_alone_what_does_not_show_it(ledger: Ledger) -> None:

@@ -2,13 +2,29 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import datetime
 
 import pytest
 
 from dicom_node.ledger import Filing, InstanceRecord, Ledger, SeriesIdentity, Verdict
 from dicom_node.states import DeliveryState, InstanceState, SeriesState
-from tests.fixtures.samples import SERIES, STUDY, again, analyse, analysed, at, complete, deliver, filing, receive
+from pipeline.types import AnalysisOutcome
+from tests.fixtures.samples import (
+    RESULTS,
+    SERIES,
+    STUDY,
+    again,
+    analyse,
+    analysed,
+    at,
+    complete,
+    deliver,
+    filing,
+    outcome,
+    queue,
+    receive,
+)
 
 S, D, N = SeriesState, DeliveryState, InstanceState
 OTHER = "1.2.3.2"
@@ -193,6 +209,32 @@ def test_a_series_follows_the_version_that_won_into_its_study(ledger: Ledger) ->
     assert (record.state, record.study_uid, record.preferred) == (S.RECEIVING, "7.7", True)
     assert any(event.reason == f"moved from study {STUDY}" for event in ledger.details(SERIES).events)
     assert ledger.series(OTHER).state is S.ANALYSED, "the study that it left keeps its choice"
+
+
+def test_what_was_sent_into_a_study_that_the_series_left_is_for_a_person_to_reject(ledger: Ledger) -> None:
+    """A rejection note would have to be in that study, for the patient that it was wrong for."""
+    analysed(ledger)
+    deliver(ledger)
+    sent = len(ledger.details(SERIES).results)
+    moved = SeriesIdentity(SERIES, "7.7", patient_id="P9")
+    header = {"StudyInstanceUID": "7.7", "SeriesInstanceUID": SERIES, "PatientID": "P9"}
+    came = [again(ledger, number, Verdict.CORRECTED) for number in (1, 2, 3)]
+    ledger.file_instances([replace(one, identity=moved, header=header) for one in came], at(10))
+    told = f"objects of earlier revisions are left in the PACS, reject them there: {sent} in study {STUDY}"
+    assert f"moved from study {STUDY}; {told}" in [event.reason for event in ledger.details(SERIES).events]
+    complete(ledger, now=at(20))
+    queue(ledger, now=at(20))
+    claimed = ledger.claim_job(at(21))
+    assert claimed is not None
+    objects = [
+        replace(one, reference=replace(one.reference, study_uid="7.7"))
+        for one in outcome(claimed[0].revision).objects
+    ]
+    made = AnalysisOutcome({}, tuple(objects))
+    assert ledger.job_done(claimed[0], made, RESULTS, {"pacs": "default"}, at(22))
+    assert ledger.series(SERIES).reason == told
+    deliver(ledger, now=at(23))
+    assert (ledger.series(SERIES).state, ledger.series(SERIES).reason) == (S.DELIVERED, told)
 
 
 def test_what_was_sent_and_is_superseded_is_named_for_a_rejection_note(ledger: Ledger) -> None:

@@ -282,7 +282,7 @@ def test_only_figures_leave_the_database(metrics: Metrics, ledger: Ledger, monke
         ("job", "failed", "the results could not be recorded: x", "not_recorded"),
         ("job", "failed", "something new", "other"),
         ("job", "done", "", None),
-        ("delivery", "failed", "pacs: Given up after many attempts. PACS at h:1 refuses", "given_up"),
+        ("delivery", "failed", "pacs: Given up after 12 attempts. PACS at h:1 refuses", "given_up"),
         ("delivery", "failed", "pacs: Quarantined, not sent: The result file x", "damaged_file"),
         ("delivery", "failed", "pacs: Stored, but it could not be confirmed that PACS keeps it", "unconfirmed"),
         ("delivery", "failed", "x: config.toml has no destination 'x' any more", "no_destination"),

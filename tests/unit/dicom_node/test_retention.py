@@ -17,7 +17,7 @@ from dicom_node.config import Config, parse
 from dicom_node.ingest import Ingest
 from dicom_node.ledger import Ledger
 from dicom_node.retention import GRACE, Disk, Retention, RetentionService
-from dicom_node.spool import Spool
+from dicom_node.spool import Spool, results_folder
 from dicom_node.states import SeriesState
 from dicom_node.tables import InstanceRow, SeriesRow
 from tests.fixtures.ct import SERIES, slice_of, spooled
@@ -574,3 +574,21 @@ def test_only_the_command_removes_them_where_retention_is_not_automatic(tmp_path
     RetentionService(desk.config, book, desk.spool, lambda: LATER, lambda _: ROOMY).look()
     assert (folder / "1999-12-31.log").exists()
     assert len(Retention(desk.config, book, desk.spool).purge_audit(LATER)) == 1
+
+
+def test_what_an_analysis_that_did_not_count_has_written_goes_too(bench: Bench) -> None:
+    """Of a revision that was superseded while it was analysed, or of a worker that was killed, no row tells."""
+    bench.send(*bench.slices())
+    bench.delivered()
+    folder = bench.spool.results / results_folder(SERIES)
+    for name in ("0007/default/sr.dcm", "0007/default/.draft-x/seg.dcm"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(b"P1 Test^Patient")
+    other = bench.spool.results / results_folder("1.2.3.99") / "0001" / "sr.dcm"
+    other.parent.mkdir(parents=True)
+    other.write_bytes(b"of another series")
+    bench.purge(LATER)
+    assert folder.exists()
+    bench.purge(MUCH_LATER)
+    assert not folder.exists()
+    assert other.is_file()

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dicom_node.errors import PermanentError, TransientError
-from dicom_node.retry import Pause, RetryPolicy
+from dicom_node.retry import FEWEST_ATTEMPTS, Pause, RetryPolicy
 
 NOW = datetime(2024, 5, 1, 12, tzinfo=UTC)
 BUSY = TransientError("busy")
@@ -55,7 +55,8 @@ def test_tries_again_before_the_end_and_never_after(
     end = first_at + timedelta(seconds=policy.give_up_after_s)
     again = policy.decide(BUSY, n, NOW, first_at, random)
     if end <= NOW:
-        assert again is None
+        assert (again is None) is (n >= FEWEST_ATTEMPTS)
+        assert again is None or again >= NOW
     else:
         assert again is not None
         assert NOW <= again <= end
@@ -64,6 +65,13 @@ def test_tries_again_before_the_end_and_never_after(
 def test_the_last_attempt_is_made_when_the_time_is_up() -> None:
     first_at = NOW - timedelta(hours=71, minutes=45)
     assert POLICY.decide(BUSY, 80, NOW, first_at, 0.0) == first_at + timedelta(hours=72)
+
+
+def test_what_waited_while_the_node_was_off_is_tried_more_than_once() -> None:
+    first_at = NOW - timedelta(hours=80)
+    assert POLICY.decide(BUSY, 1, NOW, first_at, 0.0) == NOW + timedelta(seconds=30)
+    assert POLICY.decide(BUSY, 2, NOW, first_at, 0.0) == NOW + timedelta(seconds=60)
+    assert POLICY.decide(BUSY, 3, NOW, first_at, 0.0) is None
 
 
 @given(policies, attempts, chance)
