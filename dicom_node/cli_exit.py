@@ -67,7 +67,7 @@ def run(
         app: the commands.
         arguments: without the name of the program.
         program: its name, as shown in the help.
-        expected: errors whose text is a sentence for people; others keep their traceback.
+        expected: errors whose text is a sentence for people; others keep their traceback, but those of a file.
     """
     try:
         return int(app(list(arguments), prog_name=program, standalone_mode=False) or 0)
@@ -78,6 +78,12 @@ def run(
     except expected as error:
         print(error, file=sys.stderr)
         return _told(error, str(error), arguments)
+    except OSError as error:  # of a file that was named; any other is a fault of this software
+        if error.filename is None:
+            raise
+        text = f"{error.filename}: {error.strerror}"
+        print(text, file=sys.stderr)
+        return _told(error, text, arguments)
 
 
 def _told(error: Exception, text: str, arguments: Sequence[str]) -> int:

@@ -343,7 +343,8 @@ def load(path: Path) -> Config:
     try:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
+        advice = "name yours with --config, or write one: dicomnode default-config > config.toml"
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}; {advice}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: not valid TOML: {error}") from error
     return parse(content, str(path))

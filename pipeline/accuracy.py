@@ -16,6 +16,14 @@ from dataclasses import dataclass
 from pipeline.notation import points
 
 MOST_IN_HEALTHY = 0.025  # a model that finds more in healthy lungs is of no use; or the figure is in per cent
+TOLD: Mapping[str, tuple[float, float]] = {  # what readers see, and between what it lies
+    "heldout_severity_limit_low": (-1.0, 1.0),
+    "heldout_severity_limit_high": (-1.0, 1.0),
+    "heldout_infection_dice_case_mean": (0.0, 1.0),
+    "heldout_cases": (1.0, 1e9),
+    "healthy_infection_fraction": (0.0, MOST_IN_HEALTHY),
+    "healthy_phantom_infection_fraction": (0.0, MOST_IN_HEALTHY),
+}
 UNKNOWN = "How far the figures lie from an expert's is not known: the model package does not say."
 
 
@@ -61,6 +69,22 @@ def found_in_healthy(metrics: Mapping[str, float]) -> Healthy | None:
         if fraction is not None and fraction > 0:
             return Healthy(fraction, where)
     return None
+
+
+def verify(metrics: Mapping[str, object]) -> None:
+    """Raise ValueError where a figure that readers see is misspelt or cannot be; for whoever makes a package."""
+    for name, figure in metrics.items():
+        if isinstance(figure, bool) or not isinstance(figure, int | float) or not math.isfinite(figure):
+            raise ValueError(f"metrics: {name} is {figure!r}, not a number")
+        if name.startswith(("heldout_", "healthy_")) and name not in TOLD:
+            raise ValueError(f"metrics: {name} is not known; readers are told {', '.join(sorted(TOLD))}")
+        if name in TOLD and not TOLD[name][0] <= figure <= TOLD[name][1]:
+            raise ValueError(f"metrics: {name} is {figure:g}, not within {TOLD[name][0]:g} and {TOLD[name][1]:g}")
+        if name == "heldout_cases" and not float(figure).is_integer():
+            raise ValueError(f"metrics: {name} is {figure:g}, not a whole number")
+    low, high = (metrics.get(f"heldout_severity_limit_{end}") for end in ("low", "high"))
+    if isinstance(low, int | float) and isinstance(high, int | float) and low > high:
+        raise ValueError("metrics: heldout_severity_limit_low is above heldout_severity_limit_high")
 
 
 def _within(metrics: Mapping[str, float], name: str, most: float) -> float | None:

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pydicom
-from pydicom.uid import CTImageStorage
+from pydicom.dataset import FileDataset
+from pydicom.uid import CTImageStorage, MediaStorageDirectoryStorage
 
 from pipeline import others, pixels
 from pipeline.errors import SeriesRejected
@@ -19,21 +20,42 @@ def series_in(folder: Path) -> dict[str, list[Path]]:
     Where there is no CT Image Storage at all, the series of other SOP classes, so that the reason can be told.
 
     Raises:
-        SeriesRejected: there is no DICOM file.
+        SeriesRejected: there is no DICOM file, or one of them is damaged: it may belong to any series.
     """
     found: dict[bool, dict[str, list[Path]]] = {True: {}, False: {}}
     for path in sorted(p for p in folder.rglob("*") if p.is_file()):
-        try:
-            header = pydicom.dcmread(
-                path, stop_before_pixels=True, specific_tags=["SOPClassUID", "SeriesInstanceUID"]
-            )
-        except pixels.DAMAGED:
-            continue
-        if uid := str(header.get("SeriesInstanceUID") or ""):
+        header = _header(path)
+        if header is not None and (uid := str(header.get("SeriesInstanceUID") or "")):
             found[header.get("SOPClassUID") == CTImageStorage].setdefault(uid, []).append(path)
     if not any(found.values()):
         raise SeriesRejected(f"{folder} holds no DICOM files")
     return found[True] or found[False]
+
+
+def _header(path: Path) -> FileDataset | None:
+    """Class and series of an instance; None where the file is not said to be one. Raises SeriesRejected."""
+    try:
+        header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=["SOPClassUID", "SeriesInstanceUID"])
+    except pixels.DAMAGED as error:
+        if _claims_to_be_dicom(path):
+            raise _damaged(path, (str(error).strip() or type(error).__name__).split("\n")[0]) from error
+        return None
+    directory = header.file_meta.get("MediaStorageSOPClassUID") == MediaStorageDirectoryStorage
+    cut_off = header.get("SOPClassUID", CTImageStorage) == CTImageStorage and "SeriesInstanceUID" not in header
+    if cut_off and not directory and _claims_to_be_dicom(path):
+        raise _damaged(path, "it ends before it says of which series it is")
+    return header
+
+
+def _damaged(path: Path, why: str) -> SeriesRejected:
+    advice = "it may be a slice of the series; copy it again, or take it out of the folder"
+    return SeriesRejected(f"{path} cannot be read as DICOM ({why}): {advice}")
+
+
+def _claims_to_be_dicom(path: Path) -> bool:
+    """By its prefix (PS3.10 7.1) or its name."""
+    with path.open("rb") as file:
+        return path.suffix.lower() == ".dcm" or file.read(132)[128:] == b"DICM"
 
 
 def others_in(found: Mapping[str, Sequence[Path]], chosen: str) -> tuple[OtherSeries, ...]:

@@ -74,26 +74,30 @@ class Plan:
 
 @dataclass(frozen=True)
 class Built:
-    """What came of it: names of new cases, and why not each of the other studies."""
+    """Names of new cases, why not each of the other studies, and which labels and reports are of no study."""
 
     added: Sequence[str]
     rejected: Mapping[str, str]
+    unmatched: Sequence[str] = ()
 
 
 def existing(out: Path) -> list[Row]:
     """The rows of the cohort as it stands; none where there is none yet.
 
     Raises:
-        CohortError: the folder holds a cohort that was not made by this command.
+        CohortError: the table cannot be read, or was not made by this command.
     """
     table = out / CASES
     if not table.is_file():
         return []
-    with table.open(newline="", encoding="utf-8") as file:
-        reader = csv.DictReader(file)
-        if "study_uid" not in (reader.fieldnames or ()):
-            raise CohortError(f"{table} was not made by this command (no column study_uid): give another folder")
-        return list(reader)
+    columns, rows = cohort.read_table(table)
+    lacking = [name for name in ("case", "patient", "split", "study_uid", *FINDINGS) if name not in columns]
+    if lacking:
+        raise CohortError(
+            f"{table} lacks the columns {', '.join(lacking)}: put them back, or give another folder where it was "
+            "not made by this command"
+        )
+    return rows
 
 
 def build(
@@ -107,6 +111,8 @@ def build(
     rows = existing(out)
     splits = {row["patient"]: row["split"] for row in rows}
     known = {row["case"] for row in rows}
+    columns = [*COLUMNS, *dict.fromkeys(name for row in rows for name in row if name not in COLUMNS)]
+    used = {row.get(name, "") for row in rows for name in ("case", "study_uid", "accession")}
     out.mkdir(parents=True, exist_ok=True)
     added: list[str] = []
     rejected: dict[str, str] = {}
@@ -114,20 +120,25 @@ def build(
         if plan.limit is not None and len(added) >= plan.limit:
             break
         chosen = choose(study, plan.rules)
+        if not isinstance(chosen, str):
+            used |= set(keys_of(chosen))
+            if chosen.case in known:
+                on_study(f"{chosen.case}: is there already")
+                continue
         made = chosen if isinstance(chosen, str) else _case(chosen, out, plan)
         if isinstance(made, str):
             rejected[study.uid] = made
             on_study(f"{study.uid}: {made}")
             continue
-        if made["case"] not in known:
-            made["split"] = splits.setdefault(made["patient"], made["split"])  # a person may have moved the patient
-            rows.append(made)
-            added.append(made["case"])
-            _write_table(out / CASES, COLUMNS, rows)
+        made["split"] = splits.setdefault(made["patient"], made["split"])  # a person may have moved the patient
+        rows.append(made)
+        added.append(made["case"])
+        known.add(made["case"])
+        _write_table(out / CASES, columns, rows)
         on_study(f"{made['case']}: consolidation {made['consolidation'] or 'unknown'}")
     reasons = [{"study_uid": uid, "reason": reason} for uid, reason in rejected.items()]
     _write_table(out / REJECTED, ("study_uid", "reason"), reasons)
-    return Built(added, rejected)
+    return Built(added, rejected, [key for key in (*plan.labels, *plan.reports) if key not in used])
 
 
 def one_kind_only(out: Path) -> str:
@@ -171,10 +182,13 @@ class _Masks:
     told: str = ""
 
     def write(self, out: Path, case: str) -> None:
-        """Into label/ and lung/."""
+        """Into label/ and lung/; what was drawn when the case was made before goes."""
         for folder, mask in (("label", self.label), ("lung", self.lung)):
+            path = out / folder / f"{case}{cohort.SUFFIX}"
             if mask is not None and self.affine is not None:
-                images.write_mask(out / folder / f"{case}{cohort.SUFFIX}", mask, self.affine)
+                images.write_mask(path, mask, self.affine)
+            else:
+                path.unlink(missing_ok=True)
 
 
 def _drawn(chosen: Chosen, table: Structures) -> _Masks:
@@ -193,8 +207,7 @@ def _drawn(chosen: Chosen, table: Structures) -> _Masks:
 
 def _labelled(chosen: Chosen, plan: Plan, drawn: frozenset[str]) -> Row:
     """The patient-level labels: of the table, else of what was drawn, else of the report."""
-    identity = chosen.identity
-    keys = Keys(chosen.case, identity.study_uid, identity.accession_number, identity.patient_id)
+    keys = keys_of(chosen)
     given = next((plan.labels[key] for key in keys if key in plan.labels), {})
     said = _said(chosen, keys, plan)
     row: Row = {}
@@ -213,6 +226,12 @@ def _labelled(chosen: Chosen, plan: Plan, drawn: frozenset[str]) -> Row:
             f"{finding}_sentence": sentence,
         }
     return row
+
+
+def keys_of(chosen: Chosen) -> Keys:
+    """By which a table or a report may name it."""
+    identity = chosen.identity
+    return Keys(chosen.case, identity.study_uid, identity.accession_number, identity.patient_id)
 
 
 def _flag(judgement: Judgement, plan: Plan) -> str:
@@ -245,9 +264,10 @@ def _institution(path: Path) -> str:
 
 
 def _place(chosen: Chosen, folder: Path) -> None:
-    """The instances in a folder of their own, linked where that can be, else copied; whole or not at all."""
-    if folder.is_dir():
-        return
+    """The instances in a folder of their own, linked where that can be, else copied; whole or not at all.
+
+    A folder that is there is of a case that the table does not name: it is made anew.
+    """
     draft = folder.with_name(f".part-{folder.name}")
     shutil.rmtree(draft, ignore_errors=True)
     draft.mkdir(parents=True)
@@ -257,6 +277,7 @@ def _place(chosen: Chosen, folder: Path) -> None:
             os.link(path.resolve(), target)
         except OSError:
             shutil.copyfile(path, target)
+    shutil.rmtree(folder, ignore_errors=True)
     draft.replace(folder)
 
 

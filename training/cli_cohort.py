@@ -7,7 +7,7 @@ import re
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -86,7 +86,7 @@ def cohort(
 ) -> None:
     """Build a cohort or add to one: images, labels from drawings, tables and reports, splits by patient.
 
-    JSON: added, rejected, cases.
+    JSON: added, rejected, unmatched, cases.
 
     Example: dicomnode-train cohort COHORT --from /data/export --reports /data/reports
     """
@@ -125,8 +125,7 @@ def cohort(
             built = build.build(counted, out, plan)
     _tell(built, out)
     if json:
-        told = {"added": built.added, "rejected": built.rejected, "cases": len(build.existing(out))}
-        say_json(told)
+        say_json(asdict(built) | {"cases": len(build.existing(out))})
 
 
 def prepare(
@@ -175,6 +174,12 @@ def prepare(
 
 
 def _languages(names: list[str] | None, files: list[Path] | None) -> list[report_terms.Terms]:
+    unknown = set(names or ()) - set(report_terms.LANGUAGES)
+    if unknown:
+        known = ", ".join(report_terms.LANGUAGES)
+        raise CohortError(
+            f"--language {', '.join(sorted(unknown))}: there are terms for {known}; others by --terms"
+        )
     paths = files or [report_terms.shipped(name) for name in names or report_terms.LANGUAGES]
     return [report_terms.read_terms(path) for path in paths]
 
@@ -232,6 +237,15 @@ def _counted(found: Iterator[Study], progress: Progress, task: TaskID) -> Iterat
 def _tell(built: Built, out: Path) -> None:
     rows = build.existing(out)
     console.print(f"{len(built.added)} cases added, {len(rows)} in {out / build.CASES}", soft_wrap=True)
+    if before := len(rows) - len(built.added):
+        told = "their rows and labels were left as they are; delete a row to have its case made anew"
+        console.print(f"{before} cases were there already: {told}", soft_wrap=True, highlight=False)
+    if built.unmatched:
+        told = f"{len(built.unmatched)} rows or reports given match no study, for instance {built.unmatched[0]!r}"
+        console.print(f"note: {told}", soft_wrap=True, highlight=False, markup=False)
+    if not rows and not built.rejected:
+        console.print("no CT study was found there", soft_wrap=True)
+        return
     for finding in FINDINGS:
         known = [row[finding] for row in rows]
         counts = f"{known.count('1')} with, {known.count('0')} without, {known.count('')} unknown"

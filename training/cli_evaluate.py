@@ -15,7 +15,7 @@ from pipeline import lungs as pipeline_lungs
 from pipeline.types import PipelineSettings
 from training import cohort as cohorts
 from training import evaluate as evaluation
-from training import runs, tables
+from training import prepared, runs, tables
 from training.cli_options import CohortDir, Device, Json, Threads, console, quiet_for, say_json
 from training.cohort import Case
 from training.errors import CohortError
@@ -79,6 +79,8 @@ def evaluate(
 def _cases(cohort: Path, labels: str, split: str | None) -> list[Case]:
     if labels != DEFAULT_LABELS and not (cohort / labels).is_dir():
         raise CohortError(f"there is no folder {cohort / labels} with labels")
+    if prepared.is_prepared(cohort):
+        raise CohortError(f"{cohort} is a prepared cohort: give the cohort that it was made from")
     cases = cohorts.read(cohort, labels)
     chosen = cases if split is None else cohorts.of_splits(cases, split)
     if not chosen:

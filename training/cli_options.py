@@ -34,8 +34,8 @@ LungRun = Annotated[
     typer.Option(help="With --lungs network: its finished run or a package with one; else the shipped package's."),
 ]
 Phantoms = Annotated[int, typer.Option(min=0, help="Synthetic studies to add.")]
-Features = Annotated[int, typer.Option(help="Channels of the first level; 32 is the paper's.")]
-Seed = Annotated[int, typer.Option(help="Everything random follows from it.")]
+Features = Annotated[int, typer.Option(min=4, help="Channels of the first level; 32 is the paper's.")]
+Seed = Annotated[int, typer.Option(min=0, help="Everything random follows from it.")]
 Device = Annotated[str, typer.Option(help='"auto", "cpu" or "cuda:0".')]
 Threads = Annotated[int, typer.Option(min=0, help="Torch threads; 0: as many as there are cores.")]
 Json = Annotated[bool, typer.Option("--json", help="JSON for programs.")]

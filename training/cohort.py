@@ -56,15 +56,31 @@ def read(folder: Path, label_folder: str = "label") -> list[Case]:
     return sorted(cases, key=lambda case: case.name)
 
 
-def _table(path: Path) -> list[dict[str, str]]:
+def read_table(path: Path) -> tuple[list[str], list[dict[str, str]]]:
+    """Columns and rows of a CSV file in UTF-8, with or without byte order mark; surplus values are left out.
+
+    Raises:
+        CohortError: it cannot be read, or its columns are separated by semicolons.
+    """
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file)
-            if "case" not in (reader.fieldnames or ()):
-                raise CohortError(f"{path} has no column 'case'")
-            return list(reader)
+            columns = list(reader.fieldnames or ())
+            rows = [{name: value or "" for name, value in row.items() if name in columns} for row in reader]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise CohortError(f"{path} cannot be read as CSV in UTF-8: {error}") from error
+        raise CohortError(
+            f"{path} cannot be read as CSV in UTF-8 ({error}): in Excel, save it as CSV UTF-8"
+        ) from error
+    if len(columns) == 1 and ";" in columns[0]:
+        raise CohortError(f"{path} has semicolons between its columns: save it with commas")
+    return columns, rows
+
+
+def _table(path: Path) -> list[dict[str, str]]:
+    columns, rows = read_table(path)
+    if "case" not in columns:
+        raise CohortError(f"{path} has no column 'case'")
+    return rows
 
 
 def _listing(folder: Path) -> list[dict[str, str]]:

@@ -62,11 +62,21 @@ class Folders:
 
 
 def sources(cases: Sequence[Case], lungs: LungSource, network: Finds | None = None) -> list[Source]:
-    """Cases with their HU, labels and lungs; `network` where the lungs are "network"."""
-    if lungs == "cohort":
-        return [dataset.load(case, _drawn(case)) for case in cases]
+    """Cases with their HU, labels and lungs; `network` where the lungs are "network".
+
+    Raises:
+        CohortError: with the faults of all cases.
+    """
     found = None if lungs == "none" else partial(builtin, network=network)
-    return [dataset.load(case, found) for case in cases]
+    made, faults = [], []
+    for case in cases:
+        try:
+            made.append(dataset.load(case, _drawn(case) if lungs == "cohort" else found))
+        except CohortError as error:
+            faults.append(str(error))
+    if faults:
+        raise CohortError("\n".join(faults))
+    return made
 
 
 def _drawn(case: Case) -> Lungs:

@@ -20,12 +20,11 @@ from torch import Tensor
 from pipeline import preprocess
 from pipeline.arrays import HuArray, LabelArray, MaskArray
 from pipeline.preprocess import Preprocessing
-from training import images
+from training import verify
 from training.cohort import Case
 from training.errors import CohortError
 
 Lungs = Callable[[HuArray, tuple[float, float, float]], LabelArray]
-GRID_TOLERANCE_MM = 1e-2
 
 
 @dataclass(frozen=True)
@@ -73,20 +72,15 @@ class StackMix(BaseModel):
 
 
 def load(case: Case, lungs: Lungs | None) -> Source:
-    """Read a case; `lungs` makes its mask where given. Raises CohortError where label and image do not fit."""
-    hu, spacing_mm = images.read(case.image)
-    if not np.isfinite(hu).all():
-        raise CohortError(f"{case.name}: the image holds values that are not numbers")
-    hu = np.clip(np.rint(hu), -1024, 3071).astype(np.int16)
-    label = None
-    if case.label is not None:
-        label, label_spacing_mm = images.read(case.label)
-        same = label.shape == hu.shape and np.allclose(label_spacing_mm, spacing_mm, atol=GRID_TOLERANCE_MM)
-        if not same or label.max(initial=0) > 2 or label.min(initial=0) < 0:
-            raise CohortError(f"{case.name}: the label must have the image's grid and hold 0, 1 and 2 only")
-        label = label.astype(np.uint8)
-    lung = None if lungs is None else lungs(hu, spacing_mm) > 0
-    return Source(case, hu, label, lung, spacing_mm)
+    """Read a case; `lungs` makes its mask where given. Raises CohortError with its faults (`verify.load`)."""
+    try:
+        image, drawn, _ = verify.load(case)
+    except CohortError as error:
+        raise CohortError(f"{case.name}: {error}") from error
+    hu = np.clip(np.rint(image.array), -1024, 3071).astype(np.int16)
+    label = drawn.array.astype(np.uint8) if drawn is not None else None
+    lung = None if lungs is None else lungs(hu, image.spacing_mm) > 0
+    return Source(case, hu, label, lung, image.spacing_mm)
 
 
 def prepare(source: Source, settings: Preprocessing) -> Example:

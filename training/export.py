@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import JsonValue
 
-from pipeline import package
+from pipeline import accuracy, package
 from pipeline.errors import ModelError
 from pipeline.package import (
     Licence,
@@ -50,6 +50,9 @@ def read_label(path: Path, papers: dict[str, str]) -> Label:
     """The JSON file that names a package. Raises RunError where it is not as `docs/demo-package.json` shows."""
     try:
         said = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(said["data"], list) or not all(isinstance(one, str) for one in said["data"]):
+            raise ValueError('"data" is a list of texts')
+        accuracy.verify(said["metrics"])
         return Label(
             name=said["name"],
             version=said["version"],

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from pydicom.uid import BasicTextSRStorage, Comprehensive3DSRStorage, Comprehens
 
 from pipeline.pixels import DAMAGED
 from pipeline.provenance import MANUFACTURER
+from training import cohort
 from training.errors import CohortError
 
 SOP_CLASSES = frozenset({BasicTextSRStorage, EnhancedSRStorage, ComprehensiveSRStorage, Comprehensive3DSRStorage})
@@ -63,22 +63,17 @@ def from_table(path: Path, columns: Sequence[str]) -> dict[str, dict[str, str]]:
     Raises:
         CohortError: it cannot be read, lacks a key or the columns, or names a study twice.
     """
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file)
-            names = [name for name in KEYS if name in (reader.fieldnames or ())]
-            if not names or not set(columns) & set(reader.fieldnames or ()):
-                raise CohortError(f"{path} needs a column of {', '.join(KEYS)} and one of {', '.join(columns)}")
-            rows = list(reader)
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise CohortError(f"{path} cannot be read as CSV in UTF-8: {error}") from error
+    there, rows = cohort.read_table(path)
+    names = [name for name in KEYS if name in there]
+    if not names or not set(columns) & set(there):
+        raise CohortError(f"{path} needs a column of {', '.join(KEYS)} and one of {', '.join(columns)}")
     found: dict[str, dict[str, str]] = {}
     for row in rows:
         key = next((value for name in names if (value := (row.get(name) or "").strip())), "")
         if key in found:
             raise CohortError(f"{path} names {key!r} twice")
         if key:
-            found[key] = {name: (value or "").strip() for name, value in row.items() if isinstance(value, str)}
+            found[key] = {name: value.strip() for name, value in row.items()}
     return found
 
 

@@ -53,3 +53,26 @@ def test_what_is_found_in_healthy_lungs_is_taken_from_real_ones_where_there_are_
     real = {**synthetic, "healthy_infection_fraction": 0.002}
     assert accuracy.found_in_healthy(real) == Healthy(0.002, "healthy lungs")
     assert accuracy.found_in_healthy({}) is None
+
+
+@pytest.mark.parametrize(
+    ("metrics", "says"),
+    [
+        ({"heldout_severity_limit_low": 0.1, "heldout_severity_limit_high": -0.1}, "low is above"),
+        ({"heldout_severity_limit_low": -5.0}, "not within -1 and 1"),
+        ({"heldout_cases": 10.5}, "not a whole number"),
+        ({"heldout_cases": "ten"}, "not a number"),
+        ({"heldout_infection_dice_mean": 0.8}, "is not known"),
+        ({"healthy_infection_fraction": 0.1}, "not within 0 and 0.025"),
+        ({"anything": float("nan")}, "not a number"),
+    ],
+)
+def test_a_figure_for_readers_that_cannot_be_is_refused_where_a_package_is_made(
+    metrics: dict[str, object], says: str
+) -> None:
+    with pytest.raises(ValueError, match=says):
+        accuracy.verify(metrics)
+
+
+def test_what_the_shipped_package_says_is_taken() -> None:
+    accuracy.verify({**package.load(None).manifest.metrics, "heldout_cases": 50, "of_our_own": 12.5})

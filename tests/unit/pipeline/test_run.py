@@ -84,9 +84,20 @@ def test_other_files_of_an_export_are_passed_over(tmp_path: Path) -> None:
     localizer.save_as(tmp_path / "capture.dcm")
     del localizer.SeriesInstanceUID
     localizer.save_as(tmp_path / "DICOMDIR")
-    (tmp_path / "damaged.dcm").write_bytes((files[0].read_bytes())[:200])
     (only,) = series_files.series_in(tmp_path).values()
     assert only == files
+
+
+@pytest.mark.parametrize(("name", "length"), [("damaged", 200), ("damaged.dcm", 200), ("empty.DCM", 0)])
+def test_a_damaged_file_is_told_for_it_may_be_a_slice(
+    tmp_path: Path, name: str, length: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One at either end of the stack would not be missed."""
+    files = phantom.write_series(phantom.make(SPEC), tmp_path)
+    (tmp_path / name).write_bytes(files[0].read_bytes()[:length])
+    assert run.main([str(tmp_path), "--out", str(tmp_path / "out")]) == 1
+    assert f"{name} cannot be read as DICOM" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_folder_without_dicom_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -270,3 +270,52 @@ def test_the_command_says_what_it_needs(tmp_path: Path) -> None:
 def test_a_study_without_ct_is_rejected(tmp_path: Path) -> None:
     built = build.build(iter([Study("1.2.3", tmp_path, ())]), tmp_path / "out", PLAN)
     assert built.rejected == {"1.2.3": "no CT series"}
+
+
+def test_a_case_whose_row_is_deleted_is_made_anew(world: Path, tmp_path: Path) -> None:
+    """With what was drawn and sent since, and without what was withdrawn; a person's columns stay."""
+    out = tmp_path / "cohort"
+    made(world, out)
+    found = rows(out)
+    one, two = found["A-one"], found["A-two"]
+    kept = [{**row, "remark": "seen by a person"} for key, row in found.items() if key != "A-one"]
+    build._write_table(out / "cases.csv", [*build.COLUMNS, "remark"], kept)
+    (world / "1" / "rt.dcm").unlink()
+    (world / "1" / "seg.dcm").unlink()
+    before = len(list((out / "ct" / one["case"]).iterdir()))
+    sorted((out / "ct" / one["case"]).iterdir())[0].unlink()
+    again = made(world, out)
+    assert list(again.added) == [one["case"]]
+    assert len(list((out / "ct" / one["case"]).iterdir())) == before
+    assert not (out / "label" / f"{one['case']}.nii.gz").exists()
+    assert not (out / "lung" / f"{one['case']}.nii.gz").exists()
+    assert rows(out)["A-two"] == {**two, "remark": "seen by a person"}
+    assert rows(out)["A-one"]["drawn"] == ""
+
+
+def test_labels_and_reports_of_no_study_are_told(world: Path, tmp_path: Path) -> None:
+    plan = Plan(labels={"A-one": {"ggo": "1"}, "77": {"ggo": "1"}}, reports={"A-9": "No opacity."})
+    assert list(made(world, tmp_path / "cohort", plan).unmatched) == ["77", "A-9"]
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"case;patient\na;b\n", "semicolons between its columns"),
+        ("case,patient\nä,b\n".encode("cp1252"), "save it as CSV UTF-8"),
+        (b"case,patient,study_uid,ggo,consolidation\na,b,1.2,1,0\n", "lacks the columns split"),
+    ],
+)
+def test_a_table_that_a_spreadsheet_has_spoilt_is_told_so(tmp_path: Path, content: bytes, says: str) -> None:
+    (tmp_path / "cases.csv").write_bytes(content)
+    with pytest.raises(CohortError, match=says):
+        build.existing(tmp_path)
+
+
+def test_a_table_with_a_byte_order_mark_is_read(world: Path, tmp_path: Path) -> None:
+    out = tmp_path / "cohort"
+    made(world, out)
+    table = out / "cases.csv"
+    table.write_bytes(b"\xef\xbb\xbf" + table.read_bytes())
+    assert build.existing(out)[0]["case"]
+    assert made(world, out).added == []

@@ -87,26 +87,38 @@ def test_more_folds_than_patients_are_refused() -> None:
         cohort.folds([Case("a", "a", Path("x")), Case("b", "b", Path("x"))], 3, 0)
 
 
+def chest(shape: tuple[int, int, int]) -> np.ndarray:
+    """Soft tissue and, in every other row, lung."""
+    hu = np.full(shape, 40, np.int16)
+    hu[:, ::2] = -850
+    return hu
+
+
 def one_case(folder: Path, label: np.ndarray, spacing: tuple[float, float, float] = (1.0, 1.0, 5.0)) -> Case:
-    write_image(folder / "ct" / "a.nii.gz", np.zeros((2, 16, 16), np.int16))
+    write_image(folder / "ct" / "a.nii.gz", chest((2, 16, 16)))
     write_image(folder / "label" / "a.nii.gz", label, spacing)
     return Case("a", "a", folder / "ct" / "a.nii.gz", folder / "label" / "a.nii.gz")
 
 
 @pytest.mark.parametrize(
-    ("shape", "value", "spacing"),
-    [((2, 16, 15), 1, (1, 1, 5)), ((2, 16, 16), 3, (1, 1, 5)), ((2, 16, 16), 1, (2, 1, 5))],
+    ("shape", "value", "spacing", "words"),
+    [
+        ((2, 16, 15), 1, (1, 1, 5), "a: the label has another grid than the image"),
+        ((2, 16, 16), 3, (1, 1, 5), "a: the label holds 3, not 0, 1 and 2 only"),
+        ((2, 16, 16), 1, (2, 1, 5), "a: the label lies elsewhere than the image"),
+    ],
 )
 def test_a_label_that_does_not_fit_is_refused(
-    tmp_path: Path, shape: tuple[int, int, int], value: int, spacing: tuple[float, float, float]
+    tmp_path: Path, shape: tuple[int, int, int], value: int, spacing: tuple[float, float, float], words: str
 ) -> None:
     case = one_case(tmp_path, np.full(shape, value, np.uint8), spacing)
-    with pytest.raises(CohortError, match="the label must have the image's grid"):
+    with pytest.raises(CohortError, match=words):
         dataset.load(case, None)
 
 
 def test_images_are_turned_to_the_canonical_order(tmp_path: Path) -> None:
     array = np.arange(2 * 3 * 4, dtype=np.int16).reshape(2, 3, 4)
+    array[0, 0] -= 900
     image = sitk.GetImageFromArray(array)
     image.SetDirection((-1, 0, 0, 0, -1, 0, 0, 0, 1))
     (tmp_path / "ct").mkdir()

@@ -58,6 +58,13 @@ def real(study: Source) -> tuple[Found, list[float]]:
     return judge.find(study, model, SETTINGS), model.unet1.neighbours  # type: ignore[return-value]
 
 
+def _solid(hu: np.ndarray) -> np.ndarray:
+    """A body without lungs, in air."""
+    solid = np.full_like(hu, 40)
+    solid[:, :8] = -1000
+    return solid
+
+
 class TestOneCase:
     def test_a_volume_is_judged_with_its_real_neighbours(
         self, study: Source, real: tuple[Found, list[float]]
@@ -110,7 +117,7 @@ class TestOneCase:
 
     @pytest.mark.parametrize("whole", [True, False])
     def test_a_case_without_lungs_counts_as_nothing_found(self, study: Source, whole: bool) -> None:
-        solid = replace(study, hu=np.full_like(study.hu, 40))
+        solid = replace(study, hu=_solid(study.hu))
         one = count(solid if whole else single(solid))
         assert one.fault.startswith("no lungs found")
         assert one.pixels is not None
@@ -139,7 +146,7 @@ def make_folder(study: Source, root: Path) -> Path:
         "volume": (study.hu, study.label),
         "slice": (study.hu[12:13], study.label[12:13]),
         "unlabelled": (study.hu[:12], None),
-        "solid<b>": (np.full_like(study.hu[:2], 40), study.label[10:12]),
+        "solid<b>": (_solid(study.hu[:2]), study.label[10:12]),
     }
     for name, (hu, label) in images.items():
         write(root / "ct" / f"{name}.nii.gz", hu, study.spacing_mm)
@@ -240,7 +247,7 @@ class TestRefusals:
         (folder / "ct" / "unlabelled.nii.gz").write_bytes(b"no image")
         with pytest.raises(CohortError) as told:
             evaluate.evaluate(plan(folder), tmp_path / "out")
-        assert "slice: the label must have the image's grid" in str(told.value)
+        assert "slice: the label has another grid than the image" in str(told.value)
         assert "unlabelled.nii.gz cannot be read" in str(told.value)
         assert not (tmp_path / "out").exists()
 

@@ -40,6 +40,7 @@ def write_cohort(root: Path, letter: str) -> Path:
     rows = ["case,patient,consolidation"]
     for k in range(8):
         hu = np.full((1, 64, 64), -900, np.int16)
+        hu[0, 60:] = 40  # soft tissue: these are Hounsfield units of a chest
         label = np.zeros(hu.shape, np.uint8)
         hu[0, 10 + k : 30 + k, 20:40] = 20 if k % 2 else -500
         label[0, 10 + k : 30 + k, 20:40] = 2 if k % 2 else 1

@@ -34,7 +34,7 @@ def test_a_cohort_counts_what_it_has(tmp_path: Path, capsys: pytest.CaptureFixtu
     phantom.write_series(phantom.make(SPEC), tmp_path / "ct")
     assert run("cohort", tmp_path / "cohort", "--from", tmp_path / "ct") == 0
     answer = json.loads(capsys.readouterr().out)
-    assert set(answer) == {"added", "rejected", "cases"}
+    assert set(answer) == {"added", "rejected", "unmatched", "cases"}
     assert (len(answer["added"]), answer["cases"], answer["rejected"]) == (1, 1, {})
 
 
