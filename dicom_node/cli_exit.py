@@ -6,9 +6,11 @@ Both programs, `dicomnode` and `dicomnode-train`, are started by `run`.
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from enum import IntEnum
+from pathlib import Path
 from typing import Any
 
 import typer
@@ -78,12 +80,20 @@ def run(
     except expected as error:
         print(error, file=sys.stderr)
         return _told(error, str(error), arguments)
-    except OSError as error:  # of a file that was named; any other is a fault of this software
-        if error.filename is None:
+    except OSError as error:
+        if not _was_named(error, arguments):  # a fault of this software
             raise
         text = f"{error.filename}: {error.strerror}"
         print(text, file=sys.stderr)
         return _told(error, text, arguments)
+
+
+def _was_named(error: OSError, arguments: Sequence[str]) -> bool:
+    """Whether it is of a file or folder that the command line names."""
+    if not isinstance(error.filename, str | bytes | os.PathLike):
+        return False
+    path = Path(os.fsdecode(error.filename))
+    return bool({Path(argument) for argument in arguments if argument} & {path, *path.parents})
 
 
 def _told(error: Exception, text: str, arguments: Sequence[str]) -> int:

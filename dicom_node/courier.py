@@ -235,8 +235,8 @@ class Courier:
         transaction_uid = str(generate_uid(prefix=None))
         self._ledger.open_transaction([delivery.id for delivery in open_questions], transaction_uid, now)
         unanswered = _Question(Pause(now, now + self._pace.commitment_timeout), "no commitment report came")
-        for delivery in open_questions:
-            self._look_again(delivery, unanswered)
+        for delivery, question in open_questions.items():
+            self._look_again(delivery, replace(unanswered, failures=question.failures))
         self._answered.clear()
         self._transaction_uid = transaction_uid
         try:
@@ -308,7 +308,10 @@ class Courier:
             self._ledger.delivery_failed(delivery.id, self._pace.clock(), text)
         elif reason in _ASK_AGAIN:
             now = self._pace.clock()
-            question = _Question(Pause(now, now), failures=delivery.attempts)
+            with self._lock:
+                running = self._questions.get(delivery.id)
+            failures = max(delivery.attempts, running.failures if running is not None else 0)
+            question = _Question(Pause(now, now), failures=failures)
             self._unclear(delivery, question, TransientError(text))
         else:
             self._send_again(delivery, text)

@@ -234,8 +234,8 @@ class _Clerk:
         old = self.writer.session.get_one(InstanceRow, filing.replaces)
         home = self.writer.session.get_one(SeriesRow, old.series_id)
         if home is not row:
-            if (home.patient_id, home.patient_id_issuer) != (row.patient_id, row.patient_id_issuer):
-                self.writer.reissue_without(home, home.study_uid, (home.patient_id, home.patient_id_issuer))
+            if filing.verdict is Verdict.CORRECTED:
+                self.writer.lost_to(home, filing.identity)
             self.rows.setdefault(home.series_uid, home)
             self.changes.setdefault(home.series_uid, []).append(filing.verdict)
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from sqlalchemy import Engine, exists, func, select
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, aliased
 
 from dicom_node.errors import IllegalTransition, NotFound
 from dicom_node.ledger_database import transaction
@@ -209,7 +209,7 @@ class Writer:
         for name in IDENTITY_FIELDS:
             setattr(row, name, getattr(identity, name))
         if left is not None and patient != (row.patient_id, row.patient_id_issuer):
-            self.reissue_without(row, left, patient)
+            self._reissue_without(row, left, patient)
         if left not in (None, row.study_uid):  # None: the row is new
             told = "; ".join(filter(None, (f"moved from study {left}", self.left_behind(row))))
             self.event("series", told, series_id=row.id, subject_id=row.id)
@@ -220,10 +220,18 @@ class Writer:
 
         No rejection note is made of them: it would have to be in that study, for that patient.
         """
-        sent = exists().where(DeliveryRow.result_id == ResultRow.id, DeliveryRow.begun_at.is_not(None))
+        sent = exists().where(DeliveryRow.result_id == ResultRow.id, DeliveryRow.sent_at.is_not(None))
+        note = aliased(ResultRow)
+        rejected = exists().where(
+            note.kind == ResultKind.REJECTION,
+            note.study_uid == ResultRow.study_uid,
+            note.profile == ResultRow.profile,
+            note.id > ResultRow.id,
+            exists().where(DeliveryRow.result_id == note.id, DeliveryRow.sent_at.is_not(None)),
+        )
         query = (
             select(ResultRow.study_uid, func.count())
-            .where(ResultRow.source_id == row.id, ResultRow.study_uid != row.study_uid, sent)
+            .where(ResultRow.source_id == row.id, ResultRow.study_uid != row.study_uid, sent, ~rejected)
             .where(ResultRow.kind != ResultKind.REJECTION)
             .group_by(ResultRow.study_uid)
             .order_by(ResultRow.study_uid)
@@ -232,7 +240,13 @@ class Writer:
         told = "objects of earlier revisions are left in the PACS, reject them there"
         return f"{told}: {', '.join(found)}" if found else ""
 
-    def reissue_without(self, row: SeriesRow, study_uid: str, patient: tuple[str, str]) -> None:
+    def lost_to(self, row: SeriesRow, identity: SeriesIdentity) -> None:
+        """Instances of a series are another series' now: if another patient's, so is all that it showed."""
+        patient = (row.patient_id, row.patient_id_issuer)
+        if patient != (identity.patient_id, identity.patient_id_issuer):
+            self._reissue_without(row, row.study_uid, patient)
+
+    def _reissue_without(self, row: SeriesRow, study_uid: str, patient: tuple[str, str]) -> None:
         """What shows a study as an earlier one of a patient whose it is not any more is analysed again."""
         query = (
             select(SeriesRow, JobRow)
@@ -269,6 +283,13 @@ class Writer:
         self.session.flush()  # before any of them becomes current: only one may be
         for version in newest.values():
             version.state = InstanceState.CURRENT
+        for version in versions:
+            won = newest[version.sop_instance_uid]
+            if won.series_id != version.series_id:
+                home = self.session.get_one(SeriesRow, version.series_id)
+                self.lost_to(
+                    home, SeriesIdentity.of(won.header, home.series_uid, home.calling_ae, home.peer_address)
+                )
         last = {version.series_id: version for version in sorted(newest.values(), key=_received)}
         why = f"of {len(newest)} conflicting instance(s) those received last count, as a person asked"
         for series_id in sorted({version.series_id for version in versions}):

@@ -143,6 +143,12 @@ class PriorSearch:
         except TransientError as error:
             self._silent[source.name] = Pause.of(self._clock(), PAUSE_S), str(error)
             raise
+        except NodeError:
+            raise
+        except Exception as error:
+            # The border to what an archive answers: the others count all the same.
+            log.exception("earlier results: unexpected error with the answer of %s", source.name)
+            raise PermanentError(f"its answer cannot be used: {type(error).__name__}") from error
 
 
 def _patient(series: SeriesRecord, headers: Sequence[Mapping[str, Any]]) -> Patient:

@@ -23,13 +23,18 @@ def series_in(folder: Path) -> dict[str, list[Path]]:
         SeriesRejected: there is no DICOM file, or one of them is damaged: it may belong to any series.
     """
     found: dict[bool, dict[str, list[Path]]] = {True: {}, False: {}}
-    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+    for path in sorted(p for p in folder.rglob("*") if p.is_file() and not _is_beside(p)):
         header = _header(path)
         if header is not None and (uid := str(header.get("SeriesInstanceUID") or "")):
             found[header.get("SOPClassUID") == CTImageStorage].setdefault(uid, []).append(path)
     if not any(found.values()):
         raise SeriesRejected(f"{folder} holds no DICOM files")
     return found[True] or found[False]
+
+
+def _is_beside(path: Path) -> bool:
+    """A directory of a medium (PS3.10 8.6), or what macOS leaves beside a file."""
+    return path.name.upper() == "DICOMDIR" or path.name.startswith("._")
 
 
 def _header(path: Path) -> FileDataset | None:
@@ -41,7 +46,7 @@ def _header(path: Path) -> FileDataset | None:
             raise _damaged(path, (str(error).strip() or type(error).__name__).split("\n")[0]) from error
         return None
     directory = header.file_meta.get("MediaStorageSOPClassUID") == MediaStorageDirectoryStorage
-    cut_off = header.get("SOPClassUID", CTImageStorage) == CTImageStorage and "SeriesInstanceUID" not in header
+    cut_off = header.get("SOPClassUID", CTImageStorage) == CTImageStorage and not header.get("SeriesInstanceUID")
     if cut_off and not directory and _claims_to_be_dicom(path):
         raise _damaged(path, "it ends before it says of which series it is")
     return header

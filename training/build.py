@@ -116,9 +116,12 @@ def build(
     out.mkdir(parents=True, exist_ok=True)
     added: list[str] = []
     rejected: dict[str, str] = {}
+    limited = False
     for study in studies:
         if plan.limit is not None and len(added) >= plan.limit:
+            limited = True
             break
+        used.add(study.uid)
         chosen = choose(study, plan.rules)
         if not isinstance(chosen, str):
             used |= set(keys_of(chosen))
@@ -130,15 +133,17 @@ def build(
             rejected[study.uid] = made
             on_study(f"{study.uid}: {made}")
             continue
+        made = {name: _plain(value) for name, value in made.items()}
         made["split"] = splits.setdefault(made["patient"], made["split"])  # a person may have moved the patient
         rows.append(made)
         added.append(made["case"])
         known.add(made["case"])
         _write_table(out / CASES, columns, rows)
         on_study(f"{made['case']}: consolidation {made['consolidation'] or 'unknown'}")
-    reasons = [{"study_uid": uid, "reason": reason} for uid, reason in rejected.items()]
+    reasons = [{"study_uid": uid, "reason": _plain(reason)} for uid, reason in rejected.items()]
     _write_table(out / REJECTED, ("study_uid", "reason"), reasons)
-    return Built(added, rejected, [key for key in (*plan.labels, *plan.reports) if key not in used])
+    unmatched = [] if limited else [key for key in (*plan.labels, *plan.reports) if key not in used]
+    return Built(added, rejected, unmatched)
 
 
 def one_kind_only(out: Path) -> str:
@@ -153,8 +158,8 @@ def _case(chosen: Chosen, out: Path, plan: Plan) -> Row | str:
     try:
         drawn = _drawn(chosen, plan.structures)
         row = _labelled(chosen, plan, drawn.present)
-        drawn.write(out, chosen.case)
         _place(chosen, out / "ct" / chosen.case)
+        aside = drawn.write(out, chosen.case)
     except (SeriesRejected, CohortError) as error:
         return str(error)
     identity = chosen.identity
@@ -163,7 +168,7 @@ def _case(chosen: Chosen, out: Path, plan: Plan) -> Row | str:
         "patient": chosen.patient,
         "site": plan.site or _institution(chosen.files[0]),
         "split": cohort.split_of(chosen.patient, plan.validation, plan.test),
-        "drawn": drawn.told,
+        "drawn": "; ".join(filter(None, (drawn.told, aside))),
         "study_uid": identity.study_uid,
         "series_uid": identity.series_uid,
         "accession": identity.accession_number,
@@ -181,14 +186,18 @@ class _Masks:
     present: frozenset[str] = frozenset()
     told: str = ""
 
-    def write(self, out: Path, case: str) -> None:
-        """Into label/ and lung/; what was drawn when the case was made before goes."""
+    def write(self, out: Path, case: str) -> str:
+        """Into label/ and lung/. A mask that lies there and is not drawn now is set aside; what to tell of that."""
+        told = []
         for folder, mask in (("label", self.label), ("lung", self.lung)):
             path = out / folder / f"{case}{cohort.SUFFIX}"
             if mask is not None and self.affine is not None:
                 images.write_mask(path, mask, self.affine)
-            else:
-                path.unlink(missing_ok=True)
+            elif path.is_file():
+                aside = path.with_name(f"{case}.before{cohort.SUFFIX}")
+                path.replace(aside)
+                told.append(f"set aside: {folder}/{aside.name}")
+        return "; ".join(told)
 
 
 def _drawn(chosen: Chosen, table: Structures) -> _Masks:
@@ -287,7 +296,7 @@ def _write_table(path: Path, columns: Sequence[str], rows: Iterable[Row]) -> Non
     with draft.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, columns, extrasaction="ignore", restval="")
         writer.writeheader()
-        writer.writerows({name: _plain(value) for name, value in row.items()} for row in rows)
+        writer.writerows(rows)
     draft.replace(path)
 
 

@@ -241,7 +241,8 @@ def _tell(built: Built, out: Path) -> None:
         told = "their rows and labels were left as they are; delete a row to have its case made anew"
         console.print(f"{before} cases were there already: {told}", soft_wrap=True, highlight=False)
     if built.unmatched:
-        told = f"{len(built.unmatched)} rows or reports given match no study, for instance {built.unmatched[0]!r}"
+        told = f"{len(built.unmatched)} rows or reports given are of no study that was looked at, for instance"
+        told = f"{told} {built.unmatched[0]!r}"
         console.print(f"note: {told}", soft_wrap=True, highlight=False, markup=False)
     if not rows and not built.rejected:
         console.print("no CT study was found there", soft_wrap=True)

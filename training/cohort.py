@@ -57,7 +57,7 @@ def read(folder: Path, label_folder: str = "label") -> list[Case]:
 
 
 def read_table(path: Path) -> tuple[list[str], list[dict[str, str]]]:
-    """Columns and rows of a CSV file in UTF-8, with or without byte order mark; surplus values are left out.
+    """Columns and rows of a CSV file in UTF-8, with or without byte order mark.
 
     Raises:
         CohortError: it cannot be read, or its columns are separated by semicolons.
@@ -66,13 +66,16 @@ def read_table(path: Path) -> tuple[list[str], list[dict[str, str]]]:
         with path.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file)
             columns = list(reader.fieldnames or ())
-            rows = [{name: value or "" for name, value in row.items() if name in columns} for row in reader]
+            rows = [{name: value or "" for name, value in row.items()} for row in reader]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise CohortError(
             f"{path} cannot be read as CSV in UTF-8 ({error}): in Excel, save it as CSV UTF-8"
         ) from error
     if len(columns) == 1 and ";" in columns[0]:
         raise CohortError(f"{path} has semicolons between its columns: save it with commas")
+    spare = [number for number, row in enumerate(rows, start=1) if any(row.pop(None, []))]
+    if spare:
+        raise CohortError(f"{path}: row {spare[0]} has more values than there are columns")
     return columns, rows
 
 

@@ -72,9 +72,9 @@ class StackMix(BaseModel):
 
 
 def load(case: Case, lungs: Lungs | None) -> Source:
-    """Read a case; `lungs` makes its mask where given. Raises CohortError with its faults (`verify.load`)."""
+    """Read a case; `lungs` makes its mask where given. Raises CohortError with its faults (`verify.labelled`)."""
     try:
-        image, drawn, _ = verify.load(case)
+        image, drawn = verify.labelled(case)
     except CohortError as error:
         raise CohortError(f"{case.name}: {error}") from error
     hu = np.clip(np.rint(image.array), -1024, 3071).astype(np.int16)

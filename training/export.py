@@ -52,6 +52,8 @@ def read_label(path: Path, papers: dict[str, str]) -> Label:
         said = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(said["data"], list) or not all(isinstance(one, str) for one in said["data"]):
             raise ValueError('"data" is a list of texts')
+        if not isinstance(said["metrics"], dict):
+            raise ValueError('"metrics" is an object of names and numbers')
         accuracy.verify(said["metrics"])
         return Label(
             name=said["name"],

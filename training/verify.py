@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,21 @@ LEAST_SHARE = 0.01  # of the voxels: a chest holds more air and more soft tissue
 HU_RANGE = (-8192, 32767)  # beyond it even paddings and metal do not reach
 SAME_PLACE = 0.5  # of the smallest voxel side: corners of a mask against those of its image
 LABEL_VALUES = {0, 1, 2}
+LABELS = "label"  # the folder whose labels the table speaks of
+
+
+def labelled(case: Case) -> tuple[Image, Image | None]:
+    """Image and label of a case, read and verified.
+
+    A label of another folder than label/ (another reader's, a network's) may contradict the table.
+
+    Raises:
+        CohortError: naming every fault.
+    """
+    image, label, faults = _labelled(case, case.label is not None and case.label.parent.name == LABELS)
+    if faults:
+        raise CohortError("; ".join(faults))
+    return image, label
 
 
 def load(case: Case) -> tuple[Image, Image | None, Image | None]:
@@ -25,18 +41,24 @@ def load(case: Case) -> tuple[Image, Image | None, Image | None]:
     Raises:
         CohortError: naming every fault.
     """
-    image = _read(case, case.image, "image")
-    label = _read(case, case.label, "label") if case.label is not None else None
+    image, label, faults = _labelled(case, agrees=True)
     lung = _read(case, case.lung, "lung mask") if case.lung is not None else None
-    faults = unit_faults(image.array)
-    if label is not None:
-        faults += grid_faults("label", label, image) + label_faults(label.array, case)
     if lung is not None:
         faults += grid_faults("lung mask", lung, image)
         faults += [] if (lung.array > 0).any() else ["the lung mask is empty"]
     if faults:
         raise CohortError("; ".join(faults))
     return image, label, lung
+
+
+def _labelled(case: Case, agrees: bool) -> tuple[Image, Image | None, list[str]]:
+    image = _read(case, case.image, "image")
+    label = _read(case, case.label, "label") if case.label is not None else None
+    faults = unit_faults(image.array)
+    if label is not None:
+        said = case if agrees else replace(case, ggo=None, consolidation=None)
+        faults += grid_faults("label", label, image) + label_faults(label.array, said)
+    return image, label, faults
 
 
 def _read(case: Case, path: Any, what: str) -> Image:

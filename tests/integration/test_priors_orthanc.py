@@ -243,7 +243,7 @@ def test_an_answer_that_nobody_thought_of_stops_no_analysis(
     assert claimed is not None
     current = CurrentCt("2026-02-15T10:00:00", "19600101")
     found = bench.ledger.fix_priors(claimed[0], current, PriorRules(6, 400), bench.clock())
-    assert "could not be looked for: unexpected error" in found.search
+    assert "pacs could not be asked" in found.search
     bench.ledger.close()
 
 

@@ -524,6 +524,21 @@ def test_requests_that_always_fail_give_way_to_a_query(outbox: Outbox) -> None:
     assert set(stores.counts.values()) == {1}
 
 
+def test_a_peer_that_always_answers_ask_again_is_given_up(outbox: Outbox) -> None:
+    def busy(report: CommitmentReport) -> CommitmentReport:
+        return CommitmentReport(report.transaction_uid, (), tuple((uid, 0x0213) for uid in report.committed))
+
+    _, port = outbox.archive(answer_commitment=busy, same_association=True)
+    outbox.fill()
+    courier = outbox.courier(port)
+    courier.run_once()
+    outbox.clock.advance(80 * 3600)
+    for _ in range(4):
+        courier.run_once()
+        outbox.clock.advance(7200)
+    assert outbox.states() == {"failed"}
+
+
 def test_unconfirmed_for_too_long_is_given_up(outbox: Outbox) -> None:
     archive, port = outbox.archive(answer_commitment=silence)
     outbox.fill()

@@ -289,6 +289,20 @@ def test_so_it_is_where_the_correction_brings_another_series_uid(ledger: Ledger)
     assert found.results == ()
 
 
+def test_a_conflict_that_nobody_has_decided_takes_nothing_out(ledger: Ledger) -> None:
+    """As one slice with a SOPInstanceUID that two senders gave."""
+    analysed(ledger, FIRST, "20260101")
+    assert len(given(ledger, SECOND, "20260201").results) == 1
+    new = SeriesIdentity("1.9.1", "1.9", patient_id="P9", study_date="20260101")
+    header = {"StudyInstanceUID": "1.9", "SeriesInstanceUID": "1.9.1", "StudyDate": "20260101", "PatientID": "P9"}
+    one = replace(again(ledger, 1, Verdict.CONFLICTING, f"{FIRST}.1"), identity=new, header=header)
+    ledger.file_instances([one], at(10))
+    assert ledger.series(f"{SECOND}.1").revision == 1
+    assert ledger.settle(ledger.series("1.9.1"), SeriesState.NOT_ANALYSED, "a conflict", at(11))
+    ledger.retry("1.9.1", at(12))  # a person decides for the one that came last
+    assert ledger.series(f"{SECOND}.1").revision == 2
+
+
 def test_the_same_patients_new_series_uid_reissues_nothing(ledger: Ledger) -> None:
     analysed(ledger, FIRST, "20260101")
     assert len(given(ledger, SECOND, "20260201").results) == 1

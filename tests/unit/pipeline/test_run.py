@@ -84,6 +84,7 @@ def test_other_files_of_an_export_are_passed_over(tmp_path: Path) -> None:
     localizer.save_as(tmp_path / "capture.dcm")
     del localizer.SeriesInstanceUID
     localizer.save_as(tmp_path / "DICOMDIR")
+    (tmp_path / "._IM0001.dcm").write_bytes(b"\0\5\26\7 of macOS")
     (only,) = series_files.series_in(tmp_path).values()
     assert only == files
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import shutil
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -278,7 +279,7 @@ def test_a_case_whose_row_is_deleted_is_made_anew(world: Path, tmp_path: Path) -
     made(world, out)
     found = rows(out)
     one, two = found["A-one"], found["A-two"]
-    kept = [{**row, "remark": "seen by a person"} for key, row in found.items() if key != "A-one"]
+    kept = [{**row, "remark": "- seen by\na person"} for key, row in found.items() if key != "A-one"]
     build._write_table(out / "cases.csv", [*build.COLUMNS, "remark"], kept)
     (world / "1" / "rt.dcm").unlink()
     (world / "1" / "seg.dcm").unlink()
@@ -289,13 +290,15 @@ def test_a_case_whose_row_is_deleted_is_made_anew(world: Path, tmp_path: Path) -
     assert len(list((out / "ct" / one["case"]).iterdir())) == before
     assert not (out / "label" / f"{one['case']}.nii.gz").exists()
     assert not (out / "lung" / f"{one['case']}.nii.gz").exists()
-    assert rows(out)["A-two"] == {**two, "remark": "seen by a person"}
-    assert rows(out)["A-one"]["drawn"] == ""
+    assert (out / "label" / f"{one['case']}.before.nii.gz").is_file(), "nobody knows whether a person drew it"
+    assert rows(out)["A-two"] == {**two, "remark": "- seen by\na person"}
+    assert rows(out)["A-one"]["drawn"].startswith("set aside: label/")
 
 
 def test_labels_and_reports_of_no_study_are_told(world: Path, tmp_path: Path) -> None:
     plan = Plan(labels={"A-one": {"ggo": "1"}, "77": {"ggo": "1"}}, reports={"A-9": "No opacity."})
     assert list(made(world, tmp_path / "cohort", plan).unmatched) == ["77", "A-9"]
+    assert list(made(world, tmp_path / "limited", replace(plan, limit=1)).unmatched) == []
 
 
 @pytest.mark.parametrize(
