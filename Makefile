@@ -10,8 +10,7 @@ test:
 	scripts/system-packages.sh
 	scripts/viewer.sh
 	scripts/setup.sh test
-	@# As collected: the long acceptance tests first, so that no process ends with one while the other idles.
-	$(VENV)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
+	$(VENV)/python -m pytest -n 2 --dist loadfile $(PYTEST_ARGS)
 
 lint:
 	scripts/setup.sh test

@@ -28,7 +28,9 @@ def cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for k in range(8):
         hu = np.full((1, 64, 64), -900, np.int16)
         hu[0, 10 + k : 30 + k, 20:40] = -500
-        for sub, array in (("ct", hu), ("label", (hu > -900).astype(np.uint8))):
+        label = (hu > -900).astype(np.uint8)
+        hu[0, 60:] = 40  # soft tissue: these are Hounsfield units of a chest
+        for sub, array in (("ct", hu), ("label", label)):
             (root / sub).mkdir(exist_ok=True)
             sitk.WriteImage(sitk.GetImageFromArray(array), str(root / sub / f"c{k}.nii.gz"))
     return root
