@@ -123,7 +123,7 @@ class Dispatcher:
         settled = self._settle_finished()
         self._end_cancelled()
         while self._executor is not None and len(self._running) < self._config.analysis.workers:
-            if not self._room():
+            if not self._has_room():
                 break
             self._claimed = self._claimed or self._ledger.claim_job(self._clock(), bool(self._config.prior_sources))
             if self._claimed is None:
@@ -142,13 +142,6 @@ class Dispatcher:
         for future, job in self._running.items():
             if not future.done() and self._ledger.job(job.id).state is not JobState.RUNNING:
                 future.cancel()
-
-    def _room(self) -> bool:
-        try:
-            return self._has_room()
-        except OSError as error:  # a disk that does not answer for a moment must not end the node
-            log.error("analyses wait: the disk of the results does not answer (%s)", error)
-            return False
 
     def _submit(self, executor: Executor, job: JobRecord, series: SeriesRecord) -> None:
         try:

@@ -176,7 +176,7 @@ class Node:
 
     def disk_fault(self) -> str:
         """As `health.Watched`."""
-        return "" if self._spool.has_room() else f"less than {self._spool.min_free_bytes >> 20} MB are free"
+        return self._spool.shortage()
 
     def listener_fault(self) -> str:
         """As `health.Watched`."""

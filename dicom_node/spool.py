@@ -163,9 +163,17 @@ class Spool:
         """Free space of the state folder's disk that the service's user may write."""
         return free_bytes(self.state_dir)
 
+    def shortage(self) -> str:
+        """What keeps from writing: too little is free, or the disk does not answer; empty where nothing does."""
+        try:
+            free_bytes = self.free_bytes()
+        except OSError as error:
+            return f"the disk does not answer: {error.strerror}"
+        return "" if free_bytes >= self.min_free_bytes else f"less than {self.min_free_bytes >> 20} MB are free"
+
     def has_room(self) -> bool:
-        """Whether more than the reserve is free."""
-        return self.free_bytes() >= self.min_free_bytes
+        """Whether more than the reserve is free, as far as the disk answers."""
+        return not self.shortage()
 
     def require_room(self, needed_bytes: int = 0) -> None:
         """Raise `LowDisk` if writing so much would leave less than the reserve."""

@@ -42,12 +42,11 @@ class Healthy:
 
 def sentence(metrics: Mapping[str, float]) -> str:
     """ASCII, for SR and picture. Figures that cannot be say nothing and are passed over."""
-    cases = metrics.get("heldout_cases", math.nan)
-    unseen = f"On {cases:.0f} unseen CTs" if math.isfinite(cases) and cases else "On unseen CTs"
-    low, high, overlap = (
-        _within(metrics, f"heldout_{name}", 1.0)
-        for name in ("severity_limit_low", "severity_limit_high", "infection_dice_case_mean")
+    cases, low, high, overlap = (
+        _figure(metrics, f"heldout_{name}")
+        for name in ("cases", "severity_limit_low", "severity_limit_high", "infection_dice_case_mean")
     )
+    unseen = f"On {cases:.0f} unseen CTs" if cases is not None else "On unseen CTs"
     told = []
     if low is not None and high is not None:
         told.append(
@@ -65,8 +64,7 @@ def found_in_healthy(metrics: Mapping[str, float]) -> Healthy | None:
         ("healthy_infection_fraction", "healthy lungs"),
         ("healthy_phantom_infection_fraction", "synthetic healthy chests"),
     ):
-        fraction = _within(metrics, name, MOST_IN_HEALTHY)
-        if fraction is not None and fraction > 0:
+        if fraction := _figure(metrics, name):
             return Healthy(fraction, where)
     return None
 
@@ -78,7 +76,7 @@ def verify(metrics: Mapping[str, object]) -> None:
             raise ValueError(f"metrics: {name} is {figure!r}, not a number")
         if name.startswith(("heldout_", "healthy_")) and name not in TOLD:
             raise ValueError(f"metrics: {name} is not known; readers are told {', '.join(sorted(TOLD))}")
-        if name in TOLD and not TOLD[name][0] <= figure <= TOLD[name][1]:
+        if name in TOLD and _figure({name: figure}, name) is None:
             raise ValueError(f"metrics: {name} is {figure:g}, not within {TOLD[name][0]:g} and {TOLD[name][1]:g}")
         if name == "heldout_cases" and not float(figure).is_integer():
             raise ValueError(f"metrics: {name} is {figure:g}, not a whole number")
@@ -87,7 +85,8 @@ def verify(metrics: Mapping[str, object]) -> None:
         raise ValueError("metrics: heldout_severity_limit_low is above heldout_severity_limit_high")
 
 
-def _within(metrics: Mapping[str, float], name: str, most: float) -> float | None:
-    """A figure whose size is at most `most`; None where it is absent or cannot be."""
+def _figure(metrics: Mapping[str, float], name: str) -> float | None:
+    """A figure that readers see; None where it is absent or cannot be."""
+    low, high = TOLD[name]
     figure = metrics.get(name, math.nan)
-    return figure if abs(figure) <= most else None
+    return figure if low <= figure <= high else None

@@ -9,7 +9,7 @@ import typer
 
 from pipeline.lung_builtin import Finds
 from pipeline.preprocess import Preprocessing
-from pipeline.unet import Architecture
+from pipeline.unet import LEVELS, Architecture
 from training import export as exporting
 from training import lung_origin, runs
 from training.cli_options import (
@@ -35,6 +35,7 @@ from training.cli_options import (
     show,
 )
 from training.data import Folders, Setting
+from training.errors import RunError
 from training.recipes import LUNGS, UNET1, UNET2
 from training.runs import CrossValidation, LungData, Where
 
@@ -49,7 +50,9 @@ def lungs(
     phantoms: Phantoms = 0,
     recipe: Annotated[str, typer.Option(help=f"One of {', '.join(LUNGS)}.")] = "lungs",
     features: Features = 16,
-    grid: Annotated[int, typer.Option(help="Rows and columns of its network grid, a multiple of 16.")] = 128,
+    grid: Annotated[
+        int, typer.Option(min=32, max=1024, help="Rows and columns of its network grid, a multiple of 16.")
+    ] = 128,
     seed: Seed = 1,
     device: Device = "auto",
     threads: Threads = 0,
@@ -59,6 +62,8 @@ def lungs(
     Example: dicomnode-train lungs --cohort healthy --phantoms 14 --out runs/lungs
     """
     runs.set_threads(threads)
+    if grid % 2**LEVELS:
+        raise RunError(f"--grid {grid} is no multiple of {2**LEVELS}")
     setting = Setting(
         architecture=Architecture(features=features, slices=1),
         preprocessing=Preprocessing(rows=grid, columns=grid),

@@ -19,10 +19,12 @@ from typing import Any
 import pytest
 
 from dicom_node import config as configuration
+from dicom_node import spool as spool_module
 from dicom_node.config import Config
 from dicom_node.dispatch import Dispatcher, revision_folder
 from dicom_node.errors import TransientError
 from dicom_node.ledger import JobRecord, Ledger, SeriesDetails, SeriesRecord
+from dicom_node.spool import Spool
 from dicom_node.states import JobState, SeriesState
 from dicom_node.worker_pool import WorkerPool
 from pipeline.errors import ModelError, ResultError, SeriesRejected
@@ -214,29 +216,29 @@ def test_what_cannot_even_be_asked_for_ends_one_series_and_not_the_node(
     assert bench.details(OTHER).series.state is S.ANALYSED
 
 
-def test_a_disk_that_does_not_answer_lets_jobs_wait(bench: Bench) -> None:
+def test_a_disk_that_does_not_answer_lets_jobs_wait(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     _queued(bench.ledger)
-    answers: list[bool | OSError] = [OSError(errno.ESTALE, "Stale file handle"), True, True]
-
-    def has_room() -> bool:
-        answer = answers.pop(0)
-        if isinstance(answer, OSError):
-            raise answer
-        return answer
-
+    spool = Spool(bench.folder)
     dispatcher = Dispatcher(
         bench.config,
         bench.ledger,
-        bench.folder,
-        bench.folder / "results",
+        spool.archive,
+        spool.results,
         bench.clock,
         executor=Inline,
         analyse=succeed,
-        has_room=has_room,
+        has_room=spool.has_room,
     )
     dispatcher.start()
-    assert dispatcher.pump() == 0
-    assert bench.details().jobs[0].state is J.WAITING
+
+    def stale(_: Path) -> int:
+        raise OSError(errno.ESTALE, "Stale file handle")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(spool_module, "free_bytes", stale)
+        assert dispatcher.pump() == 0
+        assert bench.details().jobs[0].state is J.WAITING
+        assert spool.shortage() == "the disk does not answer: Stale file handle"
     dispatcher.pump()
     dispatcher.pump()
     dispatcher.stop()

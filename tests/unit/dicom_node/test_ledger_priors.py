@@ -254,6 +254,13 @@ def correct_patient(ledger: Ledger, study: str, day: str) -> None:
     ledger.file_instances(corrected, at(10))
 
 
+def given_anew(ledger: Ledger) -> Priors:
+    """What the second study is given when it is analysed again."""
+    complete(ledger, f"{SECOND}.1", at(20))
+    queue(ledger, f"{SECOND}.1", at(20))
+    return ledger.fix_priors(claim(ledger, SECOND), CurrentCt("2026-02-01T10:00:00", ""), RULES, at(20))
+
+
 def test_a_prior_that_turns_out_to_be_another_patients_is_taken_out_of_what_shows_it(ledger: Ledger) -> None:
     analysed(ledger, FIRST, "20260101")
     assert len(given(ledger, SECOND, "20260201").results) == 1  # its analysis runs
@@ -263,10 +270,16 @@ def test_a_prior_that_turns_out_to_be_another_patients_is_taken_out_of_what_show
     assert shown.series.revision == 2
     assert shown.jobs[0].state is JobState.CANCELLED
     assert any("another patient's" in event.reason for event in shown.events)
-    complete(ledger, f"{SECOND}.1", at(20))
-    queue(ledger, f"{SECOND}.1", at(20))
-    found = ledger.fix_priors(claim(ledger, SECOND), CurrentCt("2026-02-01T10:00:00", ""), RULES, at(20))
-    assert found.results == ()
+    assert given_anew(ledger).results == ()
+
+
+def come_again(ledger: Ledger, patient_id: str, verdict: Verdict, count: int = 3) -> None:
+    """Instances of the first study, in a series and a study that the PACS has made anew."""
+    new = SeriesIdentity("1.9.1", "1.9", patient_id=patient_id, study_date="20260101")
+    uids = {"StudyInstanceUID": "1.9", "SeriesInstanceUID": "1.9.1"}
+    header = {**uids, "StudyDate": "20260101", "PatientID": patient_id}
+    came = [again(ledger, number, verdict, f"{FIRST}.1") for number in range(1, count + 1)]
+    ledger.file_instances([replace(one, identity=new, header=header) for one in came], at(10))
 
 
 def test_so_it_is_where_the_correction_brings_another_series_uid(ledger: Ledger) -> None:
@@ -276,27 +289,18 @@ def test_so_it_is_where_the_correction_brings_another_series_uid(ledger: Ledger)
     made = AnalysisOutcome(report("20260201"), outcome(1, series_uid=f"{SECOND}.1").objects)
     assert ledger.job_done(ledger.job(ledger.details(f"{SECOND}.1").jobs[0].id), made, RESULTS, HERE, START)
     deliver(ledger, "default")
-    new = SeriesIdentity("1.9.1", "1.9", patient_id="P9", patient_name="Roe^Max", study_date="20260101")
-    header = {"StudyInstanceUID": "1.9", "SeriesInstanceUID": "1.9.1", "StudyDate": "20260101", "PatientID": "P9"}
-    came = [again(ledger, number, Verdict.CORRECTED, f"{FIRST}.1") for number in (1, 2, 3)]
-    ledger.file_instances([replace(one, identity=new, header=header) for one in came], at(10))
+    come_again(ledger, "P9", Verdict.CORRECTED)
     shown = ledger.details(f"{SECOND}.1")
     assert (shown.series.state, shown.series.revision) == (SeriesState.RECEIVING, 2)
     assert [event.reason for event in shown.events if "another patient's" in event.reason]
-    complete(ledger, f"{SECOND}.1", at(20))
-    queue(ledger, f"{SECOND}.1", at(20))
-    found = ledger.fix_priors(claim(ledger, SECOND), CurrentCt("2026-02-01T10:00:00", ""), RULES, at(20))
-    assert found.results == ()
+    assert given_anew(ledger).results == ()
 
 
 def test_a_conflict_that_nobody_has_decided_takes_nothing_out(ledger: Ledger) -> None:
     """As one slice with a SOPInstanceUID that two senders gave."""
     analysed(ledger, FIRST, "20260101")
     assert len(given(ledger, SECOND, "20260201").results) == 1
-    new = SeriesIdentity("1.9.1", "1.9", patient_id="P9", study_date="20260101")
-    header = {"StudyInstanceUID": "1.9", "SeriesInstanceUID": "1.9.1", "StudyDate": "20260101", "PatientID": "P9"}
-    one = replace(again(ledger, 1, Verdict.CONFLICTING, f"{FIRST}.1"), identity=new, header=header)
-    ledger.file_instances([one], at(10))
+    come_again(ledger, "P9", Verdict.CONFLICTING, count=1)
     assert ledger.series(f"{SECOND}.1").revision == 1
     assert ledger.settle(ledger.series("1.9.1"), SeriesState.NOT_ANALYSED, "a conflict", at(11))
     ledger.retry("1.9.1", at(12))  # a person decides for the one that came last
@@ -306,10 +310,7 @@ def test_a_conflict_that_nobody_has_decided_takes_nothing_out(ledger: Ledger) ->
 def test_the_same_patients_new_series_uid_reissues_nothing(ledger: Ledger) -> None:
     analysed(ledger, FIRST, "20260101")
     assert len(given(ledger, SECOND, "20260201").results) == 1
-    new = SeriesIdentity("1.9.1", "1.9", patient_id="P1", patient_name="Doe^Jane", study_date="20260101")
-    header = {"StudyInstanceUID": "1.9", "SeriesInstanceUID": "1.9.1", "StudyDate": "20260101", "PatientID": "P1"}
-    came = [again(ledger, number, Verdict.CORRECTED, f"{FIRST}.1") for number in (1, 2, 3)]
-    ledger.file_instances([replace(one, identity=new, header=header) for one in came], at(10))
+    come_again(ledger, "P1", Verdict.CORRECTED)
     assert ledger.series(f"{SECOND}.1").revision == 1
 
 

@@ -270,6 +270,15 @@ def test_the_program_ends_with_a_sentence(
     assert "no cases in" in " ".join(capsys.readouterr().err.split())
 
 
+def test_a_grid_that_the_network_cannot_halve_is_refused(tmp_path: Path) -> None:
+    ended = CliRunner().invoke(
+        cli.app, ["lungs", "--phantoms", "2", "--grid", "100", "--out", str(tmp_path / "run")]
+    )
+    assert isinstance(ended.exception, RunError)
+    assert "--grid 100 is no multiple of 16" in str(ended.exception)
+    assert not (tmp_path / "run").exists()
+
+
 def test_the_label_of_a_package_is_read_or_refused(tmp_path: Path) -> None:
     shipped = export.read_label(Path(cli.__file__).parents[1] / "docs" / "demo-package.json", {})
     assert shipped.licence.name == "CC BY-NC-SA 4.0"
