@@ -33,27 +33,34 @@ def of(package: ModelPackage, settings: PipelineSettings) -> LungNetwork | None:
     if package.lungs is None or entry is None:
         return None
     room = Room(devices.choose(settings.device), settings.batch_slices)
-    return LungNetwork(package.lungs, entry.preprocessing, package.manifest.thresholds, room)
+    return LungNetwork(package.lungs, entry.preprocessing, package.manifest.thresholds, room, entry.mirrored)
 
 
 @dataclass(frozen=True)
 class LungNetwork:
-    """The network and where it runs."""
+    """The network, where it runs, and whether it is asked about the mirrored slice too."""
 
     net: UNet
     settings: Preprocessing
     thresholds: Thresholds
     room: Room
+    mirrored: bool = False
 
     def finds(self, hu: Floats) -> MaskArray:
         """Where lung is more likely than the thresholds, on the grid of `hu` (slice, row, column), HU."""
         settings = self.settings
         seen = settings.normalise(preprocess.resize(torch.from_numpy(hu), settings.rows, settings.columns))
-        each = torch.arange(len(seen))[:, None]
-        found = segment.predict(self.net, seen, each, settings.slice_order, self.room)
+        found = self._likely(seen)
+        if self.mirrored:
+            found = (found + self._likely(seen.flip(-1)).flip(-1)) / 2
         if self.thresholds.lungs_if_wide is not None:
             found = torch.where(wide(found, self.thresholds.lungs_if_wide, self.thresholds.lungs), 1.0, found)
         return np.asarray(preprocess.resize(found, *hu.shape[1:]).numpy() > self.thresholds.lungs)
+
+    def _likely(self, seen: Tensor) -> Tensor:
+        """Probability of lung, slice by slice."""
+        each = torch.arange(len(seen))[:, None]
+        return segment.predict(self.net, seen, each, self.settings.slice_order, self.room)
 
 
 def wide(probability: Tensor, low: float, high: float) -> Tensor:

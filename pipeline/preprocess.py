@@ -11,6 +11,7 @@ Every number is a field of `Preprocessing`, which travels in the model package's
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -66,6 +67,10 @@ class Preprocessing(BaseModel):
         applied = "applied" if spacing_mm < self.resample_below_mm else "not needed"
         target = f"{self.slice_spacing_mm:g} mm, sigma {self.smoothing:g}"
         return f"slices closer than {self.resample_below_mm:g} mm to {target}: {applied}"
+
+    def pixel_mm2(self, shape: tuple[int, ...], spacing_mm: tuple[float, float, float]) -> float:
+        """Area of a pixel of the network grid over a source of that shape and spacing (slice, row, column)."""
+        return math.prod(shape[1:]) * math.prod(spacing_mm[1:]) / (self.rows * self.columns)
 
     def normalise(self, hu: Tensor) -> Tensor:
         """HU → network units."""

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline import device as devices
-from pipeline import preprocess
+from pipeline import preprocess, specks
 from pipeline.arrays import CtVolume, LesionMasks, LungMask, MaskArray
 from pipeline.errors import ModelError, PipelineError
 from pipeline.package import ModelPackage
@@ -41,11 +41,13 @@ class Probabilities:
         where: how the network's slices lie among the source's.
         infected: p₁ of UNet-1.
         consolidated: p₂ of UNet-2 inside the region that UNet-1 found, 0 elsewhere.
+        pixel_mm2: area of a pixel.
     """
 
     where: SlicePlan
     infected: Tensor
     consolidated: Tensor
+    pixel_mm2: float
 
 
 def segment(volume: CtVolume, lungs: LungMask, package: ModelPackage, settings: PipelineSettings) -> LesionMasks:
@@ -77,16 +79,16 @@ def probabilities(
     if found:
         stacks = preprocess.neighbours(found, where.count, package.unet2.arch.slices)
         consolidated[found] = predict(package.unet2, slices, stacks, order, room) * region[found]
-    return Probabilities(where, infected, consolidated)
+    return Probabilities(where, infected, consolidated, wanted.pixel_mm2(volume.hu.shape, volume.spacing_mm))
 
 
 def masks(found: Probabilities, lungs: LungMask, package: ModelPackage) -> LesionMasks:
-    """The thresholds of the package on the grid of the volume; consolidation inside infection inside the lungs."""
-    thresholds = package.manifest.thresholds
-    infection = binary(found.infected, found.where, lungs.both, thresholds.infection)
+    """The package's thresholds on the grid of the volume; consolidation inside infection inside the lungs."""
+    limits = package.manifest.thresholds
+    infection = binary(found.infected, found.where, lungs.both, limits.infection)
+    wide = specks.without(found.consolidated, limits.consolidation, found.pixel_mm2, limits.consolidation_mm2)
     return LesionMasks(
-        infection=infection,
-        consolidation=binary(found.consolidated, found.where, infection, thresholds.consolidation),
+        infection=infection, consolidation=binary(wide, found.where, infection, limits.consolidation)
     )
 
 

@@ -96,7 +96,9 @@ POLICY = (
     infection only.""",
     """Reference scores are the labelled share of the reference lung: the lungs that were found and the labelled
     voxels outside them. There is no reference for a case without lungs.""",
-    """The rival is the paper's baseline: denser than −200 HU inside the infection that UNet-1 found.""",
+    """The rival is the paper's baseline: denser than −200 HU inside the infection that UNet-1 found. Where the
+    package leaves out consolidation that covers too little in every slice (consolidation_mm2 in its
+    manifest), the rival does not.""",
     """Intervals are 95 % percentile intervals of 4000 bootstrap samples of patients, all cases of a patient
     together. Mann-Whitney takes cases as units, so its p-values do not know which cases share a patient; the
     interval of AUC does.""",

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline import preprocess, segment
+from pipeline import preprocess, segment, specks
 from pipeline.arrays import MaskArray
 from pipeline.preprocess import Preprocessing
 from pipeline.segment import Room
@@ -112,6 +112,16 @@ def by_threshold(settings: Preprocessing) -> Consolidation:
     """The rival: denser than −200 HU."""
     limit = float(settings.normalise(torch.tensor(RIVAL_HU)))
     return lambda case, region: em.threshold_rival(case.example.values, region, limit).float()
+
+
+def without_specks(second: Consolidation, settings: Preprocessing, least_mm2: float) -> Consolidation:
+    """The same with small pieces left out, as the node does (`pipeline.specks`)."""
+
+    def wide(case: Held, region: Tensor) -> Tensor:
+        pixel_mm2 = settings.pixel_mm2(case.source.hu.shape, case.source.spacing_mm)
+        return specks.without(second(case, region) * region, HALF, pixel_mm2, least_mm2)
+
+    return wide
 
 
 def write_scores(path: Path, rows: Sequence[tuple[int, Overlap]]) -> None:

@@ -81,10 +81,11 @@ def export(first: Path, second: Path, label: Label, out: Path, lungs: Path | Non
         raise RunError("the two runs used different lungs; train UNet-2 with the --lungs of UNet-1")
     members = {"unet1": _member("unet1", one, first), "unet2": _member("unet2", two, second)}
     finder = _finder((one, two), lungs)
-    thresholds = label.thresholds
+    own = Thresholds(consolidation_mm2=two.recipe.consolidation_mm2)
+    thresholds = _with(label.thresholds, own, ("consolidation_mm2",))
     if finder is not None:
         members[lung_origin.NAME] = _finding(finder)
-        thresholds = _with_lungs(thresholds, finder.thresholds)
+        thresholds = _with(thresholds, finder.thresholds, lung_origin.THRESHOLDS)
     manifest = Manifest(
         name=label.name,
         version=label.version,
@@ -131,7 +132,7 @@ def _member(name: str, run: Finished[Any], folder: Path) -> _Member:
 
 def _finding(lungs: LungOrigin) -> _Member:
     weights, values = _encoded(lung_origin.NAME, lungs.net, lungs.precision)
-    entry = LungFinder.model_validate({**values, "preprocessing": lungs.preprocessing})
+    entry = LungFinder.model_validate({**values, "preprocessing": lungs.preprocessing, "mirrored": lungs.mirrored})
     return _Member(weights, entry, lungs.recipe, lungs.seed, lungs.story)
 
 
@@ -143,14 +144,12 @@ def _encoded(name: str, net: UNet, precision: Precision | None = None) -> tuple[
     return weights, {"architecture": net.arch, "file": file, "sha256": sha256, "precision": precision}
 
 
-def _with_lungs(said: Thresholds, of_lungs: Thresholds) -> Thresholds:
-    """Those of the lung network with the others as said; RunError where a label says otherwise of lungs."""
-    names = ("lungs", "lungs_if_wide")
-    own = {name: getattr(of_lungs, name) for name in names}
+def _with(said: Thresholds, own: Thresholds, names: Sequence[str]) -> Thresholds:
+    """Those that a network was made for in the place of the others; RunError where a label says otherwise."""
     for name in said.model_fields_set & set(names):
-        if getattr(said, name) != own[name]:
-            raise RunError(f"the lung network has thresholds of its own ({name}: {own[name]}): name no other one")
-    return said.model_copy(update=own)
+        if getattr(said, name) != getattr(own, name):
+            raise RunError(f"a network has thresholds of its own ({name}: {getattr(own, name)}): name no other one")
+    return said.model_copy(update={name: getattr(own, name) for name in names})
 
 
 def _finder(runs: Sequence[Finished[Any]], lungs: Path | None) -> LungOrigin | None:

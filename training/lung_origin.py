@@ -22,6 +22,7 @@ from training.errors import RunError
 from training.recipes import LungRecipe
 
 NAME = "lungs"  # of the network within a package
+THRESHOLDS = ("lungs", "lungs_if_wide")  # those that are its own
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,7 @@ class LungOrigin:
 
     Attributes:
         thresholds: what its probabilities mean; those of lungs count.
+        mirrored: as in its entry in a manifest.
         sha256, precision: of its weights, as the file in the folder holds them.
         recipe, seed, story: as a package's manifest tells them.
     """
@@ -37,6 +39,7 @@ class LungOrigin:
     net: UNet
     preprocessing: Preprocessing
     thresholds: Thresholds
+    mirrored: bool
     sha256: str
     precision: Precision | None
     recipe: JsonValue
@@ -45,13 +48,14 @@ class LungOrigin:
 
     def ready(self, room: Room) -> LungNetwork:
         """To run."""
-        return LungNetwork(self.net, self.preprocessing, self.thresholds, room)
+        return LungNetwork(self.net, self.preprocessing, self.thresholds, room, self.mirrored)
 
     @property
     def mark(self) -> str:
-        """What tells it from every other one: the digest of its weights, and thresholds other than the usual."""
-        own = self.thresholds.model_dump(include={"lungs", "lungs_if_wide"}, exclude_defaults=True)
-        return " ".join([self.sha256, *(f"{name}={value:g}" for name, value in own.items())])
+        """What tells it from every other one: the digest of its weights, and what is other than usual."""
+        own = self.thresholds.model_dump(include=set(THRESHOLDS), exclude_defaults=True)
+        words = [self.sha256, *(f"{name}={value:g}" for name, value in own.items())]
+        return " ".join([*words, "mirrored"] if self.mirrored else words)
 
 
 def read(folder: Path | None) -> LungOrigin:
@@ -65,6 +69,7 @@ def read(folder: Path | None) -> LungOrigin:
         run.net,
         run.setting.preprocessing,
         Thresholds(lungs=run.recipe.threshold, lungs_if_wide=run.recipe.threshold_if_wide),
+        run.recipe.mirrored,
         finished.weights_digest(folder),
         None,
         run.recipe.model_dump(mode="json"),
@@ -85,6 +90,7 @@ def _of_package(folder: Path | None) -> LungOrigin:
         made.lungs,
         entry.preprocessing,
         made.manifest.thresholds,
+        entry.mirrored,
         entry.sha256,
         entry.precision,
         training.recipes[NAME],

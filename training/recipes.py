@@ -60,6 +60,7 @@ class LungRecipe(Recipe):
         saturated: chance that it is cut off at a HU within `ceiling_hu`, as pictures of a lung window are, so that
             bones are not seen.
         threshold, threshold_if_wide: what its probabilities mean (`pipeline.package.Thresholds`).
+        mirrored: it is asked about the mirrored slice too (`pipeline.package.LungFinder`).
     """
 
     slices: int = Field(default=480, ge=1)
@@ -68,6 +69,7 @@ class LungRecipe(Recipe):
     ceiling_hu: tuple[float, float] = (10.0, 160.0)
     threshold: float = Field(default=0.5, gt=0, lt=1)
     threshold_if_wide: float | None = Field(default=None, gt=0, lt=1)
+    mirrored: bool = False
 
 
 class EmRecipe(Recipe):
@@ -82,6 +84,7 @@ class EmRecipe(Recipe):
         trust: log odds of the network count within ± so much ("split"). A prior that is surer decides alone: a
             network that finds nothing cannot talk itself into finding nothing for ever.
         loss: "dice" is the paper's; else cross entropy inside the region is added.
+        consolidation_mm2: what a piece has to cover in a slice to be found (`pipeline.package.Thresholds`).
     """
 
     prior: Literal["phi1", "phi2", "split"] = "phi2"
@@ -92,6 +95,7 @@ class EmRecipe(Recipe):
     b2_within: tuple[float, float] = (4.76, 7.49)
     warm_up: int = Field(default=0, ge=0)
     trust: float = Field(default=6.0, gt=0)
+    consolidation_mm2: float = Field(default=0.0, ge=0, le=10_000)
 
 
 def _steps(progress: float) -> float:
@@ -195,8 +199,9 @@ LUNGS: Mapping[str, LungRecipe] = {
                 noise_hu=40.0,
             ),
             average_last=6,
-            threshold=0.65,
+            threshold=0.7,
             threshold_if_wide=0.025,
+            mirrored=True,
         ),
     )
 }
@@ -219,6 +224,7 @@ _SPLIT: Mapping[str, Any] = {
     "prior": "split",
     "k2": 1.5,
     "warm_up": 2,
+    "consolidation_mm2": 100.0,
 }
 
 UNET2: Mapping[str, EmRecipe] = {

@@ -257,10 +257,15 @@ def _fold(
     if first is None:
         raise RunError("cross-validation needs a recipe for UNet-1")
     scores = {"infection": crossval.score_unet1(first, test, wanted, room)}
-    rivals = {"threshold": crossval.by_threshold(wanted)}
+    rival = crossval.by_threshold(wanted)
+    rivals = {"threshold": rival}
     for name, recipe in arms.items():  # arms with one recipe share its run
         run = where.run(f"{recipe.name}-fold{fold}", recipe, seed, setting, pool.cohort, start)
-        rivals[name] = crossval.by_unet2(unet2.fit(first, pool, wanted, run), wanted, room)
+        second = crossval.by_unet2(unet2.fit(first, pool, wanted, run), wanted, room)
+        least_mm2 = recipe.consolidation_mm2
+        rivals[name] = crossval.without_specks(second, wanted, least_mm2)
+        if least_mm2:  # what the rule alone gives the rival
+            rivals[f"threshold-from-{least_mm2:g}mm2"] = crossval.without_specks(rival, wanted, least_mm2)
     for name, second in rivals.items():
         scores[name] = crossval.score_unet2(first, second, test, wanted, room)
     return scores

@@ -60,6 +60,27 @@ def test_what_is_less_likely_than_the_lower_one_is_none() -> None:
     assert (found(Thresholds(lungs=0.6, lungs_if_wide=0.3)) == (lung() > 0.6).numpy()).all()
 
 
+class Rises(nn.Module):
+    """Says more the farther a column lies to the left of what it is shown, and shows what it was shown."""
+
+    def probability(self, stacks: Tensor) -> Tensor:
+        rising = torch.linspace(0.8, 0.0, stacks.shape[-1])
+        return (rising + 0.1 * stacks[:, 0]).expand(len(stacks), *stacks.shape[2:])
+
+
+def test_a_mirrored_network_says_the_mean_of_both_sides() -> None:
+    settings = Preprocessing(rows=32, columns=32)
+    hu = np.full((2, 32, 32), -1024, np.float32)
+    hu[:, :, 20:] = -914  # one unit of what the network sees
+    room = Room(torch.device("cpu"), 4)
+    for limit, wanted in ((0.45, hu > -1000), (0.39, hu > -2000)):  # 0.4 everywhere, and 0.5 in the dense part
+        thresholds = Thresholds(lungs=limit)
+        found = LungNetwork(Rises(), settings, thresholds, room, mirrored=True).finds(hu)
+        np.testing.assert_array_equal(found, wanted)
+    alone = LungNetwork(Rises(), settings, Thresholds(lungs=0.45), room).finds(hu)
+    assert alone[:, :, :10].all() and not alone[:, :, 30:].any()
+
+
 @given(PROBABILITIES, st.floats(0.01, 0.4), st.floats(0.5, 0.99))
 def test_only_what_lies_between_the_thresholds_is_taken_and_never_less_at_a_lower_one(
     values: np.ndarray, low: float, high: float

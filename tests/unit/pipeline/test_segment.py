@@ -108,6 +108,16 @@ def test_the_threshold_is_the_packages(case: tuple[CtVolume, LungMask]) -> None:
     assert segment.segment(ct, lungs, package(weak, weak, infection=0.3), settings).infection.any()
 
 
+def test_consolidation_that_is_small_in_every_slice_stays_ground_glass(case: tuple[CtVolume, LungMask]) -> None:
+    ct, lungs = case
+    core = (ct.hu >= 0) & lungs.both  # 4 × 8 pixels of 1 mm² in each of two slices
+    for least_mm2, wanted in ((32.0, core), (32.5, np.zeros_like(core))):
+        made = package(FakeNet(opaque), FakeNet(solid), consolidation_mm2=least_mm2)
+        found = segment.segment(ct, lungs, made, PipelineSettings(device="cpu"))
+        np.testing.assert_array_equal(found.consolidation, wanted)
+        np.testing.assert_array_equal(found.infection, (ct.hu >= -400) & lungs.both)
+
+
 def test_thin_slices_come_back_on_their_own_grid() -> None:
     hu = np.full((50, 128, 96), -1024, np.int16)
     hu[20:30, 40:80, 30:60] = 0

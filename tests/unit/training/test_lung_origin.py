@@ -11,7 +11,7 @@ import torch
 from typer.testing import CliRunner
 
 from pipeline import package, phantom
-from pipeline.package import Licence, ModelPackage, Thresholds
+from pipeline.package import Licence, LungFinder, ModelPackage, Thresholds
 from pipeline.phantom import PhantomSpec
 from pipeline.preprocess import Preprocessing
 from pipeline.segment import Room
@@ -82,6 +82,7 @@ def test_two_runs_with_different_lungs_and_another_threshold_are_refused(tmp_pat
     for name, second, label, complaint in (
         ("lungs", "", LABEL, "the two runs used different lungs"),
         ("threshold", None, replace(LABEL, thresholds=Thresholds(lungs=0.3)), "has thresholds of its own"),
+        ("area", None, replace(LABEL, thresholds=Thresholds(consolidation_mm2=50)), r"consolidation_mm2: 0\.0"),
     ):
         (tmp_path / name).mkdir()
         with pytest.raises(RunError, match=complaint):
@@ -96,10 +97,23 @@ def test_thresholds_of_lungs_travel_with_their_network(tmp_path: Path) -> None:
 
 def test_the_same_weights_with_other_thresholds_are_another_lung_network() -> None:
     shipped = lung_origin.read(None)
+    usual = replace(shipped, mirrored=False)
     kinds = (Thresholds(), Thresholds(lungs=0.3), Thresholds(lungs_if_wide=0.05))
-    plain, *others = (replace(shipped, thresholds=one).mark for one in kinds)
+    plain, *others = (replace(usual, thresholds=one).mark for one in kinds)
     assert plain == shipped.sha256  # what runs of earlier versions have on record
     assert others == [f"{plain} lungs=0.3", f"{plain} lungs_if_wide=0.05"]
+    assert replace(usual, thresholds=kinds[1], mirrored=True).mark == f"{plain} lungs=0.3 mirrored"
+
+
+def test_what_a_package_does_without_is_left_out_of_its_manifest() -> None:
+    entry = SHIPPED.manifest.lungs
+    assert entry is not None
+    for mirrored in (False, True):
+        kept = entry.model_copy(update={"mirrored": mirrored}).model_dump(mode="json")
+        assert kept.get("mirrored", False) is mirrored
+        assert LungFinder.model_validate(kept).mirrored is mirrored
+        assert ("mirrored" in kept) is mirrored  # earlier versions refuse a name that they do not know
+    assert Thresholds(consolidation_mm2=100).model_dump()["consolidation_mm2"] == 100
 
 
 def test_a_lower_threshold_that_is_none_is_left_out_and_one_that_is_not_lower_is_refused() -> None:

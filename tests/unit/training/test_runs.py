@@ -125,6 +125,28 @@ def test_a_fold_tells_the_stages_that_it_goes_on_from(folder: Path, tmp_path: Pa
     assert [one["recipe"]["name"] for one in story] == ["one", "first", "second", "two"]
 
 
+def test_specks_of_held_out_cases_are_left_out_as_the_node_does_of_the_rival_too(
+    folder: Path, tmp_path: Path
+) -> None:
+    empty = ONE.model_copy(update={"rate": 1e-9})  # says neither yes nor no, everywhere
+    found = {}
+    for name, least_mm2 in (("all", 0.0), ("wide", 10_000.0)):  # an image has 4096 mm²
+        recipe = TWO.model_copy(update={"consolidation_mm2": least_mm2})
+        what = CrossValidation(Folders(folder), SETTING, [empty], [recipe], folds=2, seed=1)
+        where = Where(tmp_path / name, "cpu")
+        runs.cross_validate(what, where)
+        for path in where.out.glob("t*.csv"):
+            with path.open() as file:
+                counts = [(int(row["both"]), int(row["predicted_only"])) for row in csv.DictReader(file)]
+            found[name, path.stem] = sum(one + other for one, other in counts)
+    assert set(found) - {("all", "two"), ("all", "threshold"), ("wide", "two"), ("wide", "threshold")} == {
+        ("wide", "threshold-from-10000mm2")
+    }
+    assert found["wide", "two"] == found["wide", "threshold-from-10000mm2"] == 0
+    assert found["wide", "threshold"] == found["all", "threshold"] > 0
+    assert found["all", "two"] > 0
+
+
 def test_each_fold_chooses_its_prior_without_its_held_out_cases(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
