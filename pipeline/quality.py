@@ -5,6 +5,7 @@ Every sentence says what was seen and what may be wrong with the figures. ASCII:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -79,10 +80,12 @@ def _text(header: Dataset, keyword: str) -> str:
 
 
 def _number(header: Dataset, keyword: str) -> float:
+    """The value; 0.0 where there is none that is a number."""
     try:
-        return float(_text(header, keyword) or 0.0)
+        number = float(_text(header, keyword) or 0.0)
     except ValueError:
         return 0.0
+    return number if math.isfinite(number) else 0.0
 
 
 def _kernel(header: Dataset) -> Flag | None:

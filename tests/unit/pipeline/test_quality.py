@@ -76,6 +76,7 @@ def test_header(phantom: Phantom, attributes: dict[str, Any], code: str, said: s
         {"LossyImageCompression": "00"},
         {"ConvolutionKernel": "STANDARD"},
         {"SliceThickness": None},
+        {"SliceThickness": "inf"},
         {"SliceThickness": "5"},
     ],
     ids=str,
