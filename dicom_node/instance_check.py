@@ -6,7 +6,6 @@ instance that was answered with success, so that what cannot be filed must not b
 
 from __future__ import annotations
 
-import re
 import zlib
 from contextlib import suppress
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from pydicom.uid import UID
 
 from dicom_node.errors import NodeError, NotParsable
 from dicom_node.malformed import MALFORMED
+from pipeline.uids import is_uid
 
 SPECIFIC_CHARACTER_SET = 0x00080005
 ACCESSION_NUMBER = 0x00080050
@@ -51,14 +51,6 @@ class Instance:
     series_uid: str
     patient_id: str = ""
     accession_number: str = ""
-
-
-def is_uid(value: str) -> bool:
-    """Whether a value may be a UID (PS3.5 9.1): 1 to 64 characters, components of digits joined by dots.
-
-    Leading zeros, which the standard forbids and old devices write, are let through.
-    """
-    return len(value) <= 64 and re.fullmatch(r"[0-9]+(\.[0-9]+)*", value, re.ASCII) is not None
 
 
 def identify(data: BytesIO, transfer_syntax: UID) -> Instance:

@@ -28,8 +28,8 @@ from pydicom.tag import BaseTag
 from pydicom.uid import UID, ExplicitVRBigEndian
 
 from dicom_node.errors import NotParsable
-from dicom_node.instance_check import is_uid
 from dicom_node.malformed import MALFORMED, brief
+from pipeline.uids import is_uid
 
 UIDS = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID")
 PATIENT = ("PatientID", "IssuerOfPatientID", "PatientName", "PatientBirthDate", "AccessionNumber", "StudyDate")

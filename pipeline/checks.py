@@ -13,7 +13,7 @@ import numpy as np
 from pydicom.dataset import Dataset
 from pydicom.uid import UID, MultiFrameTrueColorSecondaryCaptureImageStorage
 
-from pipeline import codes, rejection
+from pipeline import codes, rejection, uids
 from pipeline.arrays import MaskArray
 from pipeline.checks_priors import prior_complaints
 from pipeline.checks_sr import sr_complaints
@@ -21,6 +21,7 @@ from pipeline.errors import ResultError
 from pipeline.priors import Priors
 from pipeline.types import Analysis, Lung, ObjectReference, ResultKind
 
+_SAME_MM = 1e-6  # decimal strings of more than 16 characters are shortened
 _IDENTITY = ("PatientID", "PatientName", "PatientBirthDate", "AccessionNumber", "StudyInstanceUID", "StudyID")
 _MASKS: Mapping[tuple[str, str], Callable[[Analysis], MaskArray]] = {
     (codes.OPACITY.value, ""): lambda analysis: analysis.lesions.infection,
@@ -78,9 +79,11 @@ def complaints(
 
 
 def _common_complaints(ds: Dataset, source: Dataset) -> Iterator[str]:
-    for keyword in ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID"):
+    for keyword in ("SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID"):
         if not UID(str(ds.get(keyword, ""))).is_valid:
             yield f"{keyword} is missing or invalid"
+    if not uids.is_uid(str(ds.get("StudyInstanceUID", ""))):  # the scanner's own
+        yield "StudyInstanceUID is missing or invalid"
     for keyword in _IDENTITY:
         theirs, ours = str(source.get(keyword) or ""), str(ds.get(keyword) or "")
         blanked = keyword == "PatientBirthDate" and not ours
@@ -111,7 +114,7 @@ def _seg_complaints(ds: Dataset, analysis: Analysis) -> Iterator[str]:
         position = list(frame.PlanePositionSequence[0].ImagePositionPatient)
         if reference not in headers:
             yield f"frame {number} refers to an image that is not of the source"
-        elif position != list(headers[reference].ImagePositionPatient):
+        elif not np.allclose(position, list(headers[reference].ImagePositionPatient), rtol=0.0, atol=_SAME_MM):
             yield f"frame {number} does not lie where its source image lies"
     yield from _segment_complaints(ds, analysis)
 

@@ -15,7 +15,8 @@ from pipeline.pixels import DAMAGED, syntax_fault
 MAX_SIDE = 2048  # Rows and Columns: the most that CT scanners reconstruct
 MAX_BITS = 16
 REQUIRED_UIDS = ("SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID")
-ONE_PER_SERIES = REQUIRED_UIDS[1:]
+PATIENT = ("PatientID", "IssuerOfPatientID", "PatientName", "PatientBirthDate")
+ONE_PER_SERIES = (*REQUIRED_UIDS[1:], *PATIENT)
 REQUIRED_NUMBERS = {  # keyword: value multiplicity
     "ImagePositionPatient": 3,
     "ImageOrientationPatient": 6,
@@ -60,7 +61,7 @@ def instance_fault(header: Dataset) -> str | None:
 def series_fault(headers: Sequence[Dataset]) -> str | None:
     """Why these instances, each without a fault, are not one series."""
     for keyword in ONE_PER_SERIES:
-        count = len({str(header[keyword].value) for header in headers})
+        count = len({str(header.get(keyword) or "").strip() for header in headers})
         if count > 1:
             return f"the instances have {count} different values of {keyword}"
     repeated = len(headers) - len({str(header.SOPInstanceUID) for header in headers})

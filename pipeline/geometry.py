@@ -220,7 +220,7 @@ def _gap_faults(along: Vector, steps: Vector, spacing: float, headward: float) -
 
 def _spacing_faults(along: Vector, steps: Vector, spacing: float, limits: Limits) -> list[Fault]:
     faults = []
-    if spacing > limits.max_slice_spacing_mm:
+    if spacing > limits.max_slice_spacing_mm + SAME_POSITION_MM:  # 0.1 + 10 is not 10.1 in binary
         text = f"slices are {spacing:.2f} mm apart, the limit is {limits.max_slice_spacing_mm:g} mm"
         faults.append(Fault(FaultKind.SPACING, text))
     if (steps > GAP_FACTOR * spacing).any():  # told as a gap already; a grid through it means nothing

@@ -1,12 +1,13 @@
 """What result objects take over from the source: patient, study and equipment, fit to be written again.
 
 Source headers are often not valid. Attributes of type 2 that are absent become empty, invalid values become blank,
-each with a note; what tells whose result this is (names, IDs, UIDs) is never changed. Text keeps its
-SpecificCharacterSet, so that names survive in any alphabet.
+each with a note; what tells whose result this is and where it lies (names, IDs, UIDs) is never changed. Text keeps
+its SpecificCharacterSet, so that names survive in any alphabet. Decimal strings that are too long are shortened.
 """
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from copy import copy
@@ -14,16 +15,19 @@ from dataclasses import dataclass
 
 from pydicom import config
 from pydicom.charset import convert_encodings, python_encoding
+from pydicom.datadict import dictionary_VM
 from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
-from pydicom.valuerep import DA, TM, validate_value
+from pydicom.valuerep import DA, TM, DSfloat, validate_value
 
 from pipeline import uids
 from pipeline.errors import ResultError
 
 _UIDS = ("StudyInstanceUID", "SeriesInstanceUID", "SOPClassUID", "SOPInstanceUID")
-_IDENTITY = ("PatientName", "PatientID", "IssuerOfPatientID", "AccessionNumber", "StudyID")  # kept as received
+_IDENTITY = ("PatientName", "PatientID", "IssuerOfPatientID", "AccessionNumber", "StudyID")
+# A SEG in another frame of reference lies on no image, so that one stays too, however it is written.
+_AS_RECEIVED = frozenset({*_UIDS, *_IDENTITY, "FrameOfReferenceUID"})
 _EMPTY_IF_ABSENT = (  # type 2 in the modules of every result object (PS3.3 C.7.1.1, C.7.2.1, C.7.5.1)
     "PatientName",
     "PatientID",
@@ -85,10 +89,11 @@ _OPTIONAL = (
 _CODE = ("CodeValue", "CodingSchemeDesignator", "CodeMeaning")
 _DATE = re.compile(r"\d{8}")
 _TIME = re.compile(r"\d{2}(\d{2}(\d{2}(\.\d{1,6})?)?)?")
-_LATIN_1 = "ISO_IR 100"
+_OFFSET = re.compile(r"[+-](0\d|1[0-4])[0-5]\d")  # PS3.3 C.12.1
+_LATIN_1, _UNICODE = "ISO_IR 100", "ISO_IR 192"
 _DEFINED_TERMS = {
     encoding: term for term, encoding in reversed(python_encoding.items()) if encoding != python_encoding[""]
-}
+} | {python_encoding[""]: _LATIN_1}  # how pydicom reads a term that it does not know: every byte is kept
 
 
 @dataclass(frozen=True)
@@ -145,19 +150,28 @@ def _copy(header: Dataset, keyword: str, ds: Dataset, notes: list[str]) -> None:
     """Add one attribute to `ds`, unless its value is invalid or an empty option."""
     try:
         elem = header[keyword]
-        fault = None if keyword in (*_IDENTITY, *_UIDS) else _fault(elem)
+        fault = None if keyword in _AS_RECEIVED else _fault(elem)
     except (ValueError, TypeError, NotImplementedError, OverflowError) as error:
         fault = f"cannot be read ({type(error).__name__})"
     if fault:
         notes.append(f"{keyword} {fault}; left blank")
     elif not elem.is_empty or keyword in _EMPTY_IF_ABSENT:
         ds.add(copy(elem))
+        if elem.VR == "DS" and elem.VM > 0:
+            setattr(ds, keyword, decimals(elem.value if elem.VM > 1 else [elem.value]))
+
+
+def decimals(values: Iterable[str | float]) -> list[DSfloat]:
+    """Decimal strings of at most 16 characters (PS3.5 6.2); those that are no longer stay as they were received."""
+    return [DSfloat(value, auto_format=True) for value in values]
 
 
 def _fault(elem: DataElement) -> str | None:
     """What is wrong with a value, or None. `elem` is an attribute that may be blanked."""
     if elem.VR == "SQ":
         return next(_item_faults(elem.value, elem.keyword.endswith("CodeSequence")), None)
+    if elem.VM > 1 and elem.keyword and dictionary_VM(elem.tag) == "1":
+        return f"has {elem.VM} values"
     for value in elem.value if isinstance(elem.value, MultiValue) else [elem.value]:
         if value in (None, ""):
             continue
@@ -169,13 +183,18 @@ def _fault(elem: DataElement) -> str | None:
 def _is_valid(elem: DataElement, value: object) -> bool:
     if elem.keyword == "PatientSex":
         return value in ("M", "F", "O")  # PS3.3 C.7.1.1
-    if elem.VR in ("DS", "IS"):  # pydicom leaves a string, or a float for IS, where it cannot convert
-        return not isinstance(value, str) and (elem.VR == "DS" or isinstance(value, int))
+    if elem.keyword == "TimezoneOffsetFromUTC":
+        return bool(_OFFSET.fullmatch(str(value)))
+    if elem.VR == "DS":  # pydicom leaves a string where it cannot convert
+        return isinstance(value, float) and math.isfinite(value)
+    if elem.VR == "IS":  # pydicom leaves a string or a float
+        return isinstance(value, int)
     try:
         if elem.VR in ("DA", "TM"):  # the pattern refuses the forms of ACR-NEMA, the class impossible dates
             pattern, parse = (_DATE, DA) if elem.VR == "DA" else (_TIME, TM)
             return bool(pattern.fullmatch(str(value).strip())) and parse(str(value).strip()) is not None
-        validate_value(elem.VR, value, config.RAISE)
+        # As text: a PersonName is not looked at.
+        validate_value(elem.VR, str(value) if elem.VR == "PN" else value, config.RAISE)
     except ValueError:
         return False
     return True
@@ -199,7 +218,8 @@ def _is_text(value: object) -> bool:
 def _copy_character_set(header: Dataset, ds: Dataset, notes: list[str]) -> None:
     """SpecificCharacterSet as received; a term that PS3.3 C.12.1.1.2 does not define is replaced.
 
-    pydicom reads such a term as the nearest one, else as ISO 8859-1, which keeps every byte.
+    pydicom reads such a term as the nearest one, or as the encoding of that name (WINDOWS-1251, SHIFT_JIS), which
+    is written as Unicode here; else as ISO 8859-1.
     """
     received = header.get("SpecificCharacterSet")
     if received in (None, ""):
@@ -208,9 +228,11 @@ def _copy_character_set(header: Dataset, ds: Dataset, notes: list[str]) -> None:
     if all(term in python_encoding for term in terms):
         ds.SpecificCharacterSet = received
         return
-    repaired = [_DEFINED_TERMS.get(encoding, _LATIN_1) for encoding in convert_encodings(terms)]
+    encodings = convert_encodings(terms)
+    known = all(encoding in _DEFINED_TERMS for encoding in encodings)
+    repaired = [_DEFINED_TERMS[encoding] for encoding in encodings] if known else [_UNICODE]
     ds.SpecificCharacterSet = repaired if len(repaired) > 1 else repaired[0]
-    notes.append(f"SpecificCharacterSet {_ascii(received)} is not defined; read as {_ascii(repaired)}")
+    notes.append(f"SpecificCharacterSet {_ascii(received)} is not defined; written as {_ascii(repaired)}")
 
 
 def _ascii(value: object) -> str:

@@ -70,6 +70,12 @@ def source_index(analysis: Analysis, canonical: int) -> int:
     return len(analysis.volume.headers) - 1 - canonical if analysis.volume.flips[0] else canonical
 
 
+def slice_name(analysis: Analysis, canonical: int) -> str:
+    """InstanceNumber, by which a reader finds the slice in the series, or its place where that is no number."""
+    number = analysis.volume.headers[source_index(analysis, canonical)].get("InstanceNumber")
+    return f"image {number}" if isinstance(number, int) else f"slice {canonical + 1} from below"
+
+
 def regions(mask: MaskArray) -> Iterator[Region]:
     """The 4-connected regions of a (row, column) mask, the largest first."""
     labels, count = ndimage.label(mask)

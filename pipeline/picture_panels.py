@@ -73,20 +73,13 @@ def draw_slice(canvas: Canvas, box: Box, analysis: Analysis, cut: Cut, index: in
     canvas.image.paste(picture, (picture_box.left, picture_box.top))
     _sides(canvas, picture_box)
     canvas.text((box.left + 12, box.bottom - 10), f"{number}", 17, TEXT, weight="bold")
-    canvas.text((box.left + 32, box.bottom - 10), _slice_name(analysis, index), 16, MUTED)
+    canvas.text((box.left + 32, box.bottom - 10), keyslices.slice_name(analysis, index), 16, MUTED)
     canvas.text((box.right - 12, box.bottom - 10), _slice_burden(analysis, index), 16, MUTED, anchor="rs")
 
 
 def _sides(canvas: Canvas, box: Box) -> None:
     canvas.mark((box.left + 8, box.top + 8), "R", anchor="lt")
     canvas.mark((box.right - 8, box.top + 8), "L", anchor="rt")
-
-
-def _slice_name(analysis: Analysis, index: int) -> str:
-    """InstanceNumber, by which a reader finds the slice in the series."""
-    source = analysis.volume.headers[keyslices.source_index(analysis, index)]
-    number = source.get("InstanceNumber")
-    return f"image {number}" if number is not None else f"slice {index + 1} from below"
 
 
 def _slice_burden(analysis: Analysis, index: int) -> str:

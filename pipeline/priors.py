@@ -152,7 +152,7 @@ def first_acquired(headers: Iterable[Header]) -> str:
 
 def _moment(text: str) -> str:
     """DT, or DA and TM joined (PS3.5 6.2), in ISO 8601; the time only where it is valid, empty without a date."""
-    found = re.match(r"([1-9]\d{7})(\d{2}(?:\d{2}){0,2})?", text)
+    found = re.match(r"([1-9]\d{7})(?:(\d{2}(?:\d{2}){0,2})(?![\d:]))?", text)
     if found is None:
         return ""
     day, time = found.group(1), found.group(2)

@@ -41,8 +41,9 @@ _NUMBERS = {  # last digit of SeriesNumber; a kind keeps its own
 
 
 def plain(text: str, limit: int = 64) -> str:
-    """`text` in ASCII, cut to `limit` characters (64: VR LO), so that our own words fit every character set."""
-    return text.encode("ascii", "replace").decode("ascii").replace("\\", "/")[:limit]
+    """`text` in printable ASCII, cut to `limit` characters (64: VR LO): our own words fit every character set."""
+    ascii_text = text.encode("ascii", "replace").decode("ascii").replace("\\", "/")
+    return "".join(sign if sign.isprintable() else " " for sign in ascii_text)[:limit]
 
 
 def series_description(source: SourceHeader, context: ResultContext, kind: ResultKind) -> str:

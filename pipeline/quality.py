@@ -5,6 +5,7 @@ Every sentence says what was seen and what may be wrong with the figures. ASCII:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -16,7 +17,7 @@ from pipeline.accuracy import Healthy
 from pipeline.arrays import CtVolume, LesionMasks, LungMask, MaskArray
 from pipeline.kernel import Sharpness, sharpness
 from pipeline.notation import percent
-from pipeline.types import Flag, Region, Scores
+from pipeline.types import Flag, Region, RegionScores, Scores
 
 TOUCH_MM2 = 200.0  # of lung in the first or last slice
 CUT_SHARE = 0.25  # of the largest cross-section: more than a tip or a recess is missing
@@ -27,6 +28,8 @@ SMALL_LUNGS_ML = 1500.0
 SIDE_RATIO = 0.6  # smaller by larger lung; about 0.85 in health
 RAISED_HU = -700.0
 LOW_SEVERITY = 0.05
+DENSE_HU = -400.0  # halfway between lung and soft tissue: on average denser, most of it is no aerated lung
+REST_SHARE = 0.25  # of a lung without opacity, below which that is the rim of the opacity
 DOUBTFUL_TIMES = 2.0  # what the model finds in healthy lungs; these differ from each other
 THIN_MM = 3.0  # half the thickness that consolidation has at least, and septa and vessels have not
 THIN_SHARE = 0.5
@@ -61,6 +64,7 @@ def flags(
         _image_edge(volume, lungs),
         _small(scores),
         _sides(scores),
+        _dense_rest(scores),
         _doubtful(scores, healthy),
         _raised_density(volume, lungs, lesions, scores),
         _thin_consolidation(volume, lesions),
@@ -79,10 +83,12 @@ def _text(header: Dataset, keyword: str) -> str:
 
 
 def _number(header: Dataset, keyword: str) -> float:
+    """The value; 0.0 where there is none that is a number."""
     try:
-        return float(_text(header, keyword) or 0.0)
+        number = float(_text(header, keyword) or 0.0)
     except ValueError:
         return 0.0
+    return number if math.isfinite(number) else 0.0
 
 
 def _kernel(header: Dataset) -> Flag | None:
@@ -195,13 +201,36 @@ def _sides(scores: Scores) -> Flag | None:
     return Flag("side-mismatch", f"{text} dense lung or effusion may have been left out, and scores be too low.")
 
 
+def _dense_rest(scores: Scores) -> Flag | None:
+    """A lung that the networks left without outline though it is not aerated: all of it may be opaque."""
+    means = {side: _rest_mean_hu(scores.regions[side]) for side in (Region.RIGHT, Region.LEFT)}
+    dense = [f"{side} {mean:.0f} HU" for side, mean in means.items() if mean is not None and mean > DENSE_HU]
+    if not dense:
+        return None
+    text = f"Lung that is not outlined is dense (mean: {', '.join(dense)}): it may be opaque, fluid or no lung,"
+    return Flag("dense-lung", f"{text} and scores may be far too low.")
+
+
+def _rest_mean_hu(scores: RegionScores) -> float | None:
+    """Mean HU of a lung without its opacity; None where that is little, or the lung was not measured."""
+    rest_ml = scores.lung_volume_ml - scores.infection_volume_ml
+    if scores.severity_score is None or scores.lung_mean_hu is None:
+        return None
+    if rest_ml < REST_SHARE * scores.lung_volume_ml:
+        return None
+    opaque = (scores.infection_mean_hu or 0.0) * scores.infection_volume_ml
+    return (scores.lung_mean_hu * scores.lung_volume_ml - opaque) / rest_ml
+
+
 def _doubtful(scores: Scores, healthy: Healthy | None) -> Flag | None:
     """So little opacity that it may be what the model finds where there is none: domes, vessels, dependent lung.
 
-    Not where a lung is missing: that one may be all opaque.
+    Not where a lung is missing, or dense without being outlined: that one may be all opaque.
     """
     severity = scores.regions[Region.BOTH].severity_score
-    if not severity or healthy is None or severity > DOUBTFUL_TIMES * healthy.fraction or _not_found(scores):
+    if not severity or healthy is None or severity > DOUBTFUL_TIMES * healthy.fraction:
+        return None
+    if _not_found(scores) or _dense_rest(scores):
         return None
     text = f"Only {percent(severity, 2)} of opacity; in {healthy.where} this model finds"
     return Flag("doubtful-opacity", f"{text} {percent(healthy.fraction, 2)}: what is outlined may be none.")
@@ -210,7 +239,7 @@ def _doubtful(scores: Scores, healthy: Healthy | None) -> Flag | None:
 def _raised_density(volume: CtVolume, lungs: LungMask, lesions: LesionMasks, scores: Scores) -> Flag | None:
     """Diffuse ground glass that the networks do not see leaves the rest of the lung denser than it should be."""
     severity = scores.regions[Region.BOTH].severity_score
-    if severity is None or severity >= LOW_SEVERITY:
+    if severity is None or severity >= LOW_SEVERITY or _dense_rest(scores):
         return None
     total, voxels = 0.0, 0
     for hu, lung, infected in zip(volume.hu, lungs.labels, lesions.infection, strict=True):

@@ -215,7 +215,7 @@ def _write_groups(ds: Dataset, frames: Sequence[_Frame], places: Mapping[int, in
 def _functional_groups(frame: _Frame, place: int, source: Dataset) -> Dataset:
     content, position, derivation, image, groups = (Dataset() for _ in range(5))
     content.DimensionIndexValues = [frame.segment, place] if frame.segment else [place]
-    position.ImagePositionPatient = source.ImagePositionPatient
+    position.ImagePositionPatient = header.decimals(source.ImagePositionPatient)
     image = _reference(source)
     image.SpatialLocationsPreserved = "YES"
     image.PurposeOfReferenceCodeSequence = [_code(SOURCE_IMAGE)]

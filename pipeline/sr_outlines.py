@@ -56,7 +56,7 @@ def _outlines(
             elif is_lung or area_mm2 < MIN_REGION_MM2:
                 break
             else:
-                name = f"{subject.value}, image {source.get('InstanceNumber', '')}, region {number}"
+                name = f"{subject.value}, {keyslices.slice_name(analysis, canonical)}, region {number}"
                 key = f"{source.SOPInstanceUID} {name}"
             tracker = TrackingIdentifier(uids.tracking(analysis, context, key), name)
             yield _group(analysis, subject, source, region, area_mm2, tracker)

@@ -14,7 +14,7 @@ from itertools import islice
 from typing import NoReturn
 
 from pydicom.dataset import Dataset
-from pydicom.uid import UID, Comprehensive3DSRStorage
+from pydicom.uid import Comprehensive3DSRStorage
 
 from pipeline import SOFTWARE_NAME, codes, priors, provenance, uids
 from pipeline.checks_sr import numbers, walk
@@ -228,8 +228,8 @@ def _code(item: Dataset) -> str:
 
 
 def _uid(ds: Dataset, keyword: str) -> str:
-    uid = UID(str(ds.get(keyword) or ""))
-    return str(uid) if uid.is_valid else _refuse(f"{keyword} is no UID")
+    uid = str(ds.get(keyword) or "")
+    return uid if uids.is_uid(uid) else _refuse(f"{keyword} is no UID")
 
 
 def current(reports: Iterable[ReadReport], retired: Iterable[str] = ()) -> tuple[dict[str, ReadReport], int]:

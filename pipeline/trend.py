@@ -34,7 +34,21 @@ def _change(before: Shares, now: Shares) -> Change:
 
 def warnings(analysis: Analysis, prior: Prior) -> list[str]:
     """Why the figures of a prior may not be compared with those of now."""
-    return priors.differences(prior.technique, priors.technique(analysis))
+    return [
+        *_lungs_lacking(prior.shares, priors.shares(analysis.scores.regions)),
+        *priors.differences(prior.technique, priors.technique(analysis)),
+    ]
+
+
+def _lungs_lacking(then: Mapping[Region, Shares], now: Mapping[Region, Shares]) -> Iterator[str]:
+    """A lung that was measured in one of the two only: what is said of both lungs is then of one of them.
+
+    A lung that has become all opaque is not found, and the score of both falls with it.
+    """
+    for side in (Region.RIGHT, Region.LEFT):
+        measured_then, measured_now = (shares[side].severity is not None for shares in (then, now))
+        if measured_then != measured_now:
+            yield f"{side} lung not measured {'now' if measured_then else 'then'}"
 
 
 def all_warnings(analysis: Analysis, found: Priors) -> Iterator[tuple[Prior, list[str]]]:

@@ -7,10 +7,19 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import uuid
 
 from pipeline import SOFTWARE_NAME, __version__, others, priors
 from pipeline.types import Analysis, ModelIdentity, ResultContext, ResultKind
+
+
+def is_uid(value: str) -> bool:
+    """Whether a value may be a UID (PS3.5 9.1): 1 to 64 characters, components of digits joined by dots.
+
+    Leading zeros, which the standard forbids and old devices write, are let through.
+    """
+    return len(value) <= 64 and re.fullmatch(r"[0-9]+(\.[0-9]+)*", value, re.ASCII) is not None
 
 
 def derive(*parts: str) -> str:

@@ -22,11 +22,11 @@ from dicom_node import query, retrieve
 from dicom_node.association_server import Answer
 from dicom_node.config import Config, Source
 from dicom_node.errors import NodeError
-from dicom_node.instance_check import is_uid
 from dicom_node.ledger import Ledger
 from dicom_node.part10 import FileMeta
 from dicom_node.supported import TRANSFER_SYNTAXES
 from dicom_node.upper_layer import Discarded, InstanceMemory
+from pipeline.uids import is_uid
 from training.errors import CohortError
 from training.studies import ANNOTATIONS, Study
 

@@ -13,8 +13,9 @@ from pydicom.dataset import Dataset
 from pydicom.uid import UID, CTImageStorage, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from dicom_node.errors import NotParsable
-from dicom_node.instance_check import MAX_INFLATED_BYTES, Instance, Mismatch, _inflate, check, identify, is_uid
+from dicom_node.instance_check import MAX_INFLATED_BYTES, Instance, Mismatch, _inflate, check, identify
 from dicom_node.supported import TRANSFER_SYNTAXES
+from pipeline.uids import is_uid
 from tests.fixtures.reception import ct, encode
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # damaged character sets

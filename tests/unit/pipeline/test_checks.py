@@ -220,6 +220,16 @@ def test_scores_are_left_out_just_where_they_were_not_measured(
     assert sum("of left is " in each and each.endswith("measured was None") for each in invented) >= 3
 
 
+def test_a_study_uid_of_an_old_device_passes_and_one_that_is_none_does_not() -> None:
+    """Reception takes leading zeros (PS3.5 9.1 forbids them): the results belong to that study all the same."""
+    for uid, complaints in (("1.2.840.01.5", 0), ("1.2.840.x", 1), ("1." + "2" * 63, 1)):
+        analysis = make_analysis(attributes={"StudyInstanceUID": uid, "FrameOfReferenceUID": "1.2.007"})
+        for ds in build_set(analysis, make_context(profile=Profile(lungs_seg=True))).values():
+            assert ds.StudyInstanceUID == uid
+            assert ds.get("FrameOfReferenceUID", "1.2.007") == "1.2.007"
+            assert len(list(checks.complaints(ds, analysis))) == complaints
+
+
 def test_an_invalid_birth_date_may_be_blanked_but_not_changed() -> None:
     analysis = make_analysis()
     ds = build_set(analysis, make_context())[K.SR]

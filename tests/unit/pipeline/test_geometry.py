@@ -60,6 +60,12 @@ angles = st.tuples(st.floats(-20, 20), st.floats(-20, 20), st.floats(-180, 180))
 spacings = st.floats(0.3, 9.9)
 
 
+@given(angles, st.tuples(*[st.floats(-2000, 2000)] * 3), st.integers(4, 40))
+def test_a_spacing_at_the_limit_is_allowed_wherever_the_table_stands(angles, origin, count) -> None:
+    """Positions are not multiples of anything that floating point holds: 10 mm are 10.000000000000014 somewhere."""
+    assert assess(stack(count, LIMITS.max_slice_spacing_mm, angles, origin), LIMITS).faults == ()
+
+
 class TestOrder:
     @given(angles, spacings, st.integers(4, 40), st.randoms(use_true_random=False))
     def test_any_pose_and_order_is_sorted_without_faults(self, angles, spacing, count, random) -> None:

@@ -13,7 +13,7 @@ from pydicom.filebase import DicomBytesIO
 from pydicom.filereader import read_dataset
 from pydicom.filewriter import write_dataset
 
-from pipeline import header, sr
+from pipeline import checks, header, sr
 from pipeline.errors import ResultError
 from pipeline.types import Profile
 from tests.fixtures.results import build_set, make_analysis, make_context, through_bytes
@@ -34,7 +34,8 @@ def source(*elements: tuple[int, bytes, bytes]) -> Dataset:
         (0x0020000E, b"UI", b"1.2.3.5\0"),
         (0x00200052, b"UI", b"1.2.3.6\0"),
     ]
-    encoded = b"".join(element(*each) for each in sorted([*uids, *elements]))
+    given = {tag: (tag, vr, value) for tag, vr, value in (*uids, *elements)}
+    encoded = b"".join(element(*given[tag]) for tag in sorted(given))
     return read_dataset(io.BytesIO(encoded), is_implicit_VR=False, is_little_endian=True)
 
 
@@ -67,6 +68,16 @@ def test_absent_attributes_of_type_2_become_empty_and_are_no_fault() -> None:
         ("PatientWeight", 0x00101030, b"DS", b"70 kg"),
         ("SeriesNumber", 0x00200011, b"IS", b"2.5"),
         ("StudyDescription", 0x00081030, b"LO", b"x" * 70),
+        ("StudyDescription", 0x00081030, b"LO", b"Chest\\Abdomen"),
+        ("StudyDate", 0x00080020, b"DA", b"20200315\\20200316"),
+        ("PatientBirthDate", 0x00100030, b"DA", b"19600101\\19600102"),
+        ("SliceThickness", 0x00180050, b"DS", b"5.0\\5.0"),
+        ("SliceThickness", 0x00180050, b"DS", b"inf"),
+        ("SliceThickness", 0x00180050, b"DS", b"nan"),
+        ("ReferringPhysicianName", 0x00080090, b"PN", b"x" * 70),
+        ("TimezoneOffsetFromUTC", 0x00080201, b"SH", b"CET"),
+        ("TimezoneOffsetFromUTC", 0x00080201, b"SH", b"+09:00"),
+        ("TimezoneOffsetFromUTC", 0x00080201, b"SH", b"+2600"),
     ],
 )
 @pytest.mark.filterwarnings("ignore::UserWarning")
@@ -87,12 +98,46 @@ def test_invalid_values_become_blank_with_a_note(keyword: str, tag: int, vr: byt
         ("StudyTime", 0x00080030, b"TM", b"10", "10"),
         ("PatientAge", 0x00101010, b"AS", b"058Y", "058Y"),
         ("SeriesNumber", 0x00200011, b"IS", b"12", "12"),
+        ("SliceThickness", 0x00180050, b"DS", b"5.00", "5.00"),
+        ("SoftwareVersions", 0x00181020, b"LO", b"A\\B", "['A', 'B']"),
+        ("TimezoneOffsetFromUTC", 0x00080201, b"SH", b"-0330", "-0330"),
+        (
+            "FrameOfReferenceUID",
+            0x00200052,
+            b"UI",
+            b"1.2.03",
+            "1.2.03",
+        ),  # invalid; its images have it
     ],
 )
 def test_valid_values_are_kept(keyword: str, tag: int, vr: bytes, value: bytes, kept: str) -> None:
     normalised = header.normalise(source((tag, vr, value)))
     assert str(normalised.ds[keyword].value) == kept
     assert normalised.notes == ()
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_decimal_strings_that_are_too_long_are_shortened() -> None:
+    """PS3.5 6.2: at most 16 characters. Computed values are often written with all their digits."""
+    received = {0x00101030: b"71.123456789012345678", 0x00282112: b"12.5\\7.3333333333333333333"}
+    normalised = header.normalise(source(*((tag, b"DS", value) for tag, value in received.items())))
+    assert normalised.notes == ()
+    again = read_dataset(io.BytesIO(encode(normalised.ds)), is_implicit_VR=False, is_little_endian=True)
+    assert float(again.PatientWeight) == pytest.approx(71.123456789012345678, abs=1e-12)
+    assert [float(value) for value in again.LossyImageCompressionRatio] == pytest.approx([12.5, 22 / 3])
+    for keyword in ("PatientWeight", "LossyImageCompressionRatio"):
+        texts = str(again[keyword].value).strip("[]").split(", ")
+        assert max(map(len, texts)) <= 16
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_results_of_a_source_with_several_values_for_one_pass_the_checks() -> None:
+    several = {"StudyDate": ["20200315", "20200316"], "SliceThickness": ["5", "5"], "Manufacturer": ["A", "B"]}
+    analysis = make_analysis(attributes=several | {"PatientBirthDate": ["19600101", "19600102"]})
+    for ds in build_set(analysis, make_context(profile=Profile(lungs_seg=True, pdf=True))).values():
+        assert not ds.StudyDate
+        assert not ds.PatientBirthDate
+        assert list(checks.complaints(ds, analysis)) == []
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
@@ -161,7 +206,7 @@ def test_incomplete_codes_are_left_out_with_a_note(attributes: dict[str, Any], w
     assert keyword in normalised.notes[0]
     report = through_bytes(sr.build(analysis, make_context()))
     assert report.PerformedProcedureCodeSequence[0].CodeValue == "169069000"
-    assert any("incomplete code" in text for text in sr_texts(report))
+    assert any("incomplete code" in text or "has 2 values" in text for text in sr_texts(report))
 
 
 def test_complete_codes_are_kept() -> None:
@@ -221,15 +266,41 @@ def sr_texts(item: Dataset) -> list[str]:
 @pytest.mark.filterwarnings("ignore::UserWarning")
 @pytest.mark.parametrize(
     ("received", "written"),
-    [("ISO-IR 100", "ISO_IR 100"), ("WINDOWS-1252", "ISO_IR 100"), ("ISO IR 192", "ISO_IR 192")],
+    [
+        ("ISO-IR 100", "ISO_IR 100"),
+        ("NOT A SET", "ISO_IR 100"),
+        ("WINDOWS-1252", "ISO_IR 192"),
+        ("ISO IR 192", "ISO_IR 192"),
+    ],
 )
 def test_undefined_character_sets_are_replaced_and_the_name_is_kept(received: str, written: str) -> None:
-    name = "Müller^Zoë".encode("utf-8" if written == "ISO_IR 192" else "latin-1")
+    name = "Müller^Zoë".encode("utf-8" if received == "ISO IR 192" else "latin-1")
     normalised = header.normalise(source((0x00080005, b"CS", received.encode()), (0x00100010, b"PN", name)))
     assert normalised.ds.SpecificCharacterSet == written
     assert "SpecificCharacterSet" in normalised.notes[0]
     again = read_dataset(io.BytesIO(encode(normalised.ds)), is_implicit_VR=False, is_little_endian=True)
     assert str(again.PatientName) == "Müller^Zoë"
+
+
+@pytest.mark.parametrize(
+    ("term", "encoding", "name"),
+    [
+        ("SHIFT_JIS", "shift_jis", "山田^太郎"),
+        ("WINDOWS-1251", "cp1251", "Иванов"),
+        ("CP1252", "cp1252", "Šimon^Œ"),
+    ],
+)
+def test_names_in_an_encoding_that_dicom_does_not_define_are_written_as_unicode(
+    term: str, encoding: str, name: str
+) -> None:
+    original = source((0x00080005, b"CS", term.encode()), (0x00100010, b"PN", name.encode(encoding)))
+    analysis = make_analysis()
+    for each in analysis.volume.headers:
+        each.SpecificCharacterSet, each.PatientName = term, original.PatientName
+    report = through_bytes(sr.build(analysis, make_context()))
+    assert report.SpecificCharacterSet == "ISO_IR 192"
+    assert str(report.PatientName) == name
+    assert list(checks.complaints(report, analysis)) == []
 
 
 @pytest.mark.filterwarnings("error::UserWarning")

@@ -67,6 +67,12 @@ def test_a_lung_that_was_not_measured_interrupts_nothing() -> None:
     assert count(panel(make_prior("2020-01-01", 0.1, 0.1, shares=shares)), INFECTION_RGB) > 500
 
 
+def test_a_lung_that_was_not_measured_then_is_told_in_amber() -> None:
+    """The score of both lungs was then that of one."""
+    one = make_prior("2020-01-01", 0.2, 0.1, shares={**LIKE.shares, Region.LEFT: Shares(None, None)})
+    assert (count(panel(LIKE), AMBER), count(panel(one), AMBER) > 100) == (0, True)
+
+
 @pytest.mark.parametrize(
     ("days", "places"),
     [([0], [300]), ([0, 10], [0, 600]), ([0, 0, 0], [0, 112, 600]), ([0, 300, 600], [0, 300, 600])],

@@ -24,6 +24,8 @@ SAME = Technique(MODEL, "built-in", "", "B40f", 5.0)
         ({"AcquisitionDate": "20260203"}, "2026-02-03"),
         ({"AcquisitionTime": "101500", "StudyDate": "20260203", "StudyTime": "090000.5"}, "2026-02-03T09:00:00"),
         ({"StudyDate": "20260203", "StudyTime": "99"}, "2026-02-03"),
+        ({"StudyDate": "20260203", "StudyTime": "10:15:00"}, "2026-02-03"),  # of ACR-NEMA, not 10:00:00
+        ({"StudyDate": "20260203", "StudyTime": "1015003"}, "2026-02-03"),
         ({"StudyDate": "20260203", "StudyTime": ""}, "2026-02-03"),
         ({"AcquisitionDate": "20260230", "StudyDate": "20260203"}, "2026-02-03"),
         ({"StudyDate": "2026.02.03"}, ""),

@@ -45,6 +45,11 @@ def test_results_of_any_series_number_pass_the_checks(number: str, expected: str
     assert str(built[ResultKind.SR].SeriesNumber) == expected
 
 
+def test_our_own_words_hold_no_control_characters() -> None:
+    """PS3.5 6.1.3: UT allows some, LO none; a kernel's name from a header may hold any."""
+    assert provenance.plain("B40f\a\tGr\u00f6\u00dfe\n5\\6\x7f") == "B40f  Gr??e 5/6 "
+
+
 def test_each_algorithm_is_named_as_equipment_and_has_a_device_uid_that_changes_with_it() -> None:
     def devices(analysis: Analysis) -> dict[str, str]:
         built = build_set(analysis, make_context(profile=Profile(lungs_seg=True, slice_pictures=True, pdf=True)))

@@ -76,6 +76,7 @@ def test_header(phantom: Phantom, attributes: dict[str, Any], code: str, said: s
         {"LossyImageCompression": "00"},
         {"ConvolutionKernel": "STANDARD"},
         {"SliceThickness": None},
+        {"SliceThickness": "inf"},
         {"SliceThickness": "5"},
     ],
     ids=str,
@@ -159,6 +160,33 @@ class TestDensity:
         volume = replace(as_volume(phantom), hu=hu)
         masks = LesionMasks(infection, np.zeros_like(infection))
         assert "raised-density" not in found(volume, phantom.lungs, masks)
+
+    @pytest.mark.parametrize("sides", [(Lung.RIGHT,), (Lung.LEFT,), (Lung.RIGHT, Lung.LEFT)])
+    def test_a_white_lung_of_which_little_was_outlined(self, sides: tuple[Lung, ...]) -> None:
+        """Whatever the score is; what was outlined is then neither doubtful nor merely raised density."""
+        phantom = self.healthy()
+        white = np.isin(phantom.lungs.labels, sides)
+        volume = replace(as_volume(phantom), hu=np.where(white, 30, phantom.hu).astype(np.int16))
+        places = np.flatnonzero(white)
+        for outlined in (0, 10, places.size // 2):
+            infection = np.zeros_like(white)
+            infection.ravel()[places[:outlined]] = True
+            masks = LesionMasks(infection, np.zeros_like(infection))
+            scores = measure(volume, phantom.lungs, masks)
+            told = {flag.code: flag for flag in flags(volume, phantom.lungs, masks, scores, SYNTHETIC)}
+            assert "dense-lung" in told
+            assert not {"raised-density", "doubtful-opacity"} & set(told)
+            for side in Lung.RIGHT, Lung.LEFT:
+                assert (f"{side.name.lower()} 30 HU" in told["dense-lung"].text) is (side in sides)
+
+    def test_a_white_lung_that_was_outlined_is_not_told(self) -> None:
+        phantom = self.healthy()
+        white = phantom.lungs.labels == Lung.LEFT
+        volume = replace(as_volume(phantom), hu=np.where(white, 30, phantom.hu).astype(np.int16))
+        assert "dense-lung" not in found(volume, phantom.lungs, LesionMasks(white, white))
+        kept = white.copy()
+        kept.ravel()[np.flatnonzero(white)[::5]] = False  # a fifth: the rim
+        assert "dense-lung" not in found(volume, phantom.lungs, LesionMasks(kept, kept))
 
 
 class TestLittleOpacity:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from pydicom.dataset import Dataset
 
-from pipeline import phantom, seg, uids
+from pipeline import checks, phantom, seg, uids
 from pipeline.arrays import LesionMasks
 from pipeline.subjects import Subject
 from pipeline.types import Analysis, Profile, ResultContext
@@ -197,6 +197,21 @@ def test_times_follow_the_zone_of_the_source() -> None:
 def test_a_slice_thickness_that_is_no_length_is_replaced(value: str | None) -> None:
     ds = built(make_analysis(attributes={"SliceThickness": value}))
     assert ds.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0].SliceThickness == 14
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_positions_of_any_length_lie_where_they_did_in_16_characters() -> None:
+    """PS3.5 6.2, VR DS: resampled and de-identified series have positions with all their digits."""
+    analysis = make_analysis()
+    for source in analysis.volume.headers:
+        source.ImagePositionPatient = [f"{float(value) + 1 / 3:.20f}" for value in source.ImagePositionPatient]
+    ds = built(analysis)
+    for frame in ds.PerFrameFunctionalGroupsSequence:
+        position = frame.PlanePositionSequence[0].get_item("ImagePositionPatient").value.decode()
+        assert max(map(len, position.split("\\"))) <= 16
+    assert list(checks.complaints(ds, analysis)) == []
+    ds.PerFrameFunctionalGroupsSequence[0].PlanePositionSequence[0].ImagePositionPatient[2] += 1e-3
+    assert len(list(checks.complaints(ds, analysis))) == 1
 
 
 def test_lossy_compression_follows_the_source() -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -352,6 +354,18 @@ def test_key_slices_are_outlined_on_their_source_images(analysis: Analysis) -> N
         assert pixels[middle[1], middle[0]]
         trackers.add(named(group, "Tracking Unique Identifier")[0].UID)
     assert len(trackers) == len(planar)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("number", ["", None, ["1", "2"]])
+def test_outlines_on_images_without_a_number_are_named_by_their_place(number: Any) -> None:
+    names = [
+        named(group, "Tracking Identifier")[0].TextValue
+        for group in groups(report(make_analysis(attributes={"InstanceNumber": number}), KEYS))
+    ]
+    told = [name for name in names if "region" in name]
+    assert told
+    assert all(re.fullmatch(r"\w+, slice \d+ from below, region \d", name) for name in told)
 
 
 @pytest.mark.parametrize("profile", [replace(LUNGS, key_slices=True), replace(LABELMAP, key_slices=True)])

@@ -103,6 +103,21 @@ def test_a_lung_that_is_not_measured_now_has_no_change_either() -> None:
     assert {number.region for number in numbers(derived)} == {Region.BOTH, Region.RIGHT}
 
 
+def test_a_lung_that_was_measured_in_one_of_the_two_only_is_said() -> None:
+    """The left lung has become all opaque and is not found: the score of both falls, which is no improvement."""
+    whole, half = make_analysis(), without_left_lung(make_analysis())
+    both = make_prior("2020-01-01", 0.2, 0.1)
+    one = replace(both, shares={**both.shares, Region.LEFT: Shares(None, None)})
+    for analysis, prior, told in (
+        (half, both, ["left lung not measured now"]),
+        (whole, one, ["left lung not measured then"]),
+        (half, one, []),
+        (whole, both, []),
+    ):
+        ds = build_set(analysis, make_context(priors=Priors((prior,), "x")))[ResultKind.SR]
+        assert [item.TextValue for item in items(ds, codes.COMPARABILITY.value)] == told
+
+
 def other_figure(ds: Dataset) -> None:
     previous = items(ds, codes.PREVIOUS_FINDINGS.value)[0]
     item = items(previous, codes.SEVERITY_SCORE.value)[0]

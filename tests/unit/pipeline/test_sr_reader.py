@@ -47,6 +47,11 @@ def test_what_was_written_is_read_back(profile: Profile, kind: str) -> None:
             assert said.consolidation == pytest.approx(shares.consolidation, rel=1e-5)
 
 
+def test_a_study_of_an_old_device_can_be_read_back() -> None:
+    read = sr_reader.read(report(make_analysis(attributes={"StudyInstanceUID": "1.2.840.01.5"})), "pacs")
+    assert read.prior.study_uid == "1.2.840.01.5"
+
+
 def item(ds: Dataset, code: str) -> Dataset:
     return next(i for i in walk(ds) if i.ConceptNameCodeSequence[0].CodeValue == code)
 

@@ -238,6 +238,8 @@ BROKEN = {
         {"edit": change("SeriesInstanceUID", "1.2.3", only=2)},
         "2 different values of SeriesInstanceUID",
     ),
+    "two patients": ({"edit": change("PatientID", "ANOTHER", only=9)}, "2 different values of PatientID"),
+    "two names": ({"edit": change("PatientName", "Another^One", only=0)}, "2 different values of PatientName"),
     "same instance twice": ({"edit": change("SOPInstanceUID", "1.2.3")}, "11 SOP instances occur more than once"),
 }
 
