@@ -41,7 +41,24 @@ def _secret_file(value: Path) -> Path:
     return value
 
 
+def host_name(value: str) -> str:
+    """A name that can be looked up and compared with a certificate, or an address; empty where none is given.
+
+    What asks for it otherwise fails with errors of the encoding and not of the network (RFC 3490 4.1: labels of 1
+    to 63 characters).
+    """
+    try:
+        value.encode("idna")
+        known = value.isprintable()
+    except UnicodeError:
+        known = False
+    if not known:
+        raise ValueError("a host name or an address is needed: between dots are 1 to 63 characters")
+    return value
+
+
 AeTitle = Annotated[str, AfterValidator(_ae_title)]
+HostName = Annotated[str, AfterValidator(host_name)]
 ShortName = Annotated[str, AfterValidator(_short_name)]
 Port = Annotated[int, Field(ge=0, le=65535)]
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
