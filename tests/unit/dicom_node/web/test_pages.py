@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import io
 import threading
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -72,6 +75,44 @@ def test_what_needs_attention_beside_single_series(book: Ledger, tmp_path: Path)
     html = browser.get("/").text
     assert "1 received file(s) could not be read" in html
     assert "2 result object(s) failed a check" in html
+
+
+def test_a_disk_that_does_not_answer_is_said_and_the_rest_is_shown(book: Ledger, tmp_path: Path) -> None:
+    analysed(book)
+    settings = config.parse({"node": {"state_dir": str(tmp_path / "gone")}})
+    node = FakeNode(disk="the disk does not answer: Input/output error")
+    answer = TestClient(app.build(settings, node, book, Clock()), base_url="http://127.0.0.1").get("/")
+    assert answer.status_code == 200
+    assert "disk: the disk does not answer: Input/output error" in answer.text
+    assert "<dt>Series</dt><dd>1</dd>" in answer.text
+
+
+@pytest.fixture
+def berlin(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The time zone of this process."""
+    with monkeypatch.context() as patched:
+        patched.setenv("TZ", "Europe/Berlin")
+        time.tzset()
+        yield
+    time.tzset()
+
+
+@pytest.mark.parametrize(
+    ("midnight", "noon"),
+    [
+        (datetime(2026, 3, 28, 23, tzinfo=UTC), datetime(2026, 3, 29, 10, tzinfo=UTC)),
+        (datetime(2026, 10, 24, 22, tzinfo=UTC), datetime(2026, 10, 25, 11, tzinfo=UTC)),
+    ],
+)
+@pytest.mark.usefixtures("berlin")
+def test_a_day_on_which_the_clocks_change_begins_at_midnight(
+    book: Ledger, tmp_path: Path, midnight: datetime, noon: datetime
+) -> None:
+    receive(book, "1.1", 3, midnight - timedelta(minutes=30), study_uid="1.1.1")
+    receive(book, "1.2", 4, midnight + timedelta(minutes=30), study_uid="1.1.2")
+    html = page(book, tmp_path, Clock(noon)).get("/").text
+    assert "<dt>Series</dt><dd>1</dd>" in html
+    assert "<dt>Instances</dt><dd>4</dd>" in html
 
 
 def test_each_destination_is_told_with_backlog_success_error_and_pause(book: Ledger, tmp_path: Path) -> None:

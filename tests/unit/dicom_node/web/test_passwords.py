@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -118,3 +119,21 @@ def test_who_fails_too_often_waits_and_nobody_else_does() -> None:
     assert attempts.wait_s("192.0.2.1") == 0
     attempts.succeeded("2001:db8::1")
     assert attempts.wait_s("2001:db8::1") == 0
+
+
+def test_at_a_listener_on_all_addresses_ipv4_machines_are_not_one() -> None:
+    attempts = Attempts(lambda: NOW)
+    with socket.socket(socket.AF_INET6) as listening:
+        listening.bind(("::", 0))
+        listening.listen()
+        seen = []
+        for own in ("127.0.0.2", "127.0.0.3"):
+            with socket.create_connection(("127.0.0.1", listening.getsockname()[1]), source_address=(own, 0)):
+                connection, address = listening.accept()
+                connection.close()
+                seen.append(address[0])
+    for _ in range(MAX_FAILURES):
+        attempts.failed(seen[0])
+    assert attempts.wait_s(seen[0]) > 0
+    assert attempts.wait_s(seen[1]) == 0
+    assert attempts.wait_s("127.0.0.2") == attempts.wait_s(seen[0])
