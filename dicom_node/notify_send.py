@@ -19,6 +19,10 @@ from pipeline import SOFTWARE_NAME, __version__
 MAX_TOLD = 200
 
 
+class TakenInPart(TransientError):
+    """Some recipients have it, and others were refused: sent again, the first would have it again and again."""
+
+
 def send(channel: AnyNotification, message: Message, node: str) -> None:
     """Return when the other side has taken it.
 
@@ -28,7 +32,7 @@ def send(channel: AnyNotification, message: Message, node: str) -> None:
         node: AE title of the node.
 
     Raises:
-        TransientError: it did not arrive.
+        TransientError: it did not arrive; `TakenInPart`: not at everybody.
     """
     try:
         if isinstance(channel, Mail):
@@ -78,7 +82,11 @@ def _mail(channel: Mail, message: Message, node: str) -> None:
             f"{where} did not take a mail: {_why(error)}. Check host, port and security."
         ) from error
     if refused:
-        raise TransientError(f"{where} refused {len(refused)} of {len(channel.recipients)} recipients.")
+        code, said = next(iter(refused.values()))
+        raise TakenInPart(
+            f"{where} refused {len(refused)} of {len(channel.recipients)} recipients, the others have the mail: "
+            f"{code} {_words(said)}"
+        )
 
 
 def _connected(channel: Mail) -> smtplib.SMTP:
