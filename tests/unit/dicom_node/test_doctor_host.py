@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from contextlib import closing
+import os
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from dicom_node import checkup, doctor_host, doctor_listener, service
 from dicom_node import config as configuration
-from dicom_node import doctor_host, doctor_listener, service
 from dicom_node.config import Config
 from dicom_node.findings import Finding, Grade
 from dicom_node.ledger import Ledger
@@ -75,6 +77,45 @@ def test_the_database(tmp_path: Path) -> None:
     (settings.node.state_dir / "quarantine" / "x.reason").write_text("?")
     (settings.node.state_dir / "ledger.sqlite").write_bytes(b"no database" * 1000)
     assert list(doctor_host.database(settings))[0].grade is Grade.FAULT
+
+
+def test_what_lies_in_quarantine_is_told_apart(tmp_path: Path) -> None:
+    settings = config(tmp_path)
+    with closing(Ledger(settings.database_url)):
+        pass
+    (settings.node.state_dir / "quarantine").mkdir()
+    for name in ("a.dcm.reason.txt", "result-1.2.dcm.reason.txt", "result-1.3.dcm.reason.txt"):
+        (settings.node.state_dir / "quarantine" / name).touch()
+    said = texts(list(doctor_host.database(settings)))
+    assert "1 received files could not be read" in said
+    assert "2 result objects failed a check and were not sent" in said
+
+
+@contextmanager
+def nobody() -> Iterator[None]:
+    """As a user who owns nothing."""
+    before = os.geteuid()
+    if before == 0:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(before)
+
+
+def test_who_may_not_look_is_told_that_and_nothing_wrong(tmp_path: Path) -> None:
+    settings = config(tmp_path)
+    with closing(Ledger(settings.database_url)):
+        pass
+    settings.node.state_dir.chmod(0)
+    try:
+        with nobody():
+            (found,) = checkup.examine(settings, NOW, with_analysis=False)
+    finally:
+        settings.node.state_dir.chmod(0o700)
+    assert found.grade is Grade.FAULT
+    assert f"may not look into {settings.node.state_dir}" in found.text
+    assert "runuser -u dicomnode" in found.remedy
 
 
 def test_the_model_and_the_device(tmp_path: Path) -> None:
