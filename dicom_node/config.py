@@ -21,6 +21,7 @@ from sqlalchemy import make_url
 from sqlalchemy.exc import ArgumentError
 
 from dicom_node.config_base import (
+    TEXT,
     AbsolutePath,
     AeTitle,
     Port,
@@ -341,7 +342,7 @@ def load(path: Path) -> Config:
         ConfigError: the file cannot be read, is not TOML, or has faults; the message lists all of them.
     """
     try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
+        content = tomllib.loads(path.read_text(encoding=TEXT))
     except OSError as error:
         advice = "name yours with --config, or write one: dicomnode default-config > config.toml"
         raise ConfigError(f"{path}: cannot be read: {error.strerror}; {advice}") from error

@@ -13,6 +13,7 @@ from dicom_node.errors import ConfigError
 
 CREDENTIAL = "credential:"  # in place of a folder: a file that systemd hands to the service (LoadCredential=)
 CREDENTIALS_FOLDER = "CREDENTIALS_DIRECTORY"
+TEXT = "utf-8-sig"  # of files that people write: some editors begin them with a byte order mark, which nobody sees
 
 
 def _ae_title(value: str) -> str:
@@ -85,7 +86,10 @@ def locate(path: Path) -> Path:
     folder = os.environ.get(CREDENTIALS_FOLDER)
     if not folder:
         name = name.removeprefix(CREDENTIAL)
-        raise ConfigError(f"there are no credentials here: set LoadCredential={name}:FILE in the unit")
+        raise ConfigError(
+            f"there are no credentials here: set LoadCredential={name}:FILE in the unit; for a command by hand "
+            f"{CREDENTIALS_FOLDER} names the folder that holds {name}"
+        )
     return Path(folder) / name.removeprefix(CREDENTIAL)
 
 
@@ -96,7 +100,7 @@ def read_secret(path: Path) -> str:
         ConfigError: it cannot be read, or is empty; says why, and nothing of what it holds.
     """
     try:
-        secret = locate(path).read_text(encoding="utf-8").strip("\r\n")
+        secret = locate(path).read_text(encoding=TEXT).strip("\r\n")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
         raise ConfigError(f"{path} cannot be read: {reason}") from None

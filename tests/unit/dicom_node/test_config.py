@@ -7,8 +7,11 @@ from pathlib import Path
 import pytest
 
 from dicom_node import config
+from dicom_node.config_base import read_secret
 from dicom_node.config_notify import Mail, Webhook
 from dicom_node.errors import ConfigError
+from dicom_node.web.passwords import read_users
+from tests.fixtures.page import USERS
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -120,6 +123,14 @@ def test_unreadable_files_are_named(tmp_path: Path, content: bytes | None) -> No
         path.write_bytes(content)
     with pytest.raises(ConfigError, match=str(path)):
         config.load(path)
+
+
+def test_a_byte_order_mark_is_no_part_of_what_people_write(tmp_path: Path) -> None:
+    for name, content in (("config.toml", "[node]\r\nport = 1\r\n"), ("secret", "sesame\r\n"), ("users", USERS)):
+        (tmp_path / name).write_bytes(b"\xef\xbb\xbf" + content.encode())
+    assert config.load(tmp_path / "config.toml").node.port == 1
+    assert read_secret(tmp_path / "secret") == "sesame"
+    assert set(read_users(tmp_path / "users")) == {"ada"}
 
 
 def test_used_profiles_are_those_of_the_destinations_each_once() -> None:

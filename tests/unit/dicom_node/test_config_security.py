@@ -105,7 +105,7 @@ def test_the_password_of_the_database_comes_from_a_file(tmp_path: Path) -> None:
 
 def test_the_password_may_be_a_credential(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = config.parse({"node": {"database": URL, "database_password_file": "credential:database"}})
-    with pytest.raises(ConfigError, match="LoadCredential=database:FILE"):
+    with pytest.raises(ConfigError, match="LoadCredential=database:FILE .*CREDENTIALS_DIRECTORY"):
         _ = settings.database_url
     (tmp_path / "database").write_text("sesame")
     monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
