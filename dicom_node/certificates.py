@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Protocol
 
 from cryptography import x509
+from cryptography.exceptions import InvalidSignature
 
 from dicom_node import renewal, tls
 from dicom_node.config import Config
@@ -119,6 +120,24 @@ def names(path: Path) -> list[str]:
     if not named:
         raise ConfigError(f"{path}: the certificate has no name")
     return named
+
+
+def is_of(certificate: Path, ca: Path) -> bool:
+    """Whether those in a file of CAs vouch for a certificate, or for one of the chain that follows it."""
+    chain, trusted = _readable(certificate), _readable(ca)
+    if chain is None or trusted is None:
+        return False
+    return any(_issued(one, issuer) for one in chain[1] for issuer in trusted[1])
+
+
+def _issued(certificate: x509.Certificate, issuer: x509.Certificate) -> bool:
+    if certificate == issuer:
+        return True
+    try:
+        certificate.verify_directly_issued_by(issuer)
+    except (ValueError, TypeError, InvalidSignature):
+        return False
+    return True
 
 
 def _listener(config: Config) -> Iterator[str]:

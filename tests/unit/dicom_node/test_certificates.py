@@ -110,6 +110,21 @@ def test_of_several_revocation_lists_each_counts(ca: Authority, tmp_path: Path) 
     assert fault.startswith(f"tls.crl: the revocation list of CN=other in {path} is over")
 
 
+def test_who_vouches_for_whom(ca: Authority, tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    other = Authority(tmp_path / "other", "other")
+    node, stranger = ca.issue("node"), other.issue("stranger")
+    both, chain = tmp_path / "both.pem", tmp_path / "chain.pem"
+    both.write_bytes(other.certificate.read_bytes() + ca.certificate.read_bytes())
+    chain.write_bytes(stranger.certificate.read_bytes() + node.certificate.read_bytes())
+    assert certificates.is_of(node.certificate, ca.certificate)
+    assert certificates.is_of(node.certificate, both)
+    assert certificates.is_of(node.certificate, node.certificate)
+    assert certificates.is_of(chain, ca.certificate)
+    assert not certificates.is_of(node.certificate, other.certificate)
+    assert not certificates.is_of(tmp_path / "absent.pem", ca.certificate)
+
+
 def test_a_certificate_is_no_revocation_list(ca: Authority) -> None:
     ca.issue("node")
     (fault,) = certificates.faults(configured(ca, port=2762, crl=ca.certificate), NOW)

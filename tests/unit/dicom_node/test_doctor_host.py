@@ -18,6 +18,7 @@ from dicom_node.findings import Finding, Grade
 from dicom_node.ledger import Ledger
 from dicom_node.retention import Disk
 from pipeline.lung_builtin import NETWORK_METHOD
+from tests.fixtures.certificates import Authority
 from tests.fixtures.reception import receiving
 
 NOW = datetime(2026, 1, 2, 3, 4, tzinfo=UTC)
@@ -143,6 +144,38 @@ def test_the_listener(tmp_path: Path) -> None:
         assert found.grade is Grade.OK
         elsewhere = running.model_copy(update={"node": running.node.model_copy(update={"ae_title": "OTHER"})})
         assert list(doctor_listener.listener(elsewhere))[0].grade is Grade.FAULT
+
+
+def listening(tmp_path: Path, tls: dict[str, Any], **reception: Any) -> list[tuple[Finding, int]]:
+    """What is said of a node that listens with this [tls]; and with each finding how many calls it had refused."""
+    with receiving(tmp_path / "state", tls, **reception) as node, service.only_one(tmp_path / "state"):
+        ports = {"node": {"state_dir": str(tmp_path / "state"), "port": node.port}}
+        settings = configuration.parse({**ports, "tls": {**tls, "port": node.tls_port}, "reception": reception})
+        traffic = node.receiver.traffic
+        return [(found, sum(traffic.rejected_counts.values())) for found in doctor_listener.listener(settings)]
+
+
+def test_titles_that_are_bound_to_a_certificate_are_not_called_by(tmp_path: Path) -> None:
+    """It would be refused, rightly, and the audit trail would have an alert."""
+    tls = {**Authority(tmp_path).listener(), "peers": {"CT1": ["ct1.example.org"]}}
+    found = listening(tmp_path, tls, calling_ae_titles=["CT1", "CT2"])
+    assert [(each.grade, refused) for each, refused in found] == [(Grade.OK, 0)] * 2
+    assert "answers CT2" in found[0][0].text
+    ((alone, refused),) = listening(tmp_path, tls, calling_ae_titles=["CT1"])
+    assert (alone.grade, refused) == (Grade.REMARK, 0)
+    assert "every AE title that may call is bound to a certificate" in alone.text
+
+
+def test_a_node_whose_own_certificate_is_of_another_ca_than_those_of_its_callers(tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    own = Authority(tmp_path / "other", "other").issue("node")
+    files = {"certificate": str(own.certificate), "key": str(own.key), "port": 0}
+    callers = {**files, "ca": str(Authority(tmp_path).certificate)}
+    found = listening(tmp_path, callers)
+    assert sorted((each.grade, refused) for each, refused in found) == [(Grade.OK, 0), (Grade.REMARK, 0)]
+    for relaxed in (files, callers):
+        found = listening(tmp_path, {**relaxed, "require_client_certificate": False})
+        assert [(each.grade, refused) for each, refused in found] == [(Grade.OK, 0)] * 2
 
 
 def test_peers_that_could_never_call(tmp_path: Path) -> None:
