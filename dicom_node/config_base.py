@@ -69,7 +69,7 @@ SecretFile = Annotated[Path, AfterValidator(_secret_file)]
 
 
 class Section(BaseModel):
-    """Base of every table: frozen, unknown keys are errors, strings are not taken for numbers."""
+    """Base of every table: frozen, unknown keys are errors."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=False)
 
