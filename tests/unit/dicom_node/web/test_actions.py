@@ -233,6 +233,7 @@ def test_with_login_always_nothing_is_shown_before(book: Ledger, tmp_path: Path,
         assert (answer.status_code, answer.headers["Location"].split("?")[0]) == (303, "/login")
     assert browser.post("/search", data={"text": SERIES}, follow_redirects=False).status_code == 303
     assert browser.get("/healthz").status_code == 200
+    assert "A login is needed to see anything here." in browser.get("/login").text
     log_in(browser)
     assert "<h1>Today</h1>" in browser.get("/").text
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import threading
 import time
 from collections.abc import Iterator
@@ -158,6 +159,19 @@ def test_what_is_not_there_is_said(book: Ledger, tmp_path: Path, address: str) -
     with_story(book, tmp_path)
     answer = page(book, tmp_path).get(address)
     assert (answer.status_code, "<h1>Not here</h1>" in answer.text) == (404, True)
+
+
+def test_what_stood_in_an_address_is_shown_as_text_of_a_direction_of_its_own(book: Ledger, tmp_path: Path) -> None:
+    answer = page(book, tmp_path).get("/series/%E2%80%AEevil%00%1B%3Cb%3E")
+    assert answer.status_code == 404
+    assert not {"\x00", "\x1b", "<b>"} & set(re.findall(r"[\x00\x1b]|<b>", answer.text))
+    assert "<bdi>series \u202eevil\ufffd\ufffd&lt;b&gt; was never received.</bdi>" in answer.text
+
+
+def test_a_clock_that_was_put_back_makes_nobody_wait_less_than_nothing(book: Ledger, tmp_path: Path) -> None:
+    with_story(book, tmp_path)
+    html = page(book, tmp_path, Clock(at(-3600)), destinations=(PACS,)).get("/destinations").text
+    assert "for 0 s" in html
 
 
 def test_a_picture_that_is_no_picture_is_not_shown(book: Ledger, tmp_path: Path) -> None:
