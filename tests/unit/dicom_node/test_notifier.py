@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
@@ -380,6 +381,17 @@ def test_the_path_of_a_webhook_is_said_nowhere(
         {"destinations": [{"name": "p", "protocol": "dicomweb", "url": "https://p.example.org/dicom-web"}]}
     ).destinations
     assert "https://p.example.org/dicom-web" in pacs.model_dump_json()
+
+
+@pytest.mark.parametrize(
+    ("status", "says"), [(403, "still allowed"), (404, "make a new webhook"), (500, "status 500.")]
+)
+def test_a_webhook_that_refuses_is_no_archive(tmp_path: Path, hook: told.Hook, status: int, says: str) -> None:
+    hook.status = status
+    (channel,) = settings(tmp_path, url=hook.url).notifications
+    with pytest.raises(TransientError, match=says) as caught:
+        notify_send.send(channel, trial(at(0)), "NODE")
+    assert not {"DICOMweb", "PACS"} & set(re.findall(r"\w+", str(caught.value)))
 
 
 def test_the_url_of_a_webhook_from_a_file(tmp_path: Path, hook: told.Hook) -> None:
