@@ -163,8 +163,9 @@ class Stream:
 
 def _is_closed(connection: socket.socket) -> bool:
     """Whether the repository has hung up: it never says anything else."""
-    readable, _, _ = select.select([connection], [], [], 0)
-    if not readable:
+    readable = select.poll()  # not select(2), which ends at file descriptor 1023
+    readable.register(connection, select.POLLIN)
+    if not readable.poll(0):
         return False
     try:
         connection.settimeout(0)

@@ -9,7 +9,7 @@ import socket
 import ssl
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from queue import SimpleQueue
@@ -147,6 +147,29 @@ def test_tcp_messages_are_counted_and_a_connection_that_was_lost_is_made_again()
         assert sink._connection.recv(1, socket.MSG_PEEK) == b""  # it has come through
         sink.write([b"three"])
         assert there.messages.get(timeout=SECONDS) == b"three"
+        sink.close()
+
+
+@contextmanager
+def busy(files: int) -> Iterator[None]:
+    """So many files are open, as with many associations; the unit allows 16384."""
+    kept = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(kept[0], 2 * files), kept[1]))
+    try:
+        with ExitStack() as opened:
+            for _ in range(files):
+                opened.enter_context(Path(os.devnull).open("rb"))
+            yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, kept)
+
+
+def test_a_connection_made_while_many_files_are_open_is_written_to_again() -> None:
+    with repository() as there, busy(1024):
+        sink = Stream("127.0.0.1", there.port)
+        for message in (b"one", b"two"):
+            sink.write([message])
+            assert there.messages.get(timeout=SECONDS) == message
         sink.close()
 
 
