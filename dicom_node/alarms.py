@@ -121,7 +121,8 @@ def decide(notice: Notice, found: Found, now: datetime, rhythm: Rhythm) -> Notic
     """What the channel is to be told; but for its mark the notice as it was where that is nothing."""
     status = _status(notice, found, now, rhythm)
     if status is None:
-        return notice if found.new else replace(notice, mark=found.mark)  # what was nothing is not looked at again
+        later = found.new and (found.count or notice.kind in HAPPENINGS)  # told with the next message of this kind
+        return notice if later else replace(notice, mark=found.mark)  # what was nothing is not looked at again
     over = status is Status.RESOLVED  # of what nobody was told, nothing is said
     if over and notice.message is not None and notice.message.status == Status.RAISED:
         return replace(notice, active=False, count=0, mark=found.mark, message=None, told_at=None, error="")

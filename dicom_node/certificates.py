@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import stat
 from collections.abc import Iterator
 from contextlib import suppress
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Protocol
 
 from cryptography import x509
+from cryptography.exceptions import InvalidSignature
 
 from dicom_node import renewal, tls
 from dicom_node.config import Config
@@ -18,6 +20,7 @@ from dicom_node.config_base import locate
 from dicom_node.errors import ConfigError
 from dicom_node.tls import ClientTls
 
+_LIST = re.compile(rb"-----BEGIN X509 CRL-----.+?-----END X509 CRL-----", re.DOTALL)
 KEEPS_OLD = "New TLS files cannot be used, the port for TLS goes on with the old ones"
 
 
@@ -52,7 +55,8 @@ class Expiry:
 
 def faults(config: Config, now: datetime) -> list[str]:
     """What keeps TLS from working: "TOML path: what is wrong, what to do"."""
-    return [*_listener(config), *_page(config), *_peers(config), *_validity(config, now)]
+    over = [f"{text}: have a newer one put there" for text in _lists_that_are_over(config, now)]
+    return [*_listener(config), *_page(config), *_peers(config), *_validity(config, now), *over]
 
 
 def not_in_use(config: Config) -> list[str]:
@@ -87,9 +91,13 @@ def ends(config: Config) -> list[Expiry]:
 
 
 def expiring(config: Config, now: datetime) -> list[str]:
-    """Which certificates end within `tls.warn_days`, or have ended."""
+    """Which certificates end within `tls.warn_days`, or have ended; and which revocation lists are over.
+
+    Lists live for days and are renewed by programs: that one will end says nothing.
+    """
     limit = now + timedelta(days=config.tls.warn_days)
-    return [end.text(now) for end in ends(config) if end.at <= limit]
+    ending = [end.text(now) for end in ends(config) if end.at <= limit]
+    return [*ending, *_lists_that_are_over(config, now)]
 
 
 def names(path: Path) -> list[str]:
@@ -112,6 +120,24 @@ def names(path: Path) -> list[str]:
     if not named:
         raise ConfigError(f"{path}: the certificate has no name")
     return named
+
+
+def is_of(certificate: Path, ca: Path) -> bool:
+    """Whether those in a file of CAs vouch for a certificate, or for one of the chain that follows it."""
+    chain, trusted = _readable(certificate), _readable(ca)
+    if chain is None or trusted is None:
+        return False
+    return any(_issued(one, issuer) for one in chain[1] for issuer in trusted[1])
+
+
+def _issued(certificate: x509.Certificate, issuer: x509.Certificate) -> bool:
+    if certificate == issuer:
+        return True
+    try:
+        certificate.verify_directly_issued_by(issuer)
+    except (ValueError, TypeError, InvalidSignature):
+        return False
+    return True
 
 
 def _listener(config: Config) -> Iterator[str]:
@@ -168,6 +194,26 @@ def _validity(config: Config, now: datetime) -> Iterator[str]:
         begin = (min if _is_ca(where) else max)(one.not_valid_before_utc for one in found[1])
         if begin > now:
             yield f"{where}: {path} is not valid before {begin:%Y-%m-%d %H:%M} UTC: is this machine's clock right?"
+
+
+def _lists_that_are_over(config: Config, now: datetime) -> Iterator[str]:
+    """Revocation lists after their time (RFC 5280 5.1.2.5): nobody whose certificate is of that CA may call."""
+    path = config.tls.crl
+    for crl in [] if path is None else _lists(path):
+        end = crl.next_update_utc
+        if end is not None and end <= now:
+            yield (
+                f"tls.crl: the revocation list of {crl.issuer.rfc4514_string()} in {path} is over since "
+                f"{end:%Y-%m-%d %H:%M} UTC, and whoever has a certificate of that CA is refused"
+            )
+
+
+def _lists(path: Path) -> list[x509.CertificateRevocationList]:
+    """Those in a file; one that cannot be read is said by the context of the listener."""
+    try:
+        return [x509.load_pem_x509_crl(found[0]) for found in _LIST.finditer(path.read_bytes())]
+    except (OSError, ValueError):
+        return []
 
 
 def _called(config: Config) -> list[tuple[str, ClientTls]]:

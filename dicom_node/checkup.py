@@ -25,6 +25,10 @@ def examine(config: Config, now: datetime, with_analysis: bool = True) -> Iterat
         now: time zone aware.
         with_analysis: also analyse a synthetic chest CT, which takes as long as a real one.
     """
+    barred = list(doctor_host.state_folder(config))
+    if barred:  # whatever else was said of a node that cannot be looked at would be wrong
+        yield from barred
+        return
     yield from doctor_host.files(config, doctor.file_faults(config), now)
     yield from doctor_host.disk(config)
     yield from doctor_host.clock(config, now)

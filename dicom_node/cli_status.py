@@ -79,6 +79,14 @@ class Overview:
         return said
 
 
+def _disk(settings: configuration.Config) -> Disk:
+    """The disk at present. Raises TransientError where it does not answer: there may be a ledger without it."""
+    try:
+        return Disk.of(settings)
+    except OSError as error:
+        raise TransientError(f"{settings.node.state_dir}: the disk does not answer: {error.strerror}") from error
+
+
 def overview(config: Path, text: str, states: Collection[SeriesState], limit: int) -> Overview:
     """What stands where at present."""
     with open_ledger(config) as ledger:
@@ -95,7 +103,7 @@ def overview(config: Path, text: str, states: Collection[SeriesState], limit: in
         quarantine=quarantine,
         set_aside=len(reasons) - kept_back,
         kept_back=kept_back,
-        disk=Disk.of(settings),
+        disk=_disk(settings),
         expiring=certificates.expiring(settings, datetime.now(UTC)),
         tls_faults=certificates.not_in_use(settings),
         untold=untold,

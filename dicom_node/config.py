@@ -21,6 +21,7 @@ from sqlalchemy import make_url
 from sqlalchemy.exc import ArgumentError
 
 from dicom_node.config_base import (
+    TEXT,
     AbsolutePath,
     AeTitle,
     Port,
@@ -48,6 +49,7 @@ from pipeline.types import PipelineSettings, Profile
 
 __all__ = ["AnyDestination", "Config", "Destination", "Hl7Destination", "WebDestination", "load", "parse"]
 HOURS_OF_A_DAY = 24
+KINDS = frozenset({*PROTOCOLS, *CHANNELS})  # pydantic adds to an entry of a list which of these it took it for
 
 
 class NodeSection(Section):
@@ -244,6 +246,8 @@ class Config(Section):
         for name in sorted(set(self.priors.sources) - {source.name for source in self.sources}):
             complaints.append(f"priors.sources: there is no source {name!r} in [[sources]]")
         complaints += _source_complaints(self.sources, self.reception)
+        if self.tls.port and self.tls.port == self.node.port and not self.tls.only:
+            complaints.append(f"tls.port: node.port is {self.tls.port} too")
         if complaints:
             raise ValueError("\n".join(complaints))
         return self
@@ -341,7 +345,7 @@ def load(path: Path) -> Config:
         ConfigError: the file cannot be read, is not TOML, or has faults; the message lists all of them.
     """
     try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
+        content = tomllib.loads(path.read_text(encoding=TEXT))
     except OSError as error:
         advice = "name yours with --config, or write one: dicomnode default-config > config.toml"
         raise ConfigError(f"{path}: cannot be read: {error.strerror}; {advice}") from error
@@ -362,8 +366,10 @@ def parse(content: Mapping[str, Any], origin: str = "config") -> Config:
 def _complaints(detail: ErrorDetails) -> list[str]:
     """One validation error as lines of "path: what is wrong"."""
     parts = [
-        part for part in detail["loc"] if part not in {*PROTOCOLS, *CHANNELS}
-    ]  # pydantic adds which kind it took it for
+        part
+        for before, part in zip((None, *detail["loc"]), detail["loc"], strict=False)
+        if not (isinstance(before, int) and part in KINDS)
+    ]
     path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in parts).lstrip(".")
     message = detail["msg"].removeprefix("Value error, ")
     if detail["type"] == "extra_forbidden":

@@ -13,6 +13,7 @@ from dicom_node.errors import ConfigError
 
 CREDENTIAL = "credential:"  # in place of a folder: a file that systemd hands to the service (LoadCredential=)
 CREDENTIALS_FOLDER = "CREDENTIALS_DIRECTORY"
+TEXT = "utf-8-sig"  # of files that people write: some editors begin them with a byte order mark, which nobody sees
 
 
 def _ae_title(value: str) -> str:
@@ -41,7 +42,24 @@ def _secret_file(value: Path) -> Path:
     return value
 
 
+def host_name(value: str) -> str:
+    """A name that can be looked up and compared with a certificate, or an address; empty where none is given.
+
+    What asks for it otherwise fails with errors of the encoding and not of the network (RFC 3490 4.1: labels of 1
+    to 63 characters).
+    """
+    try:
+        value.encode("idna")
+        known = value.isprintable()
+    except UnicodeError:
+        known = False
+    if not known:
+        raise ValueError("a host name or an address is needed: between dots are 1 to 63 characters")
+    return value
+
+
 AeTitle = Annotated[str, AfterValidator(_ae_title)]
+HostName = Annotated[str, AfterValidator(host_name)]
 ShortName = Annotated[str, AfterValidator(_short_name)]
 Port = Annotated[int, Field(ge=0, le=65535)]
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -51,7 +69,7 @@ SecretFile = Annotated[Path, AfterValidator(_secret_file)]
 
 
 class Section(BaseModel):
-    """Base of every table: frozen, unknown keys are errors, strings are not taken for numbers."""
+    """Base of every table: frozen, unknown keys are errors."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=False)
 
@@ -68,7 +86,10 @@ def locate(path: Path) -> Path:
     folder = os.environ.get(CREDENTIALS_FOLDER)
     if not folder:
         name = name.removeprefix(CREDENTIAL)
-        raise ConfigError(f"there are no credentials here: set LoadCredential={name}:FILE in the unit")
+        raise ConfigError(
+            f"there are no credentials here: set LoadCredential={name}:FILE in the unit; for a command by hand "
+            f"{CREDENTIALS_FOLDER} names the folder that holds {name}"
+        )
     return Path(folder) / name.removeprefix(CREDENTIAL)
 
 
@@ -79,7 +100,7 @@ def read_secret(path: Path) -> str:
         ConfigError: it cannot be read, or is empty; says why, and nothing of what it holds.
     """
     try:
-        secret = locate(path).read_text(encoding="utf-8").strip("\r\n")
+        secret = locate(path).read_text(encoding=TEXT).strip("\r\n")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
         raise ConfigError(f"{path} cannot be read: {reason}") from None

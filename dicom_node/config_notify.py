@@ -9,7 +9,15 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Discriminator, Field, Tag, field_serializer, model_validator
 
-from dicom_node.config_base import AbsolutePath, PositiveSeconds, SecretFile, Section, ShortName, read_secret
+from dicom_node.config_base import (
+    AbsolutePath,
+    HostName,
+    PositiveSeconds,
+    SecretFile,
+    Section,
+    ShortName,
+    read_secret,
+)
 from dicom_node.destinations import Url, is_loopback, web_address, web_fault, web_tls
 from dicom_node.errors import ConfigError
 from dicom_node.tls import ClientTls
@@ -110,7 +118,7 @@ class Mail(Channel):
     """SMTP."""
 
     by: Literal["mail"]
-    host: Annotated[str, Field(min_length=1)]
+    host: Annotated[HostName, Field(min_length=1)]
     port: Annotated[int, Field(ge=1, le=65535)] = 587
     security: Literal["starttls", "tls", "none"] = "starttls"
     sender: Address

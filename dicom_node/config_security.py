@@ -8,7 +8,16 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
-from dicom_node.config_base import AbsolutePath, AeTitle, Port, PositiveSeconds, SecretFile, Section, ShortName
+from dicom_node.config_base import (
+    AbsolutePath,
+    AeTitle,
+    HostName,
+    Port,
+    PositiveSeconds,
+    SecretFile,
+    Section,
+    ShortName,
+)
 from dicom_node.tls import ClientTls, Identity
 
 PEER_TABLES = ("destinations", "sources")
@@ -73,9 +82,9 @@ class AuditSection(Section):
 
     file: bool = True
     syslog: Literal["none", "udp", "tcp", "tls"] = "none"
-    host: str = ""
+    host: HostName = ""
     port: Annotated[int, Field(ge=1, le=65535)] = 6514
-    tls_name: str = ""
+    tls_name: HostName = ""
     tls_ca: AbsolutePath | None = None
     tls_certificate: AbsolutePath | None = None
     tls_key: SecretFile | None = None
@@ -106,11 +115,11 @@ class TcpPeer(Section):
     """Somebody whom the node calls, with TLS where that is asked for."""
 
     name: ShortName
-    host: Annotated[str, Field(min_length=1)]
+    host: Annotated[HostName, Field(min_length=1)]
     port: Annotated[int, Field(ge=1, le=65535)]
     timeout_s: PositiveSeconds = 30.0
     tls: bool = False
-    tls_name: str = ""
+    tls_name: HostName = ""
     tls_ca: AbsolutePath | None = None
     tls_certificate: AbsolutePath | None = None
     tls_key: SecretFile | None = None

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, Discriminator, Field, Tag, model_validator
 from pydantic_core import PydanticCustomError
 
-from dicom_node.config_base import AbsolutePath, PositiveSeconds, SecretFile, Section, ShortName
+from dicom_node.config_base import AbsolutePath, PositiveSeconds, SecretFile, Section, ShortName, host_name
 from dicom_node.config_security import PeerTable, TcpPeer, identity_of
 from dicom_node.pacing import Rate, Window
 from dicom_node.tls import ClientTls
@@ -32,7 +32,7 @@ def web_address(value: str) -> str:
     """A URL that can be called, without user and password. Its errors, `ValueError`, hold nothing of it."""
     try:
         parts = urlsplit(value)
-        known = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+        known = parts.scheme in {"http", "https"} and bool(host_name(parts.hostname or "")) and parts.port != 0
     except ValueError:
         known = False
     if not known or not value.isascii() or not value.isprintable():

@@ -21,6 +21,7 @@ from dicom_node.errors import NodeError
 from dicom_node.findings import Finding, fault, ok, remark
 from dicom_node.ledger import Ledger
 from dicom_node.ledger_database import open_engine
+from dicom_node.result_file import PREFIX
 from dicom_node.retention import Disk
 from dicom_node.spool import REASON_SUFFIX
 from dicom_node.states import SeriesState
@@ -36,6 +37,23 @@ NETWORK_FILE_SYSTEMS = frozenset({"nfs", "nfs4", "cifs", "smb3", "smbfs", "fuse.
 MIN_FREE_FILES = 100_000
 SLOW_DATABASE_S = 1.0
 FAIR = 0.5  # a severity score of the synthetic chest that is wrong by more than this share is worth a look
+
+
+def state_folder(config: Config) -> Iterator[Finding]:
+    """What keeps from looking into it; nothing where nothing does, or where it is not there yet."""
+    state_dir = config.node.state_dir
+    try:
+        os.scandir(state_dir).close()
+    except FileNotFoundError:
+        return
+    except PermissionError:
+        yield fault(
+            "state folder",
+            f"this user may not look into {state_dir}: nothing can be said about the node",
+            "ask as the service's user: `runuser -u dicomnode -- dicomnode doctor`",
+        )
+    except OSError as error:
+        yield fault("state folder", f"{state_dir}: {error.strerror}", "look at the disk, and at the system's log")
 
 
 def disk(config: Config) -> Iterator[Finding]:
@@ -159,13 +177,14 @@ def database(config: Config) -> Iterator[Finding]:
             f"{counts[SeriesState.FAILED]} series have failed",
             "`dicomnode status --state failed` says why; afterwards `dicomnode retry UID`, or `cancel UID`",
         )
-    set_aside = len(list((config.node.state_dir / "quarantine").glob(f"*{REASON_SUFFIX}")))
-    if set_aside:
-        yield remark(
-            "work",
-            f"{set_aside} received files could not be read",
-            f"each lies with its reason in {config.node.state_dir / 'quarantine'}",
-        )
+    quarantine = config.node.state_dir / "quarantine"
+    names = [path.name for path in quarantine.glob(f"*{REASON_SUFFIX}")]
+    kept_back = sum(name.startswith(PREFIX) for name in names)
+    where = f"each lies with its reason in {quarantine}"
+    if set_aside := len(names) - kept_back:
+        yield remark("work", f"{set_aside} received files could not be read", where)
+    if kept_back:
+        yield remark("work", f"{kept_back} result objects failed a check and were not sent", where)
 
 
 def files(config: Config, faults: list[str], now: datetime) -> Iterator[Finding]:

@@ -12,7 +12,8 @@ from pathlib import Path
 
 from dicom_node import certificates, scu
 from dicom_node.config import Config, Hl7Destination, WebDestination
-from dicom_node.errors import NodeError
+from dicom_node.config_security import TlsSection
+from dicom_node.errors import ConfigError, NodeError
 from dicom_node.findings import Finding, fault, ok, remark
 from dicom_node.tls import ClientTls
 
@@ -55,12 +56,24 @@ def running(state_dir: Path) -> bool:
 def _answers(config: Config) -> Iterator[Finding]:
     node, security = config.node, config.tls
     host = ANYWHERE.get(node.bind, node.bind)
-    calling = next(iter(config.reception.calling_ae_titles), node.ae_title)
+    titles = config.reception.calling_ae_titles or (node.ae_title,)
+    calling = next((title for title in titles if title not in security.peers), None)
+    if calling is None:
+        yield remark(
+            "listener",
+            "its ports are not tried: every AE title that may call is bound to a certificate (tls.peers)",
+            "an echo from a peer shows whether it answers",
+        )
+        return
     ports: list[tuple[int, ClientTls | None]] = [] if security.only else [(node.port, None)]
-    if security.port is not None and security.identity is not None and security.certificate is not None:
-        trust = security.ca or security.certificate
-        name = certificates.names(security.certificate)[0]
-        ports.append((security.port, ClientTls(name, trust, security.identity)))
+    if security.port is not None and (ourselves := _with_tls(security)) is not None:
+        ports.append((security.port, ourselves))
+    elif security.port is not None:
+        yield remark(
+            f"listener on port {security.port}, TLS",
+            "is not tried: the node may not call itself, since nobody in tls.ca vouches for its own certificate",
+            "an echo from a peer shows whether it answers",
+        )
     for port, client_tls in ports:
         kind = f"listener on port {port}" + (", TLS" if client_tls else "")
         if not port:
@@ -77,6 +90,21 @@ def _answers(config: Config) -> Iterator[Finding]:
             )
         else:
             yield ok(kind, f"{node.ae_title} answers {calling} in {(time.monotonic() - began) * 1000:.0f} ms")
+
+
+def _with_tls(security: TlsSection) -> ClientTls | None:
+    """How the node would call itself; None where it would refuse its own certificate, or cannot read it."""
+    if security.certificate is None or (
+        security.require_client_certificate
+        and security.ca is not None
+        and not certificates.is_of(security.certificate, security.ca)
+    ):
+        return None
+    identity = security.identity if security.require_client_certificate else None
+    try:
+        return ClientTls(certificates.names(security.certificate)[0], security.certificate, identity)
+    except ConfigError:
+        return None  # said of the files
 
 
 def reachable(config: Config) -> Iterator[Finding]:

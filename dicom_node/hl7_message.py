@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from decimal import Decimal
 from hashlib import sha256
 from typing import Protocol
 
@@ -192,11 +193,16 @@ def _observations(ds: Dataset) -> Iterator[dict[int, str]]:
             2: "NM",
             3: components(figure.name.value, figure.name.meaning, figure.name.scheme_designator),
             4: REGIONS[figure.region],
-            5: f"{figure.value:.6g}",
+            5: _number(figure.value),
             6: components(figure.unit.value, figure.unit.meaning, figure.unit.scheme_designator),
         }
     for name, keyword in UIDS:
         yield {2: "ST", 3: components(*name), 5: escape(_text(ds, keyword))}
+
+
+def _number(value: float) -> str:
+    """NM (2.A.47) with six digits; unlike DS it has no exponent."""
+    return f"{Decimal(f'{value:.6g}'):f}"
 
 
 def _statement(said: Statement) -> dict[int, str]:

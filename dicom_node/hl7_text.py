@@ -12,6 +12,7 @@ from dicom_node.malformed import MALFORMED
 
 SEPARATORS = "|^~\\&"
 _ESCAPED = {"|": "\\F\\", "^": "\\S\\", "&": "\\T\\", "~": "\\R\\", "\\": "\\E\\"}
+_LINE_ENDS = re.compile(r"\r?\n(?=[A-Z][A-Z0-9]{2}\|)")
 _SPECIAL = re.compile(r"[|^&~\\\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 
@@ -74,13 +75,14 @@ class Acknowledgement:
 
 
 def acknowledgement(block: bytes) -> Acknowledgement:
-    """Read an answer.
+    """Read an answer; also one whose segments end with a line feed, which many systems send (2.5.1 has CR alone).
 
     Raises:
         NotHl7: it is no message, or has no MSA.
     """
     try:
-        message = hl7.parse(block.decode("utf-8", "replace").strip("\r\n") + "\r")
+        text = _LINE_ENDS.sub("\r", block.decode("utf-8", "replace").strip("\r\n"))
+        message = hl7.parse(text + "\r")
         answer = message.segment("MSA")
         errors = message.segments("ERR") if any(str(part[0]) == "ERR" for part in message) else []
     except (hl7.HL7Exception, *MALFORMED) as error:  # the library asserts, too

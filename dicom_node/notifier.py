@@ -21,6 +21,7 @@ from dicom_node.errors import NodeError, TransientError
 from dicom_node.ledger import Ledger
 from dicom_node.lookout import Lookout
 from dicom_node.loop import Loop
+from dicom_node.notify_send import TakenInPart
 from dicom_node.retry import RetryPolicy
 
 LOGGER = logging.getLogger(__name__)
@@ -94,7 +95,7 @@ class Notifier:
         if 0 < wait <= RETRY.cap_s:  # longer: the clock was put back
             return
         try:
-            self._send(self._channel, notice.message, self._node)
+            self._send_once(notice.message)
             told = replace(notice, message=None, attempts=0, next_attempt_at=None, error="")
         except TransientError as error:
             LOGGER.error("notification to %s: %s", self._channel.name, error)
@@ -103,6 +104,13 @@ class Notifier:
             told = replace(notice, attempts=notice.attempts + 1, next_attempt_at=again, error=str(error))
         self._notices[notice.kind] = told
         self._ledger.keep_notice(told, self._clock())
+
+    def _send_once(self, message: Message) -> None:
+        """What some have is not sent again: while it waits, they get it anew and nothing else of its kind."""
+        try:
+            self._send(self._channel, message, self._node)
+        except TakenInPart as error:
+            LOGGER.error("notification to %s: %s", self._channel.name, error)
 
 
 class NotificationService:

@@ -12,11 +12,23 @@ from dicom_node import tls
 from dicom_node.alarms import Message
 from dicom_node.config_base import read_secret
 from dicom_node.config_notify import AnyNotification, Mail, Webhook
-from dicom_node.errors import ConfigError, NodeError, TransientError
-from dicom_node.http_session import refusal, session
+from dicom_node.errors import ConfigError, TransientError
+from dicom_node.http_session import session
 from pipeline import SOFTWARE_NAME, __version__
 
 MAX_TOLD = 200
+_ACCESS = ": check user and password_file or token_file, or whether the webhook is still allowed"
+_GONE = ": it is not there, or not any more; make a new webhook, and put its URL into url or url_file"
+_MOVED = ", a redirection: correct url or url_file"
+_ADVICE = {
+    **dict.fromkeys((301, 302, 303, 307, 308), _MOVED),
+    **dict.fromkeys((401, 403, 407), _ACCESS),
+    **dict.fromkeys((404, 405, 410), _GONE),
+}
+
+
+class TakenInPart(TransientError):
+    """Some recipients have it, and others were refused: sent again, the first would have it again and again."""
 
 
 def send(channel: AnyNotification, message: Message, node: str) -> None:
@@ -28,7 +40,7 @@ def send(channel: AnyNotification, message: Message, node: str) -> None:
         node: AE title of the node.
 
     Raises:
-        TransientError: it did not arrive.
+        TransientError: it did not arrive; `TakenInPart`: not at everybody.
     """
     try:
         if isinstance(channel, Mail):
@@ -37,10 +49,6 @@ def send(channel: AnyNotification, message: Message, node: str) -> None:
             _post(channel, message, node)
     except ConfigError as error:
         raise TransientError(f"{channel.name}: {error}") from error
-    except TransientError:
-        raise
-    except NodeError as error:  # refused: a person may correct it while the message waits
-        raise TransientError(str(error)) from error
 
 
 def _post(channel: Webhook, message: Message, node: str) -> None:
@@ -61,7 +69,8 @@ def _post(channel: Webhook, message: Message, node: str) -> None:
             headers={"Content-Type": "application/json", "Accept": "*/*"},
         )
     if not 200 <= answer.status < 300:
-        raise refusal(hook, "the notification", answer.status)
+        told = f"{hook.label} refused the notification with HTTP status {answer.status}"
+        raise TransientError(f"{told}{_ADVICE.get(answer.status, '')}.")  # a person may correct it while it waits
 
 
 def _mail(channel: Mail, message: Message, node: str) -> None:
@@ -78,7 +87,11 @@ def _mail(channel: Mail, message: Message, node: str) -> None:
             f"{where} did not take a mail: {_why(error)}. Check host, port and security."
         ) from error
     if refused:
-        raise TransientError(f"{where} refused {len(refused)} of {len(channel.recipients)} recipients.")
+        code, said = next(iter(refused.values()))
+        raise TakenInPart(
+            f"{where} refused {len(refused)} of {len(channel.recipients)} recipients, the others have the mail: "
+            f"{code} {_words(said)}"
+        )
 
 
 def _connected(channel: Mail) -> smtplib.SMTP:

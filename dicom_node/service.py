@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 
 CHECK_S = 120.0  # loading torch from a slow disk
 WARN_EVERY_S = 86_400.0
-NOT_NEEDED = ("destinations[", "sources[", "audit.", "web.", "notifications[")  # to receive
+NOT_NEEDED = ("destinations[", "sources[", "audit.", "web.", "notifications[", "tls.crl:")  # to receive
 LOOK_EVERY_S = 5.0  # how often the threads are looked after where systemd sets no watchdog
 
 

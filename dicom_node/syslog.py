@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import UTC, date, datetime
 from pathlib import Path
-from ssl import SSLContext
+from ssl import SSLContext, SSLWantReadError
 from typing import Protocol
 
 FOLDER = "audit"  # of a `DailyFile`, in the state folder
@@ -56,22 +56,30 @@ class DailyFile:
             _hand_over(self._folder, self._folder.parent)
         path = self._folder / f"{self._clock().astimezone():%Y-%m-%d}.log"
         descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, FILE_MODE)
-        with os.fdopen(descriptor, "ab") as file:
-            if not file.tell():
+        try:
+            before = os.fstat(descriptor).st_size
+            if not before:
                 os.fchmod(descriptor, FILE_MODE)  # whatever the umask of the service
                 _hand_over(path, self._folder)
-            before = file.tell()
             try:
-                file.write(b"".join(one + b"\n" for one in frames))
-                file.flush()
+                _write_all(descriptor, b"".join(one + b"\n" for one in frames))
             except OSError:
                 with suppress(OSError):
-                    file.truncate(before)  # disk full: no halves
+                    os.ftruncate(descriptor, before)  # disk full: no halves
                 raise
             os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
     def close(self) -> None:
         """Nothing stays open."""
+
+
+def _write_all(descriptor: int, data: bytes) -> None:
+    """Not by a file object: its buffer would keep what the disk did not take, and write it when it is closed."""
+    rest = memoryview(data)
+    while rest:
+        rest = rest[os.write(descriptor, rest) :]
 
 
 def files_before(folder: Path, day: date) -> list[Path]:
@@ -155,13 +163,16 @@ class Stream:
 
 def _is_closed(connection: socket.socket) -> bool:
     """Whether the repository has hung up: it never says anything else."""
-    readable, _, _ = select.select([connection], [], [], 0)
-    if not readable:
+    readable = select.poll()  # not select(2), which ends at file descriptor 1023
+    readable.register(connection, select.POLLIN)
+    if not readable.poll(0):
         return False
     try:
         connection.settimeout(0)
         return not connection.recv(4096)
-    except (BlockingIOError, OSError) as error:
-        return not isinstance(error, BlockingIOError)
+    except (BlockingIOError, SSLWantReadError):  # TLS itself had something to say: session tickets of TLS 1.3
+        return False
+    except OSError:
+        return True
     finally:
         connection.settimeout(TIMEOUT_S)

@@ -111,6 +111,8 @@ def server_context(
         context.verify_mode = ssl.CERT_REQUIRED if require_client_certificate else ssl.CERT_OPTIONAL
     if crl is not None:
         _trust(context, crl)
+        if not context.cert_store_stats()["crl"]:
+            raise ConfigError(f"{crl} holds no revocation list in PEM format")
         context.verify_flags |= ssl.VERIFY_CRL_CHECK_LEAF
     return context
 

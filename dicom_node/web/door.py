@@ -209,6 +209,10 @@ def _guarded(view: View, visit: Visit) -> Response:
         return visit.message(404, "Not here", f"{error}.")
     except IllegalTransition as error:
         return visit.message(409, "Not done", f"{error}.")
+    except ConfigError as error:
+        LOGGER.error("%s cannot be answered: %s", visit.request.url.path, error)
+        text = "The file of users (web.users_file) cannot be used: log and `dicomnode check` say why."
+        return visit.message(503, "Nobody can log in", text)
     except (NodeError, SQLAlchemyError) as error:
         LOGGER.error("%s cannot be answered: %s", visit.request.url.path, error)
         return visit.message(503, "No answer", "The database does not answer. The log of the node says why.")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from unicodedata import east_asian_width
 
 from dicom_node.ledger_records import SeriesIdentity
 
@@ -35,7 +36,9 @@ def _traces(secret: str) -> str:
     word = rf"(?i:(?<![^\W_]){text}(?![^\W_]))"  # "_" parts words here
     if len(secret) >= SHORTEST:
         return f"{word}|{text}"
-    return word if len(secret) == 2 and secret.isalpha() else ""
+    if len(secret) != 2 or not secret.isalpha():
+        return ""
+    return text if all(east_asian_width(sign) == "W" for sign in secret) else word  # written without spaces
 
 
 @dataclass(frozen=True)
@@ -57,7 +60,11 @@ class Mask:
         if not self.enabled:
             return value
         groups = identity.patient_name.split("=")
-        names = [identity.patient_name, *groups, *(part for group in groups for part in group.split("^"))]
+        parts = [group.split("^") for group in groups]
+        names = [identity.patient_name, *groups, *(part for group in parts for part in group)]
+        names += [
+            "".join(part.strip() for part in group[:2]) for group in parts
+        ]  # as Chinese, Japanese, Korean has it
         secrets = {identity.patient_id, identity.accession_number, *names}
         for secret in sorted({secret.strip() for secret in secrets}, key=len, reverse=True):
             if pattern := _traces(secret):

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+from collections.abc import Iterator
+from contextlib import suppress
+from datetime import UTC, datetime, time, timedelta
 
 from pydicom.uid import SecondaryCaptureImageStorage
 from starlette.responses import Response
 
 from dicom_node import certificates
+from dicom_node.config import Config
 from dicom_node.errors import NotFound
 from dicom_node.health import examine
 from dicom_node.ledger import Place, ResultRecord, SeriesRecord
@@ -30,7 +33,7 @@ MAX_PICTURES = 12
 def today(visit: Visit) -> Response:
     """What came in, what is waiting and why, what failed and what to do."""
     desk, now = visit.desk, visit.desk.clock()
-    midnight = now.astimezone().replace(hour=0, minute=0, second=0, microsecond=0)
+    midnight = _midnight(now)
     counts = desk.ledger.counts()
     newest = desk.ledger.page_of_series(limit=LISTED).records
     return visit.page(
@@ -108,21 +111,31 @@ def _some(desk: Desk, state: SeriesState) -> tuple[SeriesRecord, ...]:
 def _attention(desk: Desk, now: datetime) -> list[str]:
     """What an administrator should look at beside single series."""
     found = examine(desk.node).reasons
-    disk = Disk.of(desk.config)
-    if disk.low:
-        found.append(f"The disk is low ({disk}): {LOW_DISK}")
-    elif disk.short:
-        found.append(f"The disk is short ({disk}): soon nothing is received; `dicomnode purge`, or a larger disk")
+    with suppress(OSError):  # a disk that does not answer: `examine` has said it
+        found.extend(_of_state_folder(desk.config))
     found += [f"Renew soon: {warning}" for warning in certificates.expiring(desk.config, now)]
     found += [f"{certificates.KEEPS_OLD}: {fault}" for fault in certificates.not_in_use(desk.config)]
-    quarantine = desk.config.node.state_dir / "quarantine"
+    return found
+
+
+def _of_state_folder(config: Config) -> Iterator[str]:
+    disk = Disk.of(config)
+    if disk.low:
+        yield f"The disk is low ({disk}): {LOW_DISK}"
+    elif disk.short:
+        yield f"The disk is short ({disk}): soon nothing is received; `dicomnode purge`, or a larger disk"
+    quarantine = config.node.state_dir / "quarantine"
     names = [path.name for path in quarantine.glob(f"*{REASON_SUFFIX}")]
     kept_back = sum(name.startswith(PREFIX) for name in names)
     if set_aside := len(names) - kept_back:
-        found.append(f"{set_aside} received file(s) could not be read; each lies with its reason in {quarantine}")
+        yield f"{set_aside} received file(s) could not be read; each lies with its reason in {quarantine}"
     if kept_back:
-        found.append(f"{kept_back} result object(s) failed a check and were not sent; they lie in {quarantine}")
-    return found
+        yield f"{kept_back} result object(s) failed a check and were not sent; they lie in {quarantine}"
+
+
+def _midnight(now: datetime) -> datetime:
+    """When the local day began; on a day on which the clocks change its offset is not that of `now`."""
+    return datetime.combine(now.astimezone(), time()).astimezone()
 
 
 def _place(text: str) -> Place | None:

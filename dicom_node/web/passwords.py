@@ -10,7 +10,7 @@ from pathlib import Path
 from cryptography.exceptions import InvalidKey
 from cryptography.hazmat.primitives.kdf.argon2 import Argon2id
 
-from dicom_node.config_base import locate
+from dicom_node.config_base import TEXT, locate
 from dicom_node.errors import ConfigError
 
 MIN_LENGTH = 12
@@ -43,7 +43,7 @@ def read_users(path: Path) -> Mapping[str, str]:
         ConfigError: it cannot be read, or a line is not of that form; says which, and nothing of what it holds.
     """
     try:
-        lines = locate(path).read_text(encoding="utf-8").splitlines()
+        lines = locate(path).read_text(encoding=TEXT).splitlines()
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
         raise ConfigError(f"{path} cannot be read: {reason}") from None

@@ -37,8 +37,8 @@ def when(value: datetime | None) -> Markup:
 
 
 def span(value: timedelta) -> str:
-    """A duration in one unit."""
-    seconds = int(value.total_seconds())
+    """A duration in one unit; none is below 0, though the clock may have been put back."""
+    seconds = max(0, int(value.total_seconds()))
     if seconds < MINUTE:
         return f"{seconds} s"
     for unit, name in ((DAY, "d"), (HOUR, "h"), (MINUTE, "min")):
@@ -53,8 +53,8 @@ def day(date: str) -> str:
 
 
 def code(text: str) -> Markup:
-    """Our own words, with `commands` in them shown as such."""
-    parts = text.split("`")
+    """Our own words, with `commands` in them shown as such; they may quote what stood in an address."""
+    parts = CONTROL.sub("\N{REPLACEMENT CHARACTER}", text).split("`")
     marked = (
         Markup("<code>{}</code>").format(part) if place % 2 else escape(part) for place, part in enumerate(parts)
     )
@@ -91,6 +91,7 @@ class Renderer:
             advice=advice,
             ae_title=config.node.ae_title,
             has_login=config.web.users_file is not None,
+            login_always=config.web.login == "always",
             mask=Mask(config.web.mask_names),
             research_use_only=RESEARCH_USE_ONLY,
             version=__version__,

@@ -123,9 +123,13 @@ class Attempts:
 
 
 def _network(address: str) -> str:
-    """One machine: an IPv6 host has 2**64 addresses."""
+    """One machine: an IPv6 host has 2**64 addresses. A listener at "::" shows IPv4 ones as ::ffff:a.b.c.d."""
     try:
         parsed = ipaddress.ip_address(address)
     except ValueError:
         return address
-    return str(ipaddress.ip_network(f"{parsed}/64", strict=False)) if parsed.version == 6 else address
+    if isinstance(parsed, ipaddress.IPv4Address):
+        return address
+    if parsed.ipv4_mapped is not None:
+        return str(parsed.ipv4_mapped)
+    return str(ipaddress.ip_network(f"{parsed}/64", strict=False))

@@ -91,6 +91,18 @@ def test_the_mark_moves_where_nothing_was() -> None:
     assert decide(Notice("admin", "failures", mark=1), Found(0, 0, (), 99), at(0), RHYTHM).mark == 99
 
 
+def test_the_mark_moves_past_what_nobody_will_be_told_of() -> None:
+    """A retrieval that failed, a failed series that was retried at once: nothing is wrong now.
+
+    All events since then would be read at each look, for ever.
+    """
+    passed = decide(Notice("admin", "failures", mark=1), found(count=0, new=1, mark=99), at(0), RHYTHM)
+    assert (passed.message, passed.mark) == (None, 99)
+    first = sent(decide(Notice("admin", "failures"), found(1, 1, mark=5), at(0), RHYTHM))
+    held = decide(first, found(2, 1, mark=99), at(60), RHYTHM)
+    assert (held.message, held.mark) == (None, 5)  # it is told in an hour
+
+
 def test_a_clock_that_is_put_back_silences_nobody_for_long() -> None:
     notice = sent(decide(Notice("admin", "failures"), found(1, 1), at(1000 * HOUR), RHYTHM))
     assert status(decide(notice, found(2, 1), at(0), RHYTHM)) == "more"

@@ -87,3 +87,45 @@ def test_a_key_that_everybody_can_read_is_a_fault(ca: Authority) -> None:
     assert fault.startswith(f"tls.key: everybody can read {key}")
     key.chmod(0o640)
     assert certificates.faults(configured(ca), NOW) == []
+
+
+def test_a_revocation_list_that_is_over_is_a_fault_since_nobody_can_call(ca: Authority) -> None:
+    ca.issue("node")
+    path = ca.revoke(days=7)
+    settings = configured(ca, port=2762, crl=path)
+    assert certificates.faults(settings, NOW) == [] == certificates.expiring(settings, NOW)  # a week is enough
+    late = NOW + timedelta(days=7)
+    (warning,) = certificates.expiring(settings, late)
+    assert warning.startswith(f"tls.crl: the revocation list of CN=ca in {path} is over since ")
+    assert certificates.faults(settings, late) == [f"{warning}: have a newer one put there"]
+
+
+def test_of_several_revocation_lists_each_counts(ca: Authority, tmp_path: Path) -> None:
+    ca.issue("node")
+    (tmp_path / "other").mkdir()
+    other = Authority(tmp_path / "other", "other")
+    path = tmp_path / "both.pem"
+    path.write_bytes(ca.revoke(days=30).read_bytes() + other.revoke(days=7).read_bytes())
+    (fault,) = certificates.faults(configured(ca, port=2762, crl=path), NOW + timedelta(days=8))
+    assert fault.startswith(f"tls.crl: the revocation list of CN=other in {path} is over")
+
+
+def test_who_vouches_for_whom(ca: Authority, tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    other = Authority(tmp_path / "other", "other")
+    node, stranger = ca.issue("node"), other.issue("stranger")
+    both, chain = tmp_path / "both.pem", tmp_path / "chain.pem"
+    both.write_bytes(other.certificate.read_bytes() + ca.certificate.read_bytes())
+    chain.write_bytes(stranger.certificate.read_bytes() + node.certificate.read_bytes())
+    assert certificates.is_of(node.certificate, ca.certificate)
+    assert certificates.is_of(node.certificate, both)
+    assert certificates.is_of(node.certificate, node.certificate)
+    assert certificates.is_of(chain, ca.certificate)
+    assert not certificates.is_of(node.certificate, other.certificate)
+    assert not certificates.is_of(tmp_path / "absent.pem", ca.certificate)
+
+
+def test_a_certificate_is_no_revocation_list(ca: Authority) -> None:
+    ca.issue("node")
+    (fault,) = certificates.faults(configured(ca, port=2762, crl=ca.certificate), NOW)
+    assert fault == f"tls: {ca.certificate} holds no revocation list in PEM format"

@@ -25,6 +25,7 @@ from rich.console import Console
 from dicom_node import cli, cli_common, cli_exit, cli_status
 from dicom_node.cli_exit import Status
 from dicom_node.errors import ConfigError, LowDisk, NodeError, NotFound, PermanentError, TransientError
+from dicom_node.ledger import Ledger
 from tests.fixtures.outbox import Outbox
 from tests.fixtures.part10 import write_object
 from tests.fixtures.samples import SERIES
@@ -214,6 +215,17 @@ def test_status_answers_without_loading_what_it_does_not_need(site: Site) -> Non
     loaded = set(done.stderr.split())
     assert {"dicom_node", "sqlalchemy"} <= loaded
     assert not loaded & {"alembic", "httpx", "numpy", "pydicom", "pynetdicom", "scipy", "torch"}
+
+
+def test_status_of_a_node_whose_disk_is_gone_and_whose_ledger_is_elsewhere(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    url = f"sqlite:///{tmp_path / 'elsewhere.sqlite'}"
+    Ledger(url).close()
+    config = tmp_path / "config.toml"
+    config.write_text(tomli_w.dumps({"node": {"state_dir": str(tmp_path / "gone"), "database": url}}))
+    assert cli_exit.run(cli.app, ["status", "--config", str(config)], "dicomnode") == Status.TRY_AGAIN
+    assert capsys.readouterr().err == f"{tmp_path / 'gone'}: the disk does not answer: No such file or directory\n"
 
 
 def test_piped_tables_are_plain_and_their_lines_whole(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,10 +7,14 @@ from pathlib import Path
 import pytest
 
 from dicom_node import config
+from dicom_node.config_base import read_secret
 from dicom_node.config_notify import Mail, Webhook
 from dicom_node.errors import ConfigError
+from dicom_node.web.passwords import read_users
+from tests.fixtures.page import USERS
 
 ROOT = Path(__file__).resolve().parents[3]
+TLS = {"certificate": "/c.pem", "key": "/k.pem", "ca": "/ca.pem"}
 
 
 def test_the_shipped_default_is_valid_and_holds_the_defaults_of_the_code() -> None:
@@ -120,6 +124,26 @@ def test_unreadable_files_are_named(tmp_path: Path, content: bytes | None) -> No
         path.write_bytes(content)
     with pytest.raises(ConfigError, match=str(path)):
         config.load(path)
+
+
+def test_a_byte_order_mark_is_no_part_of_what_people_write(tmp_path: Path) -> None:
+    for name, content in (("config.toml", "[node]\r\nport = 1\r\n"), ("secret", "sesame\r\n"), ("users", USERS)):
+        (tmp_path / name).write_bytes(b"\xef\xbb\xbf" + content.encode())
+    assert config.load(tmp_path / "config.toml").node.port == 1
+    assert read_secret(tmp_path / "secret") == "sesame"
+    assert set(read_users(tmp_path / "users")) == {"ada"}
+
+
+def test_a_profile_may_have_the_name_of_a_protocol_and_is_named_in_complaints() -> None:
+    with pytest.raises(ConfigError, match=r"  profiles\.dicomweb\.seg: "):
+        config.parse({"profiles": {"dicomweb": {"seg": "x"}}})
+
+
+def test_both_ports_for_dicom_cannot_be_the_same_one() -> None:
+    with pytest.raises(ConfigError, match=r"  tls\.port: node\.port is 11112 too"):
+        config.parse({"tls": {**TLS, "port": 11112}})
+    assert config.parse({"tls": {**TLS, "port": 11112, "only": True}}).tls.port == 11112
+    assert config.parse({"node": {"port": 0}, "tls": {**TLS, "port": 0}}).tls.port == 0
 
 
 def test_used_profiles_are_those_of_the_destinations_each_once() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -104,7 +105,7 @@ def test_the_password_of_the_database_comes_from_a_file(tmp_path: Path) -> None:
 
 def test_the_password_may_be_a_credential(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = config.parse({"node": {"database": URL, "database_password_file": "credential:database"}})
-    with pytest.raises(ConfigError, match="LoadCredential=database:FILE"):
+    with pytest.raises(ConfigError, match="LoadCredential=database:FILE .*CREDENTIALS_DIRECTORY"):
         _ = settings.database_url
     (tmp_path / "database").write_text("sesame")
     monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
@@ -124,3 +125,38 @@ def test_a_password_in_the_url_is_refused_and_not_repeated(database: str) -> Non
         config.parse({"node": {"database": database, "port": -1}})
     assert "sesame" not in str(caught.value)
     assert "sesame" not in repr(caught.value.__cause__) or "input_value" in repr(caught.value.__cause__)
+
+
+RIS = {"name": "ris", "protocol": "hl7", "port": 2575}
+MAIL = {"name": "a", "by": "mail", "sender": "a@b", "recipients": ["a@b"]}
+
+
+@pytest.mark.parametrize("name", ["pacs..example.org", ".example.org", "a" * 64 + ".example.org", "pacs\0"])
+@pytest.mark.parametrize(
+    ("content", "where"),
+    [
+        (lambda name: {"destinations": [{**PACS, "host": name}]}, "destinations[0].host"),
+        (lambda name: {"sources": [{**PACS, "tls_name": name}]}, "sources[0].tls_name"),
+        (lambda name: {"destinations": [{**RIS, "host": "ris", "tls_name": name}]}, "destinations[0].tls_name"),
+        (lambda name: {"audit": {"syslog": "udp", "host": name}}, "audit.host"),
+        (lambda name: {"notifications": [{**MAIL, "host": name}]}, "notifications[0].host"),
+        (
+            lambda name: {"destinations": [{"name": "w", "protocol": "dicomweb", "url": f"https://{name}/x"}]},
+            "destinations[0].url",
+        ),
+    ],
+)
+def test_names_that_nobody_can_have_are_refused_before_a_thread_asks_for_them(
+    content: Callable[[str], dict[str, Any]], where: str, name: str
+) -> None:
+    """Looked up, or compared with a certificate, they raise errors that are none of the network: a thread ends."""
+    with pytest.raises(ConfigError) as caught:
+        config.parse(content(name))
+    assert f"  {where}: " in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["pacs.example.org.", "PACS_1", "exämple.org", "::1", "fe80::1%eth0", "10.0.0.5"])
+def test_names_and_addresses_that_somebody_may_have(name: str) -> None:
+    (parsed,) = config.parse({"destinations": [{**PACS, "host": name, "tls_name": ""}]}).destinations
+    assert isinstance(parsed, config.Destination)
+    assert parsed.host == name

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from contextlib import closing
+import os
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from dicom_node import checkup, doctor_host, doctor_listener, service
 from dicom_node import config as configuration
-from dicom_node import doctor_host, doctor_listener, service
 from dicom_node.config import Config
 from dicom_node.findings import Finding, Grade
 from dicom_node.ledger import Ledger
 from dicom_node.retention import Disk
 from pipeline.lung_builtin import NETWORK_METHOD
+from tests.fixtures.certificates import Authority
 from tests.fixtures.reception import receiving
 
 NOW = datetime(2026, 1, 2, 3, 4, tzinfo=UTC)
@@ -77,6 +80,45 @@ def test_the_database(tmp_path: Path) -> None:
     assert list(doctor_host.database(settings))[0].grade is Grade.FAULT
 
 
+def test_what_lies_in_quarantine_is_told_apart(tmp_path: Path) -> None:
+    settings = config(tmp_path)
+    with closing(Ledger(settings.database_url)):
+        pass
+    (settings.node.state_dir / "quarantine").mkdir()
+    for name in ("a.dcm.reason.txt", "result-1.2.dcm.reason.txt", "result-1.3.dcm.reason.txt"):
+        (settings.node.state_dir / "quarantine" / name).touch()
+    said = texts(list(doctor_host.database(settings)))
+    assert "1 received files could not be read" in said
+    assert "2 result objects failed a check and were not sent" in said
+
+
+@contextmanager
+def nobody() -> Iterator[None]:
+    """As a user who owns nothing."""
+    before = os.geteuid()
+    if before == 0:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(before)
+
+
+def test_who_may_not_look_is_told_that_and_nothing_wrong(tmp_path: Path) -> None:
+    settings = config(tmp_path)
+    with closing(Ledger(settings.database_url)):
+        pass
+    settings.node.state_dir.chmod(0)
+    try:
+        with nobody():
+            (found,) = checkup.examine(settings, NOW, with_analysis=False)
+    finally:
+        settings.node.state_dir.chmod(0o700)
+    assert found.grade is Grade.FAULT
+    assert f"may not look into {settings.node.state_dir}" in found.text
+    assert "runuser -u dicomnode" in found.remedy
+
+
 def test_the_model_and_the_device(tmp_path: Path) -> None:
     settings = config(tmp_path)
     told = texts(list(doctor_host.model(settings)))
@@ -102,6 +144,38 @@ def test_the_listener(tmp_path: Path) -> None:
         assert found.grade is Grade.OK
         elsewhere = running.model_copy(update={"node": running.node.model_copy(update={"ae_title": "OTHER"})})
         assert list(doctor_listener.listener(elsewhere))[0].grade is Grade.FAULT
+
+
+def listening(tmp_path: Path, tls: dict[str, Any], **reception: Any) -> list[tuple[Finding, int]]:
+    """What is said of a node that listens with this [tls]; and with each finding how many calls it had refused."""
+    with receiving(tmp_path / "state", tls, **reception) as node, service.only_one(tmp_path / "state"):
+        ports = {"node": {"state_dir": str(tmp_path / "state"), "port": node.port}}
+        settings = configuration.parse({**ports, "tls": {**tls, "port": node.tls_port}, "reception": reception})
+        traffic = node.receiver.traffic
+        return [(found, sum(traffic.rejected_counts.values())) for found in doctor_listener.listener(settings)]
+
+
+def test_titles_that_are_bound_to_a_certificate_are_not_called_by(tmp_path: Path) -> None:
+    """It would be refused, rightly, and the audit trail would have an alert."""
+    tls = {**Authority(tmp_path).listener(), "peers": {"CT1": ["ct1.example.org"]}}
+    found = listening(tmp_path, tls, calling_ae_titles=["CT1", "CT2"])
+    assert [(each.grade, refused) for each, refused in found] == [(Grade.OK, 0)] * 2
+    assert "answers CT2" in found[0][0].text
+    ((alone, refused),) = listening(tmp_path, tls, calling_ae_titles=["CT1"])
+    assert (alone.grade, refused) == (Grade.REMARK, 0)
+    assert "every AE title that may call is bound to a certificate" in alone.text
+
+
+def test_a_node_whose_own_certificate_is_of_another_ca_than_those_of_its_callers(tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    own = Authority(tmp_path / "other", "other").issue("node")
+    files = {"certificate": str(own.certificate), "key": str(own.key), "port": 0}
+    callers = {**files, "ca": str(Authority(tmp_path).certificate)}
+    found = listening(tmp_path, callers)
+    assert sorted((each.grade, refused) for each, refused in found) == [(Grade.OK, 0), (Grade.REMARK, 0)]
+    for relaxed in (files, callers):
+        found = listening(tmp_path, {**relaxed, "require_client_certificate": False})
+        assert [(each.grade, refused) for each, refused in found] == [(Grade.OK, 0)] * 2
 
 
 def test_peers_that_could_never_call(tmp_path: Path) -> None:

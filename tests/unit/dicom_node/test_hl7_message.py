@@ -108,6 +108,19 @@ def test_a_corrected_report_says_so_under_the_same_filler_number(report: Dataset
     assert text(report) == text(report)
 
 
+@pytest.mark.parametrize(
+    ("stored", "sent"), [("1.4e-05", "0.000014"), ("1.23457e+06", "1234570"), ("0", "0"), ("12.5", "12.5")]
+)
+def test_numbers_have_no_exponent_which_nm_does_not_know(report: Dataset, stored: str, sent: str) -> None:
+    """A voxel of opacity in a lung is 0.000014 % of it."""
+    small = copy.deepcopy(report)
+    for item in walk(small):
+        if item.ValueType == "NUM":
+            item.MeasuredValueSequence[0].NumericValue = stored
+    fields = [line.split("|") for line in text(small).split("\r") if line.startswith("OBX")]
+    assert {of[5] for of in fields if of[2] == "NM"} == {sent}
+
+
 def test_a_report_without_patient_or_figures_makes_no_message(report: Dataset) -> None:
     with pytest.raises(hl7_message.Incomplete, match="PatientID"):
         text(changed(report, PatientID=" "))
@@ -133,6 +146,13 @@ def test_acknowledgements() -> None:
     for nonsense in (b"", b"GET / HTTP/1.1", b"MSH|^~\\&|A", b"\xff\xfe\x00", ack("1").encode()[:40]):
         with pytest.raises(NotHl7):
             acknowledgement(nonsense)
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_an_acknowledgement_in_lines(end: str) -> None:
+    said = acknowledgement(ack("ID1", "AE", "no such patient", "204^Unknown key").replace("\r", end).encode())
+    assert (said.code, said.control_id, said.condition) == ("AE", "ID1", "204")
+    assert said.text == "no such patient; 204 Unknown key"
 
 
 @given(st.binary())

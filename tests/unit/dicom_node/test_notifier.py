@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
@@ -277,6 +278,34 @@ def test_a_mail_to_this_machine_and_one_that_is_refused(tmp_path: Path, ledger: 
     assert "Check host, port and security" in waiting.error
 
 
+def test_a_recipient_who_is_gone_neither_repeats_nor_silences_what_the_others_get(
+    tmp_path: Path, ledger: Ledger, clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    plain = {"by": "mail", "host": "127.0.0.1", "security": "none", "sender": "node@example.org"}
+    with told.mailbox() as box:
+        box.unknown = "gone@example.org"
+        recipients = ["admin@example.org", box.unknown]
+        config = settings(tmp_path, **plain, port=box.port, recipients=recipients, interval_h=1)
+        telling = notifier(config, ledger, clock)
+        fail(ledger)
+        telling.run_once()
+        assert len(box.letters) == 1
+        assert "refused 1 of 2 recipients" in caplog.text and "no such mailbox" in caplog.text
+        for _ in range(50):  # minutes
+            clock.advance(60)
+            telling.run_once()
+        assert len(box.letters) == 1
+        fail(ledger, "1.2.3.2")
+        clock.advance(3600)
+        telling.run_once()
+        assert [letter["Subject"] for letter in box.letters[1:]] == [
+            "[dicomnode DICOMNODE] more: something failed (2)"
+        ]
+        (channel,) = config.notifications
+        with pytest.raises(TransientError, match="refused 1 of 2 recipients"):  # who tries it by hand is told
+            notify_send.send(channel, trial(at(0)), "NODE")
+
+
 def test_a_channel_that_hangs_or_breaks_holds_up_nothing(tmp_path: Path, ledger: Ledger, clock: Clock) -> None:
     config = settings(tmp_path, url="http://127.0.0.1:1/")
     service = NotificationService(config, ledger, clock)
@@ -352,6 +381,17 @@ def test_the_path_of_a_webhook_is_said_nowhere(
         {"destinations": [{"name": "p", "protocol": "dicomweb", "url": "https://p.example.org/dicom-web"}]}
     ).destinations
     assert "https://p.example.org/dicom-web" in pacs.model_dump_json()
+
+
+@pytest.mark.parametrize(
+    ("status", "says"), [(403, "still allowed"), (404, "make a new webhook"), (500, "status 500.")]
+)
+def test_a_webhook_that_refuses_is_no_archive(tmp_path: Path, hook: told.Hook, status: int, says: str) -> None:
+    hook.status = status
+    (channel,) = settings(tmp_path, url=hook.url).notifications
+    with pytest.raises(TransientError, match=says) as caught:
+        notify_send.send(channel, trial(at(0)), "NODE")
+    assert not {"DICOMweb", "PACS"} & set(re.findall(r"\w+", str(caught.value)))
 
 
 def test_the_url_of_a_webhook_from_a_file(tmp_path: Path, hook: told.Hook) -> None:

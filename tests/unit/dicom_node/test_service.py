@@ -101,6 +101,15 @@ def test_a_taken_port_ends_the_start_and_leaves_nothing_running(tmp_path: Path) 
         assert {thread for thread in threading.enumerate() if not thread.daemon} <= before
 
 
+def test_a_revocation_list_that_is_over_is_said_and_does_not_keep_the_plain_port_shut(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    ca = Authority(tmp_path)
+    over = {**ca.listener(), "crl": str(ca.revoke(days=0.01))}
+    service.refuse_faults(parse({"node": {"state_dir": str(tmp_path)}, "tls": over}))
+    assert "tls.crl: the revocation list of CN=ca" in caplog.text
+
+
 def test_what_is_wrong_with_a_peer_is_said_and_does_not_stop_reception(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

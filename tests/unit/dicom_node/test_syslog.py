@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import resource
+import signal
 import socket
 import ssl
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from queue import SimpleQueue
@@ -28,6 +30,19 @@ def test_a_frame_is_that_of_rfc_5424() -> None:
     header = b"<85>1 2026-11-25T23:59:59.987Z node.example.org dicomnode 4711 DICOM+RFC3881 - "
     assert framed == header + b"\xef\xbb\xbf<?xml?>\xc3\xa9"
     assert b" - dicomnode " in frame(b"", NOW, "", 1)
+
+
+@contextmanager
+def room_for(size_bytes: int) -> Iterator[None]:
+    """Files cannot become longer: a write ends in the middle and the next one fails, as on a full disk."""
+    kept = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size_bytes, kept[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, kept)
+        signal.signal(signal.SIGXFSZ, handler)
 
 
 class TestDailyFile:
@@ -56,33 +71,12 @@ class TestDailyFile:
         (file,) = (tmp_path / "audit").iterdir()
         assert (file.stat().st_uid, file.parent.stat().st_uid) == (65534, 65534)
 
-    def test_a_full_disk_leaves_no_half_line(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    @pytest.mark.parametrize("length", [50, 20_000])
+    def test_a_full_disk_leaves_no_half_line(self, tmp_path: Path, length: int) -> None:
         sink = DailyFile(tmp_path / "audit", lambda: NOW)
         sink.write([b"one"])
-
-        class Full:
-            def __init__(self, file: object) -> None:
-                self.file = file
-
-            def __getattr__(self, name: str) -> object:
-                return getattr(self.file, name)
-
-            def __enter__(self) -> Full:
-                return self
-
-            def __exit__(self, *_: object) -> None:
-                self.file.close()  # type: ignore[attr-defined]
-
-            def write(self, data: bytes) -> int:
-                self.file.write(data[: len(data) // 2])  # type: ignore[attr-defined]
-                self.file.flush()  # type: ignore[attr-defined]
-                raise OSError(28, "No space left on device")
-
-        really = os.fdopen
-        monkeypatch.setattr(syslog.os, "fdopen", lambda *arguments: Full(really(*arguments)))
-        with pytest.raises(OSError, match="No space"):
-            sink.write([b"two"])
-        monkeypatch.undo()
+        with room_for(len(b"one\n") + length), pytest.raises(OSError, match="too large"):
+            sink.write([b"x" * length, b"x" * length])
         sink.write([b"three"])
         (file,) = (tmp_path / "audit").iterdir()
         assert file.read_bytes() == b"one\nthree\n"
@@ -156,6 +150,29 @@ def test_tcp_messages_are_counted_and_a_connection_that_was_lost_is_made_again()
         sink.close()
 
 
+@contextmanager
+def busy(files: int) -> Iterator[None]:
+    """So many files are open, as with many associations; the unit allows 16384."""
+    kept = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(kept[0], 2 * files), kept[1]))
+    try:
+        with ExitStack() as opened:
+            for _ in range(files):
+                opened.enter_context(Path(os.devnull).open("rb"))
+            yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, kept)
+
+
+def test_a_connection_made_while_many_files_are_open_is_written_to_again() -> None:
+    with repository() as there, busy(1024):
+        sink = Stream("127.0.0.1", there.port)
+        for message in (b"one", b"two"):
+            sink.write([message])
+            assert there.messages.get(timeout=SECONDS) == message
+        sink.close()
+
+
 def test_tls_with_certificates_on_both_sides(tmp_path: Path) -> None:
     ca = Authority(tmp_path)
     owner, node = ca.issue("repository"), ca.issue("node")
@@ -170,6 +187,30 @@ def test_tls_with_certificates_on_both_sides(tmp_path: Path) -> None:
         sink.close()
         with pytest.raises(ssl.SSLCertVerificationError):
             Stream("127.0.0.1", there.port, lambda: tls.client_context(client), "other").write([b"x"])
+
+
+def test_a_repository_with_tls_1_3_and_its_tickets_has_one_connection(tmp_path: Path) -> None:
+    """What any server but ours sends after the handshake is no end of the connection."""
+    ca = Authority(tmp_path)
+    owner = ca.issue("repository")
+    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    server.minimum_version = ssl.TLSVersion.TLSv1_3
+    server.load_cert_chain(owner.certificate, owner.key)
+    assert server.num_tickets
+    client = ClientTls("localhost", ca.certificate)
+    with repository(server) as there:
+        sink = Stream("127.0.0.1", there.port, lambda: tls.client_context(client), "localhost")
+        for message in (b"one", b"two", b"three"):
+            sink.write([message])
+            assert there.messages.get(timeout=SECONDS) == message  # the tickets came before it was read
+        assert len(there._connections) == 1
+        there.hang_up()
+        assert sink._connection is not None
+        sink._connection.settimeout(SECONDS)
+        assert sink._connection.recv(1) == b""  # it has come through
+        sink.write([b"four"])
+        assert there.messages.get(timeout=SECONDS) == b"four"
+        sink.close()
 
 
 def test_udp() -> None:

@@ -214,6 +214,18 @@ def test_a_login_ends_by_time_by_logout_and_with_its_user(
     assert answer.status_code == 503
 
 
+@pytest.mark.parametrize("damage", ["bob:oops\n", None])
+def test_a_users_file_that_cannot_be_used_is_not_said_to_be_the_database(
+    browser: TestClient, users: Path, caplog: pytest.LogCaptureFixture, damage: str | None
+) -> None:
+    users.unlink() if damage is None else users.write_text(USERS + damage)
+    answer = log_in(browser)
+    assert (answer.status_code, "web.users_file" in answer.text) == (503, True)
+    assert "database" not in answer.text
+    assert str(users) not in answer.text
+    assert str(users) in caplog.text
+
+
 def test_with_login_always_nothing_is_shown_before(book: Ledger, tmp_path: Path, users: Path) -> None:
     browser = page(book, tmp_path, users_file=str(users), login="always")
     for path in ("/", "/destinations", "/series", f"/series/{SERIES}"):
@@ -221,6 +233,7 @@ def test_with_login_always_nothing_is_shown_before(book: Ledger, tmp_path: Path,
         assert (answer.status_code, answer.headers["Location"].split("?")[0]) == (303, "/login")
     assert browser.post("/search", data={"text": SERIES}, follow_redirects=False).status_code == 303
     assert browser.get("/healthz").status_code == 200
+    assert "A login is needed to see anything here." in browser.get("/login").text
     log_in(browser)
     assert "<h1>Today</h1>" in browser.get("/").text
 

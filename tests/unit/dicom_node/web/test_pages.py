@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import io
+import re
 import threading
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -74,6 +78,44 @@ def test_what_needs_attention_beside_single_series(book: Ledger, tmp_path: Path)
     assert "2 result object(s) failed a check" in html
 
 
+def test_a_disk_that_does_not_answer_is_said_and_the_rest_is_shown(book: Ledger, tmp_path: Path) -> None:
+    analysed(book)
+    settings = config.parse({"node": {"state_dir": str(tmp_path / "gone")}})
+    node = FakeNode(disk="the disk does not answer: Input/output error")
+    answer = TestClient(app.build(settings, node, book, Clock()), base_url="http://127.0.0.1").get("/")
+    assert answer.status_code == 200
+    assert "disk: the disk does not answer: Input/output error" in answer.text
+    assert "<dt>Series</dt><dd>1</dd>" in answer.text
+
+
+@pytest.fixture
+def berlin(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The time zone of this process."""
+    with monkeypatch.context() as patched:
+        patched.setenv("TZ", "Europe/Berlin")
+        time.tzset()
+        yield
+    time.tzset()
+
+
+@pytest.mark.parametrize(
+    ("midnight", "noon"),
+    [
+        (datetime(2026, 3, 28, 23, tzinfo=UTC), datetime(2026, 3, 29, 10, tzinfo=UTC)),
+        (datetime(2026, 10, 24, 22, tzinfo=UTC), datetime(2026, 10, 25, 11, tzinfo=UTC)),
+    ],
+)
+@pytest.mark.usefixtures("berlin")
+def test_a_day_on_which_the_clocks_change_begins_at_midnight(
+    book: Ledger, tmp_path: Path, midnight: datetime, noon: datetime
+) -> None:
+    receive(book, "1.1", 3, midnight - timedelta(minutes=30), study_uid="1.1.1")
+    receive(book, "1.2", 4, midnight + timedelta(minutes=30), study_uid="1.1.2")
+    html = page(book, tmp_path, Clock(noon)).get("/").text
+    assert "<dt>Series</dt><dd>1</dd>" in html
+    assert "<dt>Instances</dt><dd>4</dd>" in html
+
+
 def test_each_destination_is_told_with_backlog_success_error_and_pause(book: Ledger, tmp_path: Path) -> None:
     with_story(book, tmp_path)
     browser = page(book, tmp_path, destinations=(PACS, {**PACS, "name": "closed", "window": "03:00-03:01"}))
@@ -117,6 +159,19 @@ def test_what_is_not_there_is_said(book: Ledger, tmp_path: Path, address: str) -
     with_story(book, tmp_path)
     answer = page(book, tmp_path).get(address)
     assert (answer.status_code, "<h1>Not here</h1>" in answer.text) == (404, True)
+
+
+def test_what_stood_in_an_address_is_shown_as_text_of_a_direction_of_its_own(book: Ledger, tmp_path: Path) -> None:
+    answer = page(book, tmp_path).get("/series/%E2%80%AEevil%00%1B%3Cb%3E")
+    assert answer.status_code == 404
+    assert not {"\x00", "\x1b", "<b>"} & set(re.findall(r"[\x00\x1b]|<b>", answer.text))
+    assert "<bdi>series \u202eevil\ufffd\ufffd&lt;b&gt; was never received.</bdi>" in answer.text
+
+
+def test_a_clock_that_was_put_back_makes_nobody_wait_less_than_nothing(book: Ledger, tmp_path: Path) -> None:
+    with_story(book, tmp_path)
+    html = page(book, tmp_path, Clock(at(-3600)), destinations=(PACS,)).get("/destinations").text
+    assert "for 0 s" in html
 
 
 def test_a_picture_that_is_no_picture_is_not_shown(book: Ledger, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -96,6 +97,21 @@ def test_texts_lose_it_in_upper_and_lower_case_and_keep_words_that_hold_a_short_
     assert Mask(True).text(text, who) == masked
 
 
+@pytest.mark.parametrize(
+    ("name", "text", "shown"),
+    [
+        ("Yamada^Tarou=\u5c71\u7530^\u592a\u90ce", "\u5c71\u7530\u592a\u90ce\u80f8\u90e8", "***\u80f8\u90e8"),
+        ("\u5c71\u7530^\u592a\u90ce", "\u80f8\u90e8\u592a\u90ce\u69d8", "\u80f8\u90e8***\u69d8"),
+        ("\uae40^\ubbfc\uc11c", "\uae40\ubbfc\uc11c \ud749\ubd80", "*** \ud749\ubd80"),
+        ("\u91d1^\u4e09", "\u91d1\u4e09\u80f8\u90e8 \u4e09\u671f", "***\u80f8\u90e8 \u4e09\u671f"),
+        ("Li^Na", "Lina Li Na", "*** *** ***"),
+        ("Al^Bo", "Alveolar Boost", "Alveolar Boost"),
+    ],
+)
+def test_names_that_are_written_without_spaces_are_found(name: str, text: str, shown: str) -> None:
+    assert Mask(True).text(text, SeriesIdentity("1", "1", patient_name=name)) == shown
+
+
 def test_sessions_are_few_and_the_oldest_ends_first() -> None:
     sessions = Sessions(timedelta(hours=1), lambda: NOW)
     keys = [sessions.begin("ada", "x") for _ in range(MAX_SESSIONS + 1)]
@@ -118,3 +134,21 @@ def test_who_fails_too_often_waits_and_nobody_else_does() -> None:
     assert attempts.wait_s("192.0.2.1") == 0
     attempts.succeeded("2001:db8::1")
     assert attempts.wait_s("2001:db8::1") == 0
+
+
+def test_at_a_listener_on_all_addresses_ipv4_machines_are_not_one() -> None:
+    attempts = Attempts(lambda: NOW)
+    with socket.socket(socket.AF_INET6) as listening:
+        listening.bind(("::", 0))
+        listening.listen()
+        seen = []
+        for own in ("127.0.0.2", "127.0.0.3"):
+            with socket.create_connection(("127.0.0.1", listening.getsockname()[1]), source_address=(own, 0)):
+                connection, address = listening.accept()
+                connection.close()
+                seen.append(address[0])
+    for _ in range(MAX_FAILURES):
+        attempts.failed(seen[0])
+    assert attempts.wait_s(seen[0]) > 0
+    assert attempts.wait_s(seen[1]) == 0
+    assert attempts.wait_s("127.0.0.2") == attempts.wait_s(seen[0])
