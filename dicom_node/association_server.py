@@ -193,7 +193,8 @@ class InboundAssociation(Association):
         if refused:
             names = ", ".join(sorted(repr(UID(str(uid)).name) for uid in refused)[:MAX_TOLD])
             more = f" and {len(refused) - MAX_TOLD} more" if len(refused) > MAX_TOLD else ""
-            LOGGER.warning("%s asked for what is not taken here: %s%s", self.name, names, more)
+            level = logging.INFO if taken else logging.WARNING  # who asks for everything may want to send CT
+            LOGGER.log(level, "%s asked for what is not taken here: %s%s", self.name, names, more)
 
     def _serve_next(self) -> None:
         """Read one PDU and do what it asks for."""
