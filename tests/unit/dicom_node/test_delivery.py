@@ -108,10 +108,13 @@ def test_the_log_says_what_of_which_series_arrived_where_waits_or_failed(
     outbox.fill()
     outbox.courier(port).run_once()
     assert f"series {SERIES} revision 1: sr to pacs, attempt 1, again at " in caplog.text
+    (held_up,) = outbox.ledger.held_up([outbox.series().id]).values()
+    assert "pacs: ARCHIVE at 127.0.0.1" in held_up  # as `dicomnode status` shows it
     outbox.clock.advance(BACKOFF_S)
     outbox.archive(port, same_association=True)
     outbox.courier(port).run_once()
     assert f"series {SERIES} revision 1: sr to pacs arrived" in caplog.text
+    assert outbox.ledger.held_up([outbox.series().id]) == {}
     outbox.fill(series_uid=f"{SERIES}.1", kinds=[ResultKind.SR])
     outbox.courier(port, ae_title="OTHER").run_once()
     assert (
