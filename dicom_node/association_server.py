@@ -18,6 +18,7 @@ from itertools import count
 from socketserver import BaseServer
 from typing import Any, Protocol, cast
 
+from pydicom.uid import UID
 from pynetdicom import evt
 from pynetdicom.ae import ApplicationEntity
 from pynetdicom.association import Association
@@ -35,6 +36,7 @@ from dicom_node.upper_layer import InlineUpperLayer, InstanceMemory, MessageProv
 
 LOGGER = logging.getLogger(__name__)
 STOP_TIMEOUT_S = 10.0
+MAX_TOLD = 5  # SOP classes in one line of the log: there are senders that ask for everything
 _OUT_OF_DESCRIPTORS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 Network = IPv4Network | IPv6Network
 
@@ -179,9 +181,20 @@ class InboundAssociation(Association):
             self.acse.negotiate_association()
             self._storage_server.service.negotiated(None)
             LOGGER.info("%s (%s) opened", self.name, self.calling_ae)
+            self._tell_what_is_refused()
         except MALFORMED as error:  # such as a presentation context without transfer syntaxes
             LOGGER.warning("%s asked for an association that makes no sense: %s", self.name, brief(error))
             self.abort()
+
+    def _tell_what_is_refused(self) -> None:
+        """Why a sender that is here sends nothing: it asked for services that we have not."""
+        taken = {context.abstract_syntax for context in self.accepted_contexts}
+        refused = {context.abstract_syntax for context in self.rejected_contexts} - taken
+        if refused:
+            names = ", ".join(sorted(repr(UID(str(uid)).name) for uid in refused)[:MAX_TOLD])
+            more = f" and {len(refused) - MAX_TOLD} more" if len(refused) > MAX_TOLD else ""
+            level = logging.INFO if taken else logging.WARNING  # who asks for everything may want to send CT
+            LOGGER.log(level, "%s asked for what is not taken here: %s%s", self.name, names, more)
 
     def _serve_next(self) -> None:
         """Read one PDU and do what it asks for."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
@@ -92,6 +92,8 @@ def overview(config: Path, text: str, states: Collection[SeriesState], limit: in
     with open_ledger(config) as ledger:
         counts = ledger.counts()
         series = ledger.list_series(states=states, text=text, limit=limit)
+        held_up = ledger.held_up([one.id for one in series if one.state is SeriesState.ANALYSED])
+        series = [replace(one, reason=one.reason or held_up.get(one.id, "")) for one in series]
         untold = [f"{notice.channel}: {notice.error}" for notice in ledger.undelivered_notices()]
     settings = configuration.load(config)
     quarantine = settings.node.state_dir / "quarantine"

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 import tomllib
 from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import (
     Field,
@@ -121,12 +123,19 @@ class AnalysisSection(Section):
     """[analysis]"""
 
     model: Path | None = None
-    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda:\d+)$")] = "auto"
+    device: str = "auto"
     workers: Annotated[int, Field(ge=1, le=64)] = 1
     threads: Annotated[int, Field(ge=0, le=256)] = 0
     batch_slices: Annotated[int, Field(ge=1, le=512)] = 16
     deadline_s: PositiveSeconds = 900.0
     max_attempts: Annotated[int, Field(ge=1, le=10)] = 3
+
+    @field_validator("device")
+    @classmethod
+    def _known_device(cls, value: str) -> str:
+        if not re.fullmatch(r"auto|cpu|cuda:\d+", value):
+            raise ValueError('"auto", "cpu" or a GPU as "cuda:0" is needed')
+        return value
 
 
 class LungsSection(Section):
@@ -363,6 +372,31 @@ def parse(content: Mapping[str, Any], origin: str = "config") -> Config:
         raise ConfigError(f"{origin}: {len(complaints)} fault(s)\n" + "\n".join(complaints)) from error
 
 
+# What pydantic says to programmers, for administrators.
+SENTENCES: Mapping[str, str] = {
+    "missing": "is missing",
+    "tuple_type": 'a list is needed, as ["…"]',
+    "ip_any_network": "an address or a network is needed, as 10.0.0.5 or 10.0.0.0/24, with zeros behind the mask",
+}
+
+
+def _meant(parts: Sequence[str | int]) -> str:
+    """The key of the same table that an unknown one is most like, where there is one."""
+    names = [part for part in parts if isinstance(part, str)]
+    known: set[str] = set(Config.model_fields)
+    if len(names) > 1 and names[0] in known:
+        known = _keys(Config.model_fields[names[0]].annotation)
+    found = get_close_matches(names[-1], sorted(known), n=1)
+    return f"; is {found[0]} meant?" if found else ""
+
+
+def _keys(annotation: object) -> set[str]:
+    """The keys of the tables in an annotation such as `tuple[A | B, ...]`."""
+    if isinstance(annotation, type) and issubclass(annotation, Section):
+        return set(annotation.model_fields)
+    return {key for part in get_args(annotation) for key in _keys(part)}
+
+
 def _complaints(detail: ErrorDetails) -> list[str]:
     """One validation error as lines of "path: what is wrong"."""
     parts = [
@@ -373,7 +407,11 @@ def _complaints(detail: ErrorDetails) -> list[str]:
     path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in parts).lstrip(".")
     message = detail["msg"].removeprefix("Value error, ")
     if detail["type"] == "extra_forbidden":
-        message = "unknown key"
+        message = f"unknown key{_meant(parts)}"
+    elif detail["type"] == "tuple_type" and isinstance(detail["input"], Mapping):
+        message = f"there may be several: write [[{path}]], with two brackets"
+    else:
+        message = SENTENCES.get(detail["type"], message)
     if not path:  # raised by the whole model: the lines carry their own path
         return [f"  {line}" for line in message.splitlines()]
     silent = {

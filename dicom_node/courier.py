@@ -127,7 +127,7 @@ class Courier:
         for delivery in deliveries:
             if delivery.sop_instance_uid in report.committed:
                 # Also one that was given up or cancelled meanwhile: a report that comes after all is the truth.
-                self._ledger.delivery_committed(delivery.id, now)
+                self._committed(delivery, now)
             elif delivery.sop_instance_uid in failed and delivery.state is DeliveryState.SENT:
                 self._not_committed(delivery, failed[delivery.sop_instance_uid])
         if report.transaction_uid == self._transaction_uid:
@@ -151,7 +151,7 @@ class Courier:
             harm = damage(path, delivery.sha256)
             if harm:
                 harm = quarantine(path, delivery.sop_instance_uid, harm, self._spool)
-                self._ledger.delivery_failed(delivery.id, self._pace.clock(), harm)
+                self._fail(delivery, self._pace.clock(), harm)
             else:
                 sound[path] = delivery
         if not sound:
@@ -180,12 +180,24 @@ class Courier:
             return
         if isinstance(result.error, NotWanted):  # superseded or cancelled since it was taken: says the ledger
             return
-        log.warning("%s: %s", self.destination.name, result.error)
-        again = self._pace.retry.decide(result.error, delivery.attempts + 1, now, delivery.first_pending_at, chance)
+        attempt = delivery.attempts + 1
+        again = self._pace.retry.decide(result.error, attempt, now, delivery.first_pending_at, chance)
         if again is None:
-            self._ledger.delivery_failed(delivery.id, now, _given_up(result.error, delivery.attempts + 1))
+            self._fail(delivery, now, _given_up(result.error, attempt))
         else:
+            when = f"{again.astimezone():%Y-%m-%d %H:%M:%S}"
+            log.warning("%s, attempt %d, again at %s: %s", _called(delivery), attempt, when, result.error)
             self._ledger.delivery_postponed(delivery.id, again, now, str(result.error))
+
+    def _fail(self, delivery: Delivery, now: datetime, reason: str) -> None:
+        """A person is needed; the log says so too."""
+        log.error("%s failed, `dicomnode retry` when it is put right: %s", _called(delivery), reason)
+        self._ledger.delivery_failed(delivery.id, now, reason)
+
+    def _committed(self, delivery: Delivery, now: datetime) -> None:
+        if delivery.state is not DeliveryState.COMMITTED:  # a report may come twice
+            log.info("%s arrived", _called(delivery))
+        self._ledger.delivery_committed(delivery.id, now)
 
     def _send_again(self, delivery: Delivery, reason: str) -> None:
         """The peer does not have it after all: once at once, then with growing pauses."""
@@ -195,7 +207,7 @@ class Courier:
             error, delivery.attempts, now, delivery.first_pending_at, self._pace.chance()
         )
         if again is None:
-            self._ledger.delivery_failed(delivery.id, now, _given_up(error, delivery.attempts))
+            self._fail(delivery, now, _given_up(error, delivery.attempts))
             return
         self._ledger.resend(delivery.id, now, reason)
         if delivery.attempts > 1:
@@ -213,7 +225,7 @@ class Courier:
         }
         if self.destination.verify == "none":
             for delivery in due:
-                self._ledger.delivery_committed(delivery.id, now)
+                self._committed(delivery, now)
             return
         self._ask({delivery: question for delivery, question in due.items() if question.because is None})
         self._find({delivery: question for delivery, question in due.items() if question.because is not None})
@@ -287,7 +299,7 @@ class Courier:
                 f"committed: {question.because}"
             )
             self._ledger.note(text, now, series_uid=delivery.source_series_uid, subject="delivery")
-        self._ledger.delivery_committed(delivery.id, now)
+        self._committed(delivery, now)
 
     def _absent(self, delivery: Delivery, question: _Question) -> None:
         """Not found: an archive may need a while to list what it has stored."""
@@ -305,7 +317,7 @@ class Courier:
         """The peer reports that it does not keep an object."""
         text = f"{self._carrier.name} did not commit the object: {commitment.describe(reason)}."
         if reason in _HOPELESS:
-            self._ledger.delivery_failed(delivery.id, self._pace.clock(), text)
+            self._fail(delivery, self._pace.clock(), text)
         elif reason in _ASK_AGAIN:
             now = self._pace.clock()
             with self._lock:
@@ -323,7 +335,7 @@ class Courier:
         since = delivery.sent_at or now
         again = self._pace.retry.decide(error, failures, now, since, self._pace.chance())
         if again is None:
-            self._ledger.delivery_failed(delivery.id, now, self._unconfirmed(_given_up(error, failures)))
+            self._fail(delivery, now, self._unconfirmed(_given_up(error, failures)))
         else:
             self._look_again(delivery, replace(question, pause=Pause(now, again), failures=failures))
 
@@ -331,7 +343,7 @@ class Courier:
         """The archive refuses to be asked."""
         advice = 'If this archive offers neither way, set verify = "none" for it.'
         text = f"{self._unconfirmed(reason)} {advice}"
-        self._ledger.delivery_failed(delivery.id, self._pace.clock(), text)
+        self._fail(delivery, self._pace.clock(), text)
 
     def _unconfirmed(self, reason: str) -> str:
         return f"Stored, but it could not be confirmed that {self._carrier.name} keeps it: {reason}"
@@ -345,6 +357,12 @@ def _reference(delivery: Delivery) -> ObjectReference:
     return ObjectReference(
         delivery.study_uid, delivery.series_uid, delivery.sop_class_uid, delivery.sop_instance_uid
     )
+
+
+def _called(delivery: Delivery) -> str:
+    """An object for the log: what of which series, and where to."""
+    series = f"series {delivery.source_series_uid} revision {delivery.revision}"
+    return f"{series}: {delivery.kind} to {delivery.destination}"
 
 
 def _given_up(error: NodeError, attempts: int) -> str:

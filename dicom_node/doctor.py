@@ -16,7 +16,8 @@ from dicom_node.config import Config
 from dicom_node.config_base import locate, read_secret
 from dicom_node.config_notify import Webhook
 from dicom_node.errors import ConfigError, NodeError
-from dicom_node.ledger_database import open_engine
+from dicom_node.ledger_database import connected, open_engine
+from dicom_node.ledger_schema import revision
 from dicom_node.web.passwords import read_users
 from pipeline import lungs, package
 from pipeline.errors import PipelineError
@@ -31,6 +32,8 @@ def file_faults(config: Config) -> list[str]:
     """Those that do not pass by themselves: folders, certificates, secrets, model, weights."""
     return [
         *_state_folder(config.node.state_dir),
+        *_unwritable_ledger(config),
+        *_ledger(config),
         *certificates.faults(config, datetime.now(UTC)),
         *_secrets(config),
         *_webhooks(config),
@@ -46,6 +49,52 @@ def _state_folder(state_dir: Path) -> Iterator[str]:
         yield f"node.state_dir: {existing} is not a folder"
     elif not os.access(existing, os.W_OK | os.X_OK):
         yield f"node.state_dir: {existing} cannot be written by this user; give it to the service's user"
+
+
+def _unwritable_ledger(config: Config) -> Iterator[str]:
+    """SQLite's files, of which root may have made some that the service's user cannot write."""
+    if config.node.database is not None:
+        return
+    for path in sorted(config.node.state_dir.glob("ledger.sqlite*")):
+        if not os.access(path, os.W_OK):
+            yield f"node.state_dir: {path} cannot be written by this user; give it to the service's user"
+
+
+def _ledger(config: Config) -> Iterator[str]:
+    """A database without our tables beside files that some ledger knew: a new one would forget them in silence."""
+    state_dir = config.node.state_dir
+    known = [name for name in ("archive", "results") if _holds_files(state_dir / name)]
+    if not known or not _is_new(config):
+        return
+    where = state_dir / "ledger.sqlite" if config.node.database is None else "node.database"
+    yield (
+        f"node.state_dir: {' and '.join(known)} in {state_dir} hold files, but the ledger that knew them is not in "
+        f"{where}: put it back from a backup, or correct node.database. Where there is no backup, move these "
+        "folders away and have the series sent again (docs/running.md, Backup)"
+    )
+
+
+def _holds_files(folder: Path) -> bool:
+    try:
+        return any(path.is_file() for path in folder.rglob("*"))
+    except OSError:  # another fault
+        return False
+
+
+def _is_new(config: Config) -> bool:
+    """Whether the database has no tables of a ledger; False where it does not answer, which may pass by itself."""
+    sqlite = config.node.state_dir / "ledger.sqlite"
+    try:
+        if config.node.database is None and not (sqlite.is_file() and sqlite.stat().st_size):
+            return True  # not opened: that would make one
+        engine = open_engine(config.database_url)
+        try:
+            with connected(engine) as connection:
+                return revision(connection) is None
+        finally:
+            engine.dispose()
+    except (NodeError, OSError):
+        return False
 
 
 def _database(config: Config) -> Iterator[str]:

@@ -17,7 +17,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from dicom_node import certificates, worker
 from dicom_node.config import Config
-from dicom_node.errors import NodeError
+from dicom_node.errors import NodeError, TransientError
 from dicom_node.findings import Finding, fault, ok, remark
 from dicom_node.ledger import Ledger
 from dicom_node.ledger_database import open_engine
@@ -165,8 +165,11 @@ def database(config: Config) -> Iterator[Finding]:
     try:
         with closing(Ledger(config.database_url, migrate=False)) as ledger:
             counts = ledger.counts()
-    except NodeError as error:
+    except TransientError as error:
         yield fault(check, str(error), "start the database, or correct node.database; the log of `serve` says more")
+        return
+    except NodeError as error:
+        yield fault(check, str(error), "Backup and Upgrade in docs/running.md say what to do")
         return
     took_s = time.monotonic() - began
     said = f"{sum(counts.values())} series; answers in {took_s * 1000:.0f} ms"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from sqlalchemy import Connection, Engine, create_engine, event, text
 from sqlalchemy.exc import (
@@ -97,6 +98,32 @@ def transaction(engine: Engine, *, write: bool) -> Iterator[Session]:
         raise PermanentError(f"the database cannot take it: {error.orig or error}") from error
 
 
+class LedgerFile:
+    """The file of a SQLite database that was just opened. Removed or replaced, what is written goes nowhere."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._opened = _identity(path)
+
+    def lost(self) -> str:
+        """What happened to it; empty where it is still there, or the disk does not answer."""
+        try:
+            found = _identity(self._path)
+        except OSError:
+            return ""
+        if found == self._opened:
+            return ""
+        return f"{self._path.name} was {'removed' if found is None else 'replaced'} while the node ran"
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return None
+    return found.st_dev, found.st_ino
+
+
 @contextmanager
 def connected(engine: Engine) -> Iterator[Connection]:
     """A connection to look at the schema. Raises TransientError, NodeError with what the database says."""
@@ -106,5 +133,8 @@ def connected(engine: Engine) -> Iterator[Connection]:
     except OperationalError as error:
         reason = str(error.orig).partition("\n")[0]  # psycopg adds a line for each address that it tried
         raise TransientError(f"the database cannot be opened: {reason}") from error
+    except DBAPIError as error:
+        advice = "; see Backup in docs/running.md" if engine.dialect.name == "sqlite" else ""  # its file is damaged
+        raise NodeError(f"the database cannot be opened: {error.orig}{advice}") from error
     except SQLAlchemyError as error:
         raise NodeError(f"the database cannot be opened: {error}") from error

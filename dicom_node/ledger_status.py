@@ -70,6 +70,18 @@ class StatusRoom(LedgerRoom):
         with self._read() as session:
             return [series_record(*found) for found in session.execute(query)]
 
+    def held_up(self, series_ids: Collection[int]) -> dict[int, str]:
+        """Why current results of these series have not arrived, by series; the newest remark of each."""
+        query = (
+            select(ResultRow.source_id, DeliveryRow.destination, DeliveryRow.reason)
+            .join(ResultRow, ResultRow.id == DeliveryRow.result_id)
+            .where(ResultRow.source_id.in_(sorted(series_ids)), ResultRow.current)
+            .where(DeliveryRow.state == DeliveryState.PENDING, DeliveryRow.reason != "")
+            .order_by(DeliveryRow.id)
+        )
+        with self._read() as session:
+            return {series_id: f"{name}: {reason}" for series_id, name, reason in session.execute(query)}
+
     def ping(self) -> None:
         """Look whether the database answers.
 

@@ -104,9 +104,10 @@ class Writer:
         old = DeliveryState(row.state)
         check_transition(DELIVERY_TRANSITIONS, old, state)
         row.state, row.reason = state, reason
+        kind = self.session.get_one(ResultRow, row.result_id).kind
         self.event(
             "delivery",
-            f"{row.destination}: {reason}" if reason else row.destination,
+            f"{row.destination}, {kind}: {reason}" if reason else f"{row.destination}: {kind}",
             series_id=self.series_of_delivery(row).id,
             subject_id=row.id,
             old=old,

@@ -19,6 +19,7 @@ from dicom_node.errors import NodeError, NotFound
 from dicom_node.expected import Expected
 from dicom_node.ingest import Ingest
 from dicom_node.ledger import Ledger, SeriesDetails
+from dicom_node.ledger_database import LedgerFile
 from dicom_node.ledger_notices import CRASHED, STARTED, STOPPED
 from dicom_node.metrics import Metrics
 from dicom_node.notifier import NotificationService
@@ -60,6 +61,7 @@ class Node:
         self._audit = AuditTrail.of(config, clock)
         self._spool = Spool(state_dir, config.reception.min_free_disk_mb * 1024 * 1024)
         self._ledger = Ledger(config.database_url)
+        self._ledger_file = None if config.node.database else LedgerFile(state_dir / "ledger.sqlite")
         self._ingest = Ingest(self._spool, self._ledger, clock, on_filed=self._on_filed)
         expected = Expected()
         self._receiver = Receiver(
@@ -169,10 +171,14 @@ class Node:
         dead += [*self._delivery.dead_threads(), *self._announcements.dead_threads(), *self._sources.dead_threads()]
         return dead
 
+    def ledger_lost(self) -> str:
+        """Why the ledger that is open is not the one that the next start would find; empty where it is."""
+        return "" if self._ledger_file is None else self._ledger_file.lost()
+
     def database_fault(self) -> str:
         """As `health.Watched`."""
         self._ledger.ping()
-        return ""
+        return self.ledger_lost()
 
     def disk_fault(self) -> str:
         """As `health.Watched`."""

@@ -177,7 +177,8 @@ class Receiver:
         allowed = self._config.reception.calling_ae_titles
         bound = self._config.tls.peers.get(calling_ae)
         if called_ae != self._config.node.ae_title:
-            return Rejection(1, 1, 7, "called AE title not recognised", CALLED, alarming=True)
+            reason = f"called as {called_ae!r}, node.ae_title is {self._config.node.ae_title}"
+            return Rejection(1, 1, 7, reason, CALLED, alarming=True)
         if allowed and calling_ae not in allowed:
             return Rejection(1, 1, 3, "calling AE title not in reception.calling_ae_titles", CALLING, alarming=True)
         if bound is not None and (certificate is None or certificate.names.isdisjoint(bound)):

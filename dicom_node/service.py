@@ -37,8 +37,8 @@ def run(config: Config) -> None:
 
     Raises:
         ConfigError: see `refuse_faults`.
-        NodeError: another node uses the state folder, the port is taken, the database cannot be opened, or a
-            thread of the node died (systemd starts it anew).
+        NodeError: another node uses the state folder, the port is taken, the database cannot be opened or was
+            taken away, or a thread of the node died (systemd starts it anew).
     """
     logs.set_up(config.log.level)
     stop = threading.Event()
@@ -116,6 +116,9 @@ def _watch(node: Node, config: Config, stop: threading.Event, notifier: sdnotify
             reason = f"stopped, because these threads died: {', '.join(dead)}; see the log above"
             node.give_up(reason)
             raise NodeError(reason)
+        lost = node.ledger_lost()
+        if lost:  # every further answer 0x0000 would be forgotten with this process
+            raise NodeError(f"stopped, because {lost}; docs/running.md, Backup, says what to do")
         notifier.notify("WATCHDOG=1")
 
 

@@ -184,7 +184,7 @@ def test_who_is_turned_away(recorder: Recorder, tmp_path: Path) -> None:
             raise PermanentError(f"established: {assoc.is_established}")
         evil, wrong, stranger = recorder.wait_for(3)[:3]
     assert evil == TurnedAway(Node("EVIL", "EVIL", LOOPBACK), "calling AE title not in reception.calling_ae_titles")
-    assert wrong == TurnedAway(Node("CT1", "CT1", LOOPBACK), "called AE title not recognised")
+    assert wrong == TurnedAway(Node("CT1", "CT1", LOOPBACK), "called as 'OTHER', node.ae_title is DICOMNODE")
     assert stranger == TurnedAway(Node(LOOPBACK, "", LOOPBACK), "the address is not in reception.networks")
 
 

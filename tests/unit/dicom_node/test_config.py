@@ -80,6 +80,38 @@ def test_every_complaint_comes_at_once_with_its_toml_path() -> None:
         assert path in message, path
 
 
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        ({"node": {"ae_titel": "X"}}, "node.ae_titel: unknown key; is ae_title meant?"),
+        ({"nodes": {}}, "nodes: unknown key; is node meant?"),
+        ({"node": {"colour": 1}}, "node.colour: unknown key\n"),
+        ({"sources": [{"calling_ae_title": "X"}]}, "unknown key; is calling_ae_titles meant?"),
+        (
+            {"destinations": [{"protocol": "dicomweb", "pasword_file": "/x"}]},
+            "destinations[0].pasword_file: unknown key; is password_file meant?",
+        ),
+        ({"destinations": {"name": "pacs"}}, "destinations: there may be several: write [[destinations]]"),
+        ({"destinations": [{"name": "pacs"}]}, "destinations[0].host: is missing\n"),
+        ({"reception": {"networks": "10.0.0.0/8"}}, 'reception.networks: a list is needed, as ["…"]'),
+        ({"reception": {"networks": ["10.0.0.5/24"]}}, "as 10.0.0.5 or 10.0.0.0/24, with zeros behind the mask"),
+        ({"analysis": {"device": "gpu"}}, '"auto", "cpu" or a GPU as "cuda:0" is needed'),
+    ],
+)
+def test_what_an_administrator_gets_wrong_is_answered_with_what_is_right(
+    content: dict[str, object], sentence: str
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        config.parse(content)
+    assert sentence in f"{caught.value}\n"
+
+
+def test_a_byte_order_mark_is_no_fault(tmp_path: Path) -> None:
+    path = tmp_path / "config.toml"
+    path.write_text("[node]\nport = 104\n", encoding="utf-8-sig")
+    assert config.load(path).node.port == 104
+
+
 def test_destinations_must_have_different_names_and_known_profiles() -> None:
     pacs = {"name": "pacs", "ae_title": "PACS", "host": "127.0.0.1", "port": 104}
     with pytest.raises(ConfigError) as caught:

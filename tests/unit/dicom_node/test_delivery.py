@@ -99,6 +99,29 @@ def test_stored_in_order_on_one_association_and_committed(outbox: Outbox) -> Non
         assert data_set_bytes(kept.path.read_bytes()) == data_set_bytes(path.read_bytes())
 
 
+def test_the_log_says_what_of_which_series_arrived_where_waits_or_failed(
+    outbox: Outbox, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", logger="dicom_node.courier")
+    archive, port = outbox.archive()
+    archive.stop()
+    outbox.fill()
+    outbox.courier(port).run_once()
+    assert f"series {SERIES} revision 1: sr to pacs, attempt 1, again at " in caplog.text
+    (held_up,) = outbox.ledger.held_up([outbox.series().id]).values()
+    assert "pacs: ARCHIVE at 127.0.0.1" in held_up  # as `dicomnode status` shows it
+    outbox.clock.advance(BACKOFF_S)
+    outbox.archive(port, same_association=True)
+    outbox.courier(port).run_once()
+    assert f"series {SERIES} revision 1: sr to pacs arrived" in caplog.text
+    assert outbox.ledger.held_up([outbox.series().id]) == {}
+    outbox.fill(series_uid=f"{SERIES}.1", kinds=[ResultKind.SR])
+    outbox.courier(port, ae_title="OTHER").run_once()
+    assert (
+        f"series {SERIES}.1 revision 1: sr to pacs failed, `dicomnode retry` when it is put right: " in caplog.text
+    )
+
+
 def test_committed_by_a_report_that_comes_later(outbox: Outbox) -> None:
     awaited = Awaited()
     _, port = outbox.archive(answer_commitment=awaited)

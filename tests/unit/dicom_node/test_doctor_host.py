@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from dicom_node import checkup, doctor_host, doctor_listener, service
+from dicom_node import checkup, doctor, doctor_host, doctor_listener, service
 from dicom_node import config as configuration
 from dicom_node.config import Config
 from dicom_node.findings import Finding, Grade
@@ -189,3 +189,20 @@ def test_peers_that_could_never_call(tmp_path: Path) -> None:
     assert "not in reception.calling_ae_titles" in found
     near = {**peer, "host": "127.0.0.1"}
     assert not list(doctor_listener.reachable(config(tmp_path, destinations=[near])))
+
+
+def test_a_damaged_ledger_is_said_without_what_a_library_says_to_programmers(tmp_path: Path) -> None:
+    settings = config(tmp_path)
+    (tmp_path / "state" / "ledger.sqlite").write_bytes(b"no database" * 1000)
+    (found,) = doctor_host.database(settings)
+    assert found.text == "the database cannot be opened: file is not a database; see Backup in docs/running.md"
+    assert "Backup" in found.remedy
+
+
+def test_files_of_the_ledger_that_the_user_cannot_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = config(tmp_path)
+    wal = tmp_path / "state" / "ledger.sqlite-wal"
+    wal.touch()
+    monkeypatch.setattr(doctor.os, "access", lambda path, _mode: path != wal)
+    (found,) = doctor.file_faults(settings)
+    assert found == f"node.state_dir: {wal} cannot be written by this user; give it to the service's user"

@@ -235,6 +235,15 @@ class TestModalities:
             assert assoc.rejected_contexts[0].result == 3  # abstract syntax not supported
             assert status(store_dataset(assoc, ct())) == 0x0000
 
+    def test_the_log_says_what_was_refused(self, state: Path, caplog: pytest.LogCaptureFixture) -> None:
+        caplog.set_level("INFO", logger="dicom_node.association_server")
+        with receiving(state, other_modalities="refuse") as node:
+            for contexts in (self.CONTEXTS, self.CONTEXTS[:1], self.CONTEXTS[1:]):
+                with calling(node, contexts):
+                    pass
+        told = [record.levelname for record in caplog.records if "'MR Image Storage'" in record.getMessage()]
+        assert told == ["INFO", "WARNING"]
+
     def test_accepted_and_not_kept(self, state: Path) -> None:
         with receiving(state, other_modalities="ignore") as node, calling(node, self.CONTEXTS) as assoc:
             mr = ct(SOPClassUID=MRImageStorage, SeriesInstanceUID="1.2.3")
@@ -256,8 +265,9 @@ class TestModalities:
 class TestAdmission:
     """Who may open an association."""
 
-    def test_another_called_title(self, node: Node) -> None:
+    def test_another_called_title(self, node: Node, caplog: pytest.LogCaptureFixture) -> None:
         assert rejection(node, called_ae="SOMEONE") == (1, 1, 7)
+        assert "rejected: called as 'SOMEONE', node.ae_title is DICOMNODE" in caplog.text
 
     def test_calling_titles(self, state: Path) -> None:
         with receiving(state, calling_ae_titles=["CT1", "CT2"]) as node:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 import socket
 import threading
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,7 @@ import pytest
 from dicom_node import service
 from dicom_node.config import Config, parse
 from dicom_node.errors import ConfigError, NodeError
+from dicom_node.ledger import Ledger
 from dicom_node.node import Node
 from tests.fixtures.certificates import Authority
 
@@ -51,6 +54,10 @@ class FakeNode:
     def __init__(self, looks: int) -> None:
         self._looks = looks
         self.reasons: list[str] = []
+        self.lost = ""
+
+    def ledger_lost(self) -> str:
+        return self.lost
 
     def give_up(self, reason: str) -> None:
         self.reasons.append(reason)
@@ -88,6 +95,47 @@ def test_a_dead_thread_ends_the_service_with_its_name(monkeypatch: pytest.Monkey
         service._watch(node, Config(), stop, notifier)  # type: ignore[arg-type]
     assert notifier.messages == ["WATCHDOG=1"] * 2
     assert "ingest" in node.reasons[0]  # the next start tells of it
+
+
+def test_a_ledger_that_was_taken_away_ends_the_service(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WATCHDOG_USEC", "2000")
+    stop = threading.Event()
+    node = FakeNode(looks=100)
+    node.lost = "ledger.sqlite was removed while the node ran"
+    with pytest.raises(NodeError, match="was removed"):
+        service._watch(node, Config(), stop, FakeNotifier(stop, after=100))  # type: ignore[arg-type]
+
+
+def test_a_node_sees_that_its_ledger_was_removed_or_replaced(tmp_path: Path) -> None:
+    node = Node(parse({"node": {"state_dir": str(tmp_path), "port": 0}}))
+    try:
+        assert not node.ledger_lost()
+        assert not node.database_fault()
+        for path in tmp_path.glob("ledger.sqlite*"):
+            path.rename(path.with_name(f"old-{path.name}"))
+        assert "removed" in node.ledger_lost()
+        assert "removed" in node.database_fault()  # /healthz
+        shutil.copy(tmp_path / "old-ledger.sqlite", tmp_path / "ledger.sqlite")
+        assert "replaced" in node.ledger_lost()
+    finally:
+        node.stop()
+
+
+@pytest.mark.parametrize("folder", ["archive", "results"])
+def test_a_new_ledger_beside_files_that_another_knew_is_refused(tmp_path: Path, folder: str) -> None:
+    config = parse({"node": {"state_dir": str(tmp_path)}})
+    known = tmp_path / folder / "0f1e" / "file.dcm"
+    known.parent.mkdir(parents=True)
+    service.refuse_faults(config)  # nothing is there yet
+    known.touch()
+    for left in (None, b""):  # removed, or what a full disk left of it
+        if left is not None:
+            (tmp_path / "ledger.sqlite").write_bytes(left)
+        with pytest.raises(ConfigError, match="ledger that knew them is not in"):
+            service.refuse_faults(config)
+    with closing(Ledger(config.database_url)):
+        pass
+    service.refuse_faults(config)
 
 
 def test_a_taken_port_ends_the_start_and_leaves_nothing_running(tmp_path: Path) -> None:
