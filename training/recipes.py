@@ -199,8 +199,8 @@ LUNGS: Mapping[str, LungRecipe] = {
                 noise_hu=40.0,
             ),
             average_last=6,
-            threshold=0.7,
-            threshold_if_wide=0.025,
+            threshold=0.62,
+            threshold_if_wide=0.03,
             mirrored=True,
         ),
     )
