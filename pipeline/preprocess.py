@@ -28,6 +28,7 @@ from pipeline.unet import LEVELS
 FloatArray = npt.NDArray[np.float64]
 SIGMAS = 3.0  # where the Gaussian along z is cut off
 BLOCK = 8  # source slices brought back at a time: 8 × 512 × 512 float32 are 8 MB
+SAME_MM = 0.01  # table positions are not exact in binary: a spacing so little below a limit is at the limit
 ABSENT = -1  # slice index of a neighbour that does not exist: a slice of zeros
 
 
@@ -62,9 +63,13 @@ class Preprocessing(BaseModel):
             raise ValueError("slice_spacing_mm below resample_below_mm would resample up")
         return self
 
+    def resamples(self, spacing_mm: float) -> bool:
+        """Whether a series of that slice spacing is resampled along z."""
+        return spacing_mm < self.resample_below_mm - SAME_MM
+
     def rule(self, spacing_mm: float) -> str:
         """The rule along z in words, for a series of that slice spacing."""
-        applied = "applied" if spacing_mm < self.resample_below_mm else "not needed"
+        applied = "applied" if self.resamples(spacing_mm) else "not needed"
         target = f"{self.slice_spacing_mm:g} mm, sigma {self.smoothing:g}"
         return f"slices closer than {self.resample_below_mm:g} mm to {target}: {applied}"
 
@@ -126,7 +131,7 @@ def plan(slices: int, spacing_mm: float, settings: Preprocessing) -> SlicePlan:
 
     The network's slices lie centred on the source's, so neither end gets more margin than the other.
     """
-    if spacing_mm >= settings.resample_below_mm:
+    if not settings.resamples(spacing_mm):
         return SlicePlan(source=slices, count=slices, start=0.0, step=1.0, sigma=0.0)
     step = settings.slice_spacing_mm / spacing_mm
     count = max(1, round(slices / step))

@@ -240,6 +240,15 @@ UNET2: Mapping[str, EmRecipe] = {
         EmRecipe(name="phi2-lungs", prior="phi2", masked=1.0, **_AVERAGED),
         EmRecipe(name="split-lungs", masked=1.0, **_SPLIT),
         EmRecipe(
+            name="phi2",
+            prior="phi2",
+            masked=1.0,
+            stacks=StackMix(repeat_single=0.85, drop=0.1),
+            phantom_slices=16,
+            consolidation_mm2=100.0,
+            **_AVERAGED,
+        ),
+        EmRecipe(
             name="split",
             masked=1.0,
             stacks=StackMix(repeat_single=0.85, drop=0.1),

@@ -44,6 +44,7 @@ def dice(a: np.ndarray, b: np.ndarray) -> float:
         (64, 5.0, 64, 1.0),
         (30, 8.0, 30, 1.0),
         (75, 4.0, 75, 1.0),
+        (75, 4.0 - 3e-9, 75, 1.0),  # from positions of 4 mm that are not exact in binary
         (300, 1.0, 60, 5.0),
         (100, 2.5, 50, 2.0),
         (2, 1.0, 1, 5.0),
@@ -59,7 +60,7 @@ def test_the_z_rule(slices: int, spacing_mm: float, count: int, step: float) -> 
 
 @given(
     slices=st.integers(1, 400),
-    spacing_mm=st.floats(0.4, 3.99),
+    spacing_mm=st.floats(0.4, 3.98),
 )
 @settings(max_examples=100, deadline=None)
 def test_taps_are_a_mean_around_the_wanted_place(slices: int, spacing_mm: float) -> None:
