@@ -21,9 +21,9 @@ from dicom_node.certificates import KEEPS_OLD
 from dicom_node.cli_common import DEFAULT_CONFIG, ConfigOption, JsonOption, SeriesArgument, open_ledger, stdout
 from dicom_node.errors import TransientError
 from dicom_node.ledger import SeriesRecord
-from dicom_node.result_file import PREFIX, damaged
+from dicom_node.result_file import Quarantine, damaged
 from dicom_node.retention import LOW_DISK, Disk, Retention
-from dicom_node.spool import REASON_SUFFIX, Spool
+from dicom_node.spool import Spool
 from dicom_node.states import SeriesState
 
 
@@ -32,16 +32,14 @@ class Overview:
     """The answer of `dicomnode status`.
 
     Attributes:
-        quarantine: the folder where `set_aside` received files and `kept_back` result objects lie.
+        quarantine: received files and result objects that were set aside.
         tls_faults: why the listener keeps certificates that it has read before.
         untold: notifications that were not taken so far, with the reason.
     """
 
     counts: dict[SeriesState, int]
     series: list[SeriesRecord]
-    quarantine: Path
-    set_aside: int
-    kept_back: int
+    quarantine: Quarantine
     disk: Disk
     expiring: list[str]
     tls_faults: list[str]
@@ -53,8 +51,8 @@ class Overview:
         return {
             "counts": self.counts,
             "series": self.series,
-            "set_aside": self.set_aside,
-            "kept_back": self.kept_back,
+            "set_aside": self.quarantine.received,
+            "kept_back": self.quarantine.results,
             "disk": {"free_bytes": free, "reserve_bytes": reserve, "low": self.disk.low},
             "expiring": self.expiring,
             "tls_faults": self.tls_faults,
@@ -67,16 +65,7 @@ class Overview:
         said += [f"Renew soon: {warning}" for warning in self.expiring]
         said += [f"{KEEPS_OLD}: {fault}" for fault in self.tls_faults]
         said += [f"A notification waits: {reason}" for reason in self.untold]
-        if self.set_aside:
-            said.append(
-                f"{self.set_aside} received file(s) could not be read; each lies with its reason in "
-                f"{self.quarantine}"
-            )
-        if self.kept_back:
-            said.append(
-                f"{self.kept_back} result object(s) failed a check and were not sent; they lie in {self.quarantine}"
-            )
-        return said
+        return said + self.quarantine.remarks()
 
 
 def _disk(settings: configuration.Config) -> Disk:
@@ -96,15 +85,10 @@ def overview(config: Path, text: str, states: Collection[SeriesState], limit: in
         series = [replace(one, reason=one.reason or held_up.get(one.id, "")) for one in series]
         untold = [f"{notice.channel}: {notice.error}" for notice in ledger.undelivered_notices()]
     settings = configuration.load(config)
-    quarantine = settings.node.state_dir / "quarantine"
-    reasons = [path.name for path in quarantine.glob(f"*{REASON_SUFFIX}")]
-    kept_back = sum(name.startswith(PREFIX) for name in reasons)
     return Overview(
         counts=counts,
         series=series,
-        quarantine=quarantine,
-        set_aside=len(reasons) - kept_back,
-        kept_back=kept_back,
+        quarantine=Quarantine.of(settings.node.state_dir),
         disk=_disk(settings),
         expiring=certificates.expiring(settings, datetime.now(UTC)),
         tls_faults=certificates.not_in_use(settings),

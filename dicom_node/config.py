@@ -279,6 +279,15 @@ class Config(Section):
         return make_url(self.node.database).set(password=password).render_as_string(hide_password=False)
 
     @property
+    def ledger_file(self) -> Path | None:
+        """The file of a ledger in SQLite; None for another database, or one in memory."""
+        if self.node.database is None:
+            return self.node.state_dir / "ledger.sqlite"
+        url = make_url(self.node.database)
+        in_file = url.get_backend_name() == "sqlite" and url.database not in {None, "", ":memory:"}
+        return Path(url.database) if in_file and url.database else None
+
+    @property
     def peers(self) -> list[tuple[str, TcpPeer | WebDestination]]:
         """Everybody whom the node calls, with the TOML path."""
         tables: tuple[tuple[str, Sequence[TcpPeer | WebDestination]], ...] = (

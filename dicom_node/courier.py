@@ -191,13 +191,13 @@ class Courier:
 
     def _fail(self, delivery: Delivery, now: datetime, reason: str) -> None:
         """A person is needed; the log says so too."""
-        log.error("%s failed, `dicomnode retry` when it is put right: %s", _called(delivery), reason)
         self._ledger.delivery_failed(delivery.id, now, reason)
+        log.error("%s failed, `dicomnode retry` when it is put right: %s", _called(delivery), reason)
 
     def _committed(self, delivery: Delivery, now: datetime) -> None:
+        self._ledger.delivery_committed(delivery.id, now)
         if delivery.state is not DeliveryState.COMMITTED:  # a report may come twice
             log.info("%s arrived", _called(delivery))
-        self._ledger.delivery_committed(delivery.id, now)
 
     def _send_again(self, delivery: Delivery, reason: str) -> None:
         """The peer does not have it after all: once at once, then with growing pauses."""

@@ -22,6 +22,9 @@ from dicom_node.web.passwords import read_users
 from pipeline import lungs, package
 from pipeline.errors import PipelineError
 
+SQLITE_FILES = ("", "-wal", "-shm", "-journal")  # SQLite's own, by what follows the name; no copies beside them
+LOOK_S = 10  # for a database server to answer: the start waits for this look
+
 
 def faults(config: Config) -> list[str]:
     """Every fault as "TOML path: what is wrong, what to do"."""
@@ -29,7 +32,10 @@ def faults(config: Config) -> list[str]:
 
 
 def file_faults(config: Config) -> list[str]:
-    """Those that do not pass by themselves: folders, certificates, secrets, model, weights."""
+    """Those that do not pass by themselves: folders, certificates, secrets, model, weights, a ledger that is gone.
+
+    A database server that does not answer is none of them.
+    """
     return [
         *_state_folder(config.node.state_dir),
         *_unwritable_ledger(config),
@@ -53,10 +59,10 @@ def _state_folder(state_dir: Path) -> Iterator[str]:
 
 def _unwritable_ledger(config: Config) -> Iterator[str]:
     """SQLite's files, of which root may have made some that the service's user cannot write."""
-    if config.node.database is not None:
-        return
-    for path in sorted(config.node.state_dir.glob("ledger.sqlite*")):
-        if not os.access(path, os.W_OK):
+    file = config.ledger_file
+    for path in [file.with_name(file.name + suffix) for suffix in SQLITE_FILES] if file is not None else ():
+        # asked in this order: another command that ends takes -wal and -shm away
+        if not os.access(path, os.W_OK) and path.exists():
             yield f"node.state_dir: {path} cannot be written by this user; give it to the service's user"
 
 
@@ -83,11 +89,11 @@ def _holds_files(folder: Path) -> bool:
 
 def _is_new(config: Config) -> bool:
     """Whether the database has no tables of a ledger; False where it does not answer, which may pass by itself."""
-    sqlite = config.node.state_dir / "ledger.sqlite"
     try:
-        if config.node.database is None and not (sqlite.is_file() and sqlite.stat().st_size):
+        file = config.ledger_file
+        if file is not None and not (file.is_file() and file.stat().st_size):
             return True  # not opened: that would make one
-        engine = open_engine(config.database_url)
+        engine = open_engine(config.database_url, LOOK_S)
         try:
             with connected(engine) as connection:
                 return revision(connection) is None

@@ -17,13 +17,12 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from dicom_node import certificates, worker
 from dicom_node.config import Config
-from dicom_node.errors import NodeError, TransientError
+from dicom_node.errors import ConfigError, NodeError, TransientError
 from dicom_node.findings import Finding, fault, ok, remark
 from dicom_node.ledger import Ledger
 from dicom_node.ledger_database import open_engine
-from dicom_node.result_file import PREFIX
+from dicom_node.result_file import Quarantine
 from dicom_node.retention import Disk
-from dicom_node.spool import REASON_SUFFIX
 from dicom_node.states import SeriesState
 from dicom_node.worker_pool import WorkerPool
 from pipeline import package, phantom
@@ -168,6 +167,9 @@ def database(config: Config) -> Iterator[Finding]:
     except TransientError as error:
         yield fault(check, str(error), "start the database, or correct node.database; the log of `serve` says more")
         return
+    except ConfigError as error:
+        yield fault(check, str(error), "correct it in config.toml")
+        return
     except NodeError as error:
         yield fault(check, str(error), "Backup and Upgrade in docs/running.md say what to do")
         return
@@ -180,14 +182,12 @@ def database(config: Config) -> Iterator[Finding]:
             f"{counts[SeriesState.FAILED]} series have failed",
             "`dicomnode status --state failed` says why; afterwards `dicomnode retry UID`, or `cancel UID`",
         )
-    quarantine = config.node.state_dir / "quarantine"
-    names = [path.name for path in quarantine.glob(f"*{REASON_SUFFIX}")]
-    kept_back = sum(name.startswith(PREFIX) for name in names)
-    where = f"each lies with its reason in {quarantine}"
-    if set_aside := len(names) - kept_back:
-        yield remark("work", f"{set_aside} received files could not be read", where)
-    if kept_back:
-        yield remark("work", f"{kept_back} result objects failed a check and were not sent", where)
+    quarantine = Quarantine.of(config.node.state_dir)
+    where = f"each lies with its reason in {quarantine.folder}"
+    if quarantine.received:
+        yield remark("work", f"{quarantine.received} received files could not be read", where)
+    if quarantine.results:
+        yield remark("work", f"{quarantine.results} result objects failed a check and were not sent", where)
 
 
 def files(config: Config, faults: list[str], now: datetime) -> Iterator[Finding]:

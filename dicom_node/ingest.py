@@ -52,6 +52,7 @@ class Ingest:
         ledger: where they are to be known.
         clock: the present, time zone aware.
         on_filed: called by the thread after each batch, so that whoever waits for instances may look.
+        ledger_lost: why nothing that the ledger takes would be found again; empty where it would.
     """
 
     def __init__(
@@ -60,11 +61,13 @@ class Ingest:
         ledger: Ledger,
         clock: Callable[[], datetime],
         on_filed: Callable[[], None] = lambda: None,
+        ledger_lost: Callable[[], str] = lambda: "",
     ) -> None:
         self._spool = spool
         self._ledger = ledger
         self._clock = clock
         self._on_filed = on_filed
+        self._ledger_lost = ledger_lost
         self._queue: queue.Queue[Path | None] = queue.Queue()
         self._stopped = threading.Event()
         self._left: set[str] = set()  # SOP instances, as `_instance` names them, of which a file was given up
@@ -153,6 +156,8 @@ class Ingest:
     def _attempt(self, group: Sequence[Path]) -> Exception | None:
         """Process a group; what stopped it, if anything did."""
         try:
+            if lost := self._ledger_lost():  # what it would record is forgotten with the process: the files wait
+                raise TransientError(lost)
             self.process(path for path in group if not self._is_behind_one_left(path))
         except (TransientError, LowDisk, OSError) as error:
             LOGGER.error("%d received files cannot be filed: %s", len(group), error)

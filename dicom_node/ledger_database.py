@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from sqlalchemy import Connection, Engine, create_engine, event, text
+from sqlalchemy import Connection, Engine, create_engine, event, make_url, text
 from sqlalchemy.exc import (
     ArgumentError,
     DataError,
@@ -28,26 +28,32 @@ from sqlalchemy.exc import (
 from sqlalchemy.orm import Session
 from sqlalchemy.pool import ConnectionPoolEntry
 
-from dicom_node.errors import NodeError, PermanentError, TransientError
+from dicom_node.errors import ConfigError, NodeError, PermanentError, TransientError
 
 WRITER_LOCK = 0x0D1C0D0E  # key of the advisory lock; any number, the same in every release
 BUSY_TIMEOUT_MS = 30_000
 
 
-def open_engine(url: str) -> Engine:
+def open_engine(url: str, wait_s: int | None = None) -> Engine:
     """An engine for `url` whose SQLite connections are durable and checked.
 
+    Args:
+        url: SQLAlchemy's.
+        wait_s: how long a server may take to be connected; None is the driver's own limit, some two minutes.
+
     Raises:
-        NodeError: the URL is not one of SQLAlchemy's, or its driver is not installed.
+        ConfigError: the URL is not one of SQLAlchemy's, or its driver is not installed.
     """
     try:
-        engine = create_engine(url, pool_pre_ping=True)
+        of_server = wait_s is not None and make_url(url).get_backend_name() == "postgresql"
+        limit = {"connect_timeout": wait_s} if of_server else {}
+        engine = create_engine(url, pool_pre_ping=True, connect_args=limit)
     except (ArgumentError, NoSuchModuleError, ImportError) as error:
-        raise NodeError(f"the database URL cannot be used: {error}") from error
+        raise ConfigError(f"node.database: cannot be used: {error}") from error
     if engine.dialect.name == "sqlite":
         event.listen(engine, "connect", _prepare_sqlite)
     elif engine.dialect.name != "postgresql":
-        raise NodeError(f"the ledger runs on SQLite or PostgreSQL, not on {engine.dialect.name}")
+        raise ConfigError(f"node.database: the ledger runs on SQLite or PostgreSQL, not on {engine.dialect.name}")
     return engine
 
 

@@ -61,8 +61,9 @@ class Node:
         self._audit = AuditTrail.of(config, clock)
         self._spool = Spool(state_dir, config.reception.min_free_disk_mb * 1024 * 1024)
         self._ledger = Ledger(config.database_url)
-        self._ledger_file = None if config.node.database else LedgerFile(state_dir / "ledger.sqlite")
-        self._ingest = Ingest(self._spool, self._ledger, clock, on_filed=self._on_filed)
+        file = config.ledger_file
+        self._ledger_file = None if file is None else LedgerFile(file)
+        self._ingest = Ingest(self._spool, self._ledger, clock, self._on_filed, self.ledger_lost)
         expected = Expected()
         self._receiver = Receiver(
             config,

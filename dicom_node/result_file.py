@@ -4,15 +4,40 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 from dicom_node.errors import LowDisk
 from dicom_node.ledger_records import ResultRecord
-from dicom_node.spool import Spool
+from dicom_node.spool import REASON_SUFFIX, Spool
 
 PREFIX = "result-"  # of the names in quarantine/
 QUARANTINED = "Quarantined, not sent:"  # how the reason of a failed delivery then begins
 REMEDY = "restore it from a backup and retry; without a backup, `dicomnode retry` analyses the series again"
+
+
+@dataclass(frozen=True)
+class Quarantine:
+    """How many files lie there: `received`, which could not be read, and `results`, which failed a check."""
+
+    folder: Path
+    received: int
+    results: int
+
+    @classmethod
+    def of(cls, state_dir: Path) -> Quarantine:
+        """Those with a reason beside them."""
+        folder = state_dir / "quarantine"
+        names = [path.name for path in folder.glob(f"*{REASON_SUFFIX}")]
+        results = sum(name.startswith(PREFIX) for name in names)
+        return cls(folder, len(names) - results, results)
+
+    def remarks(self) -> list[str]:
+        """What a person has to look at, a sentence each."""
+        each, they = f"each lies with its reason in {self.folder}", f"they lie in {self.folder}"
+        said = [f"{self.received} received file(s) could not be read; {each}"] if self.received else []
+        failed = f"{self.results} result object(s) failed a check and were not sent; {they}"
+        return [*said, failed] if self.results else said
 
 
 def damage(path: Path, sha256: str) -> str:

@@ -95,7 +95,7 @@ def refuse_faults(config: Config) -> None:
 
 
 def doctor_faults(config: Config) -> list[str]:
-    """`doctor.file_faults`, imported where it runs. A database that is away is another matter: it may come back."""
+    """`doctor.file_faults`, imported where it runs. A database server that is away may come back: no fault."""
     from dicom_node import doctor
 
     return doctor.file_faults(config)

@@ -14,9 +14,8 @@ from dicom_node.config import Config
 from dicom_node.errors import NotFound
 from dicom_node.health import examine
 from dicom_node.ledger import Place, ResultRecord, SeriesRecord
-from dicom_node.result_file import PREFIX
+from dicom_node.result_file import Quarantine
 from dicom_node.retention import LOW_DISK, Disk
-from dicom_node.spool import REASON_SUFFIX
 from dicom_node.states import SeriesState
 from dicom_node.web import advice
 from dicom_node.web.door import Desk, Visit
@@ -124,13 +123,7 @@ def _of_state_folder(config: Config) -> Iterator[str]:
         yield f"The disk is low ({disk}): {LOW_DISK}"
     elif disk.short:
         yield f"The disk is short ({disk}): soon nothing is received; `dicomnode purge`, or a larger disk"
-    quarantine = config.node.state_dir / "quarantine"
-    names = [path.name for path in quarantine.glob(f"*{REASON_SUFFIX}")]
-    kept_back = sum(name.startswith(PREFIX) for name in names)
-    if set_aside := len(names) - kept_back:
-        yield f"{set_aside} received file(s) could not be read; each lies with its reason in {quarantine}"
-    if kept_back:
-        yield f"{kept_back} result object(s) failed a check and were not sent; they lie in {quarantine}"
+    yield from Quarantine.of(config.node.state_dir).remarks()
 
 
 def _midnight(now: datetime) -> datetime:

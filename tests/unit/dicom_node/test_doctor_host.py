@@ -80,6 +80,14 @@ def test_the_database(tmp_path: Path) -> None:
     assert list(doctor_host.database(settings))[0].grade is Grade.FAULT
 
 
+@pytest.mark.parametrize("url", ["mysql://pacs/ledger", "postgresql+nodriver://pacs/ledger"])
+def test_a_database_url_that_cannot_be_used_is_to_be_corrected(tmp_path: Path, url: str) -> None:
+    settings = configuration.parse({"node": {"state_dir": str(tmp_path), "database": url}})
+    (found,) = doctor_host.database(settings)
+    assert found.text.startswith("node.database: ")
+    assert found.remedy == "correct it in config.toml"
+
+
 def test_what_lies_in_quarantine_is_told_apart(tmp_path: Path) -> None:
     settings = config(tmp_path)
     with closing(Ledger(settings.database_url)):
@@ -197,6 +205,17 @@ def test_a_damaged_ledger_is_said_without_what_a_library_says_to_programmers(tmp
     (found,) = doctor_host.database(settings)
     assert found.text == "the database cannot be opened: file is not a database; see Backup in docs/running.md"
     assert "Backup" in found.remedy
+
+
+def test_copies_beside_the_ledger_and_what_is_just_taken_away_are_no_fault(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = config(tmp_path)
+    copy = tmp_path / "state" / "ledger.sqlite.bak"
+    copy.touch()
+    absent = tmp_path / "state" / "ledger.sqlite-shm"
+    monkeypatch.setattr(doctor.os, "access", lambda path, _mode: path not in {copy, absent})
+    assert doctor.file_faults(settings) == []
 
 
 def test_files_of_the_ledger_that_the_user_cannot_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

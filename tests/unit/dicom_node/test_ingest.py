@@ -478,6 +478,30 @@ def test_what_no_memory_or_stack_holds_is_set_aside(
     assert any(bad.name in event.reason for event in book.recent_events())
 
 
+def test_nothing_is_filed_into_a_ledger_that_was_taken_away(spool: Spool, book: Ledger) -> None:
+    """It would be forgotten with the process; in incoming/ the next start finds it."""
+    lost, tried = ["ledger.sqlite was removed while the node ran"], threading.Event()
+
+    def fault() -> str:
+        tried.set()
+        return lost[0]
+
+    worker = Ingest(spool, book, _clock, ledger_lost=fault)
+    worker.start()
+    path = spooled(spool, slice_of(1))
+    worker.submit(path)
+    assert tried.wait(30)
+    worker.stop()
+    assert path.exists()
+    assert _archived(spool) == []
+    lost[0] = ""
+    after = Ingest(spool, book, _clock, ledger_lost=fault)
+    after.start()
+    after.stop()
+    assert not path.exists()
+    assert len(_archived(spool)) == 1
+
+
 def test_a_stop_leaves_what_cannot_be_filed_for_the_next_start(
     spool: Spool, book: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,14 @@ from sqlalchemy import create_engine
 
 from dicom_node import ledger_database
 from dicom_node.errors import TransientError
+
+
+def test_a_server_that_does_not_answer_is_waited_for_as_long_as_was_said() -> None:
+    """2 s is the least that libpq takes; its own limit would be minutes."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        engine = ledger_database.open_engine(f"postgresql+psycopg://a@127.0.0.1:{silent.getsockname()[1]}/b", 2)
+        with pytest.raises(TransientError, match="timeout"), ledger_database.connected(engine):
+            pass
 
 
 def test_a_pool_without_a_connection_to_spare_may_have_one_later(tmp_path: Path) -> None:

@@ -121,6 +121,23 @@ def test_a_node_sees_that_its_ledger_was_removed_or_replaced(tmp_path: Path) -> 
         node.stop()
 
 
+def test_a_ledger_in_a_file_is_watched_wherever_it_lies(tmp_path: Path) -> None:
+    file = tmp_path / "elsewhere" / "ledger.db"
+    file.parent.mkdir()
+    content = {"state_dir": str(tmp_path), "port": 0, "database": f"sqlite:///{file}"}
+    node = Node(parse({"node": content}))
+    try:
+        file.rename(file.with_suffix(".old"))
+        assert "ledger.db was removed" in node.ledger_lost()
+    finally:
+        node.stop()
+    (tmp_path / "archive").mkdir(exist_ok=True)
+    (tmp_path / "archive" / "file.dcm").touch()
+    with pytest.raises(ConfigError, match="ledger that knew them is not in node.database"):
+        service.refuse_faults(parse({"node": content}))
+    assert not file.exists()  # the look makes none
+
+
 @pytest.mark.parametrize("folder", ["archive", "results"])
 def test_a_new_ledger_beside_files_that_another_knew_is_refused(tmp_path: Path, folder: str) -> None:
     config = parse({"node": {"state_dir": str(tmp_path)}})
