@@ -106,12 +106,6 @@ def test_what_an_administrator_gets_wrong_is_answered_with_what_is_right(
     assert sentence in f"{caught.value}\n"
 
 
-def test_a_byte_order_mark_is_no_fault(tmp_path: Path) -> None:
-    path = tmp_path / "config.toml"
-    path.write_text("[node]\nport = 104\n", encoding="utf-8-sig")
-    assert config.load(path).node.port == 104
-
-
 def test_destinations_must_have_different_names_and_known_profiles() -> None:
     pacs = {"name": "pacs", "ae_title": "PACS", "host": "127.0.0.1", "port": 104}
     with pytest.raises(ConfigError) as caught:
