@@ -11,7 +11,7 @@ import logging
 import socket
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address
 from itertools import count
@@ -37,6 +37,7 @@ from dicom_node.upper_layer import InlineUpperLayer, InstanceMemory, MessageProv
 LOGGER = logging.getLogger(__name__)
 STOP_TIMEOUT_S = 10.0
 MAX_TOLD = 5  # SOP classes in one line of the log: there are senders that ask for everything
+_TRANSFER_SYNTAXES_NOT_SUPPORTED = 4  # Result/Reason of a presentation context (PS3.8 Table 9-18)
 _OUT_OF_DESCRIPTORS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 Network = IPv4Network | IPv6Network
 
@@ -47,6 +48,12 @@ class Answer:
 
     status: int
     comment: str = ""
+
+
+def _names(uids: Collection[UID | None]) -> str:
+    """The names of a few UIDs, and how many more there are."""
+    names = ", ".join(sorted(repr(UID(str(uid)).name) for uid in uids)[:MAX_TOLD])
+    return names + (f" and {len(uids) - MAX_TOLD} more" if len(uids) > MAX_TOLD else "")
 
 
 class Service(Protocol):
@@ -187,14 +194,25 @@ class InboundAssociation(Association):
             self.abort()
 
     def _tell_what_is_refused(self) -> None:
-        """Why a sender that is here sends nothing: it asked for services that we have not."""
+        """Why a sender that is here sends nothing: it asked for services, or encodings, that we have not."""
         taken = {context.abstract_syntax for context in self.accepted_contexts}
-        refused = {context.abstract_syntax for context in self.rejected_contexts} - taken
-        if refused:
-            names = ", ".join(sorted(repr(UID(str(uid)).name) for uid in refused)[:MAX_TOLD])
-            more = f" and {len(refused) - MAX_TOLD} more" if len(refused) > MAX_TOLD else ""
-            level = logging.INFO if taken else logging.WARNING  # who asks for everything may want to send CT
-            LOGGER.log(level, "%s asked for what is not taken here: %s%s", self.name, names, more)
+        refused = [context for context in self.rejected_contexts if context.abstract_syntax not in taken]
+        unread = [context for context in refused if context.result == _TRANSFER_SYNTAXES_NOT_SUPPORTED]
+        unread_classes = {context.abstract_syntax for context in unread}
+        others = {context.abstract_syntax for context in refused} - unread_classes
+        level = logging.INFO if taken else logging.WARNING  # who asks for everything may want to send CT
+        if others:
+            LOGGER.log(level, "%s asked for what is not taken here: %s", self.name, _names(others))
+        if unread:
+            offered = {syntax for context in unread for syntax in self._offered(context)}
+            told = "%s offers only in transfer syntaxes that are not taken here (%s): %s"
+            LOGGER.log(level, told, self.name, _names(offered), _names(unread_classes))
+
+    def _offered(self, context: PresentationContext) -> list[UID]:
+        """The transfer syntaxes of a proposed context; the answer to it has but one of them."""
+        proposed = self.requestor.primitive.presentation_context_definition_list if self.requestor.primitive else []
+        of_it = (each.transfer_syntax for each in proposed if each.context_id == context.context_id)
+        return next(of_it, context.transfer_syntax)
 
     def _serve_next(self) -> None:
         """Read one PDU and do what it asks for."""

@@ -122,6 +122,12 @@ def names(path: Path) -> list[str]:
     return named
 
 
+def are_in(path: Path) -> bool:
+    """Whether a file holds certificates that can be read."""
+    found = _readable(path)
+    return found is not None and bool(found[1])
+
+
 def is_of(certificate: Path, ca: Path) -> bool:
     """Whether those in a file of CAs vouch for a certificate, or for one of the chain that follows it."""
     chain, trusted = _readable(certificate), _readable(ca)

@@ -7,6 +7,7 @@ import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -34,13 +35,12 @@ from dicom_node.config_base import (
     ShortName,
     read_secret,
 )
-from dicom_node.config_notify import CHANNELS, AnyNotification
+from dicom_node.config_notify import AnyNotification, Mail, Webhook
 from dicom_node.config_priors import PriorsSection
 from dicom_node.config_security import AuditSection, PeerTable, TcpPeer, TlsSection, inherit_tls
 from dicom_node.config_web import WebSection
 from dicom_node.destinations import (
     DEFAULT_PROFILE,
-    PROTOCOLS,
     AnyDestination,
     Destination,
     Hl7Destination,
@@ -51,7 +51,14 @@ from pipeline.types import PipelineSettings, Profile
 
 __all__ = ["AnyDestination", "Config", "Destination", "Hl7Destination", "WebDestination", "load", "parse"]
 HOURS_OF_A_DAY = 24
-KINDS = frozenset({*PROTOCOLS, *CHANNELS})  # pydantic adds to an entry of a list which of these it took it for
+# pydantic adds to an entry of a list which of these it took it for.
+KINDS: Mapping[str | int, type[Section]] = {
+    "dimse": Destination,
+    "dicomweb": WebDestination,
+    "hl7": Hl7Destination,
+    "mail": Mail,
+    "webhook": Webhook,
+}
 
 
 class NodeSection(Section):
@@ -389,14 +396,21 @@ SENTENCES: Mapping[str, str] = {
 }
 
 
-def _meant(parts: Sequence[str | int]) -> str:
+def _meant(parts: Sequence[str | int], kind: type[Section] | None) -> str:
     """The key of the same table that an unknown one is most like, where there is one."""
     names = [part for part in parts if isinstance(part, str)]
     known: set[str] = set(Config.model_fields)
-    if len(names) > 1 and names[0] in known:
+    if kind is not None:
+        known = set(kind.model_fields)
+    elif len(names) > 1 and names[0] in known:
         known = _keys(Config.model_fields[names[0]].annotation)
-    found = get_close_matches(names[-1], sorted(known), n=1)
+    found = get_close_matches(names[-1], sorted(known - {names[-1]}), n=1)
     return f"; is {found[0]} meant?" if found else ""
+
+
+def _are_tables(parts: Sequence[str | int]) -> bool:
+    """Whether the items of a list are tables: only those on top are."""
+    return len(parts) == 1 and bool(_keys(Config.model_fields[str(parts[0])].annotation))
 
 
 def _keys(annotation: object) -> set[str]:
@@ -406,18 +420,22 @@ def _keys(annotation: object) -> set[str]:
     return {key for part in get_args(annotation) for key in _keys(part)}
 
 
+def _place(loc: Sequence[str | int]) -> tuple[list[str | int], type[Section] | None]:
+    """A location of pydantic as the file has it, and which of its kinds the entry of a list was taken for."""
+    for at, (before, part) in enumerate(pairwise(loc), 1):
+        if isinstance(before, int) and part in KINDS:
+            return [*loc[:at], *loc[at + 1 :]], KINDS[part]
+    return list(loc), None
+
+
 def _complaints(detail: ErrorDetails) -> list[str]:
     """One validation error as lines of "path: what is wrong"."""
-    parts = [
-        part
-        for before, part in zip((None, *detail["loc"]), detail["loc"], strict=False)
-        if not (isinstance(before, int) and part in KINDS)
-    ]
+    parts, kind = _place(detail["loc"])
     path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in parts).lstrip(".")
     message = detail["msg"].removeprefix("Value error, ")
     if detail["type"] == "extra_forbidden":
-        message = f"unknown key{_meant(parts)}"
-    elif detail["type"] == "tuple_type" and isinstance(detail["input"], Mapping):
+        message = f"unknown key{_meant(parts, kind)}"
+    elif detail["type"] == "tuple_type" and isinstance(detail["input"], Mapping) and _are_tables(parts):
         message = f"there may be several: write [[{path}]], with two brackets"
     else:
         message = SENTENCES.get(detail["type"], message)

@@ -66,14 +66,16 @@ def _answers(config: Config) -> Iterator[Finding]:
         )
         return
     ports: list[tuple[int, ClientTls | None]] = [] if security.only else [(node.port, None)]
-    if security.port is not None and (ourselves := _with_tls(security)) is not None:
-        ports.append((security.port, ourselves))
-    elif security.port is not None:
-        yield remark(
-            f"listener on port {security.port}, TLS",
-            "is not tried: the node may not call itself, since nobody in tls.ca vouches for its own certificate",
-            "an echo from a peer shows whether it answers",
-        )
+    if security.port is not None:
+        ourselves = _with_tls(security)
+        if isinstance(ourselves, ClientTls):
+            ports.append((security.port, ourselves))
+        else:
+            yield remark(
+                f"listener on port {security.port}, TLS",
+                f"is not tried: {ourselves}",
+                "an echo from a peer shows whether it answers",
+            )
     for port, client_tls in ports:
         kind = f"listener on port {port}" + (", TLS" if client_tls else "")
         if not port:
@@ -92,19 +94,21 @@ def _answers(config: Config) -> Iterator[Finding]:
             yield ok(kind, f"{node.ae_title} answers {calling} in {(time.monotonic() - began) * 1000:.0f} ms")
 
 
-def _with_tls(security: TlsSection) -> ClientTls | None:
-    """How the node would call itself; None where it would refuse its own certificate, or cannot read it."""
-    if security.certificate is None or (
-        security.require_client_certificate
-        and security.ca is not None
-        and not certificates.is_of(security.certificate, security.ca)
-    ):
-        return None
-    identity = security.identity if security.require_client_certificate else None
+def _with_tls(security: TlsSection) -> ClientTls | str:
+    """How the node would call itself; else why it cannot: what is wrong with a file is said of the files, too."""
+    if security.certificate is None:
+        return "tls.certificate is not set"
     try:
-        return ClientTls(certificates.names(security.certificate)[0], security.certificate, identity)
-    except ConfigError:
-        return None  # said of the files
+        name = certificates.names(security.certificate)[0]
+    except ConfigError as error:
+        return f"{error}"
+    identity = security.identity if security.require_client_certificate else None
+    if identity is not None and security.ca is not None:
+        if not certificates.are_in(security.ca):
+            return f"{security.ca} holds no certificate in PEM format: nobody may call"
+        if not certificates.is_of(security.certificate, security.ca):
+            return "the node may not call itself, since nobody in tls.ca vouches for its own certificate"
+    return ClientTls(name, security.certificate, identity)
 
 
 def reachable(config: Config) -> Iterator[Finding]:

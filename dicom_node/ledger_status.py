@@ -33,6 +33,7 @@ from dicom_node.tables import (
     storable,
 )
 
+AT_ONCE = 1000  # ids in one query: databases have a limit (SQLite 32766, and 250000 as Debian builds it)
 UNSENT = (DeliveryState.PENDING, DeliveryState.FAILED)
 
 
@@ -71,16 +72,20 @@ class StatusRoom(LedgerRoom):
             return [series_record(*found) for found in session.execute(query)]
 
     def held_up(self, series_ids: Collection[int]) -> dict[int, str]:
-        """Why current results of these series have not arrived, by series; the newest remark of each."""
+        """Why current results of these series have not arrived, by series; the remark of the last delivery."""
         query = (
             select(ResultRow.source_id, DeliveryRow.destination, DeliveryRow.reason)
             .join(ResultRow, ResultRow.id == DeliveryRow.result_id)
-            .where(ResultRow.source_id.in_(sorted(series_ids)), ResultRow.current)
-            .where(DeliveryRow.state == DeliveryState.PENDING, DeliveryRow.reason != "")
+            .where(ResultRow.current, DeliveryRow.state == DeliveryState.PENDING, DeliveryRow.reason != "")
             .order_by(DeliveryRow.id)
         )
+        ids = sorted(series_ids)
+        remarks: dict[int, str] = {}
         with self._read() as session:
-            return {series_id: f"{name}: {reason}" for series_id, name, reason in session.execute(query)}
+            for start in range(0, len(ids), AT_ONCE):
+                some = query.where(ResultRow.source_id.in_(ids[start : start + AT_ONCE]))
+                remarks |= {series_id: f"{name}: {reason}" for series_id, name, reason in session.execute(some)}
+        return remarks
 
     def ping(self) -> None:
         """Look whether the database answers.

@@ -90,6 +90,7 @@ _CODE = ("CodeValue", "CodingSchemeDesignator", "CodeMeaning")
 _DATE = re.compile(r"\d{8}")
 _TIME = re.compile(r"\d{2}(\d{2}(\d{2}(\.\d{1,6})?)?)?")
 _OFFSET = re.compile(r"[+-](0\d|1[0-4])[0-5]\d")  # PS3.3 C.12.1
+_ASCII = "A^B=C-d"
 _LATIN_1, _UNICODE = "ISO_IR 100", "ISO_IR 192"
 _DEFINED_TERMS = {
     encoding: term for term, encoding in reversed(python_encoding.items()) if encoding != python_encoding[""]
@@ -115,6 +116,7 @@ def normalise(header: Dataset) -> SourceHeader:
             raise ResultError(f"the source has no {keyword}, no result can refer to it")
     notes: list[str] = []
     ds = Dataset()
+    header = _legible(header)
     _copy_character_set(header, ds, notes)
     for keyword in (*_UIDS, *_EMPTY_IF_ABSENT, *_OPTIONAL):
         if keyword in header:
@@ -151,7 +153,7 @@ def _copy(header: Dataset, keyword: str, ds: Dataset, notes: list[str]) -> None:
     try:
         elem = header[keyword]
         fault = None if keyword in _AS_RECEIVED else _fault(elem)
-    except (ValueError, TypeError, NotImplementedError, OverflowError) as error:
+    except (ValueError, TypeError, LookupError, NotImplementedError, OverflowError) as error:
         fault = f"cannot be read ({type(error).__name__})"
     if fault:
         notes.append(f"{keyword} {fault}; left blank")
@@ -219,7 +221,7 @@ def _copy_character_set(header: Dataset, ds: Dataset, notes: list[str]) -> None:
     """SpecificCharacterSet as received; a term that PS3.3 C.12.1.1.2 does not define is replaced.
 
     pydicom reads such a term as the nearest one, or as the encoding of that name (WINDOWS-1251, SHIFT_JIS), which
-    is written as Unicode here; else as ISO 8859-1.
+    is written as Unicode here; else as ISO 8859-1, also where the name is that of a codec for no such text (ZLIB).
     """
     received = header.get("SpecificCharacterSet")
     if received in (None, ""):
@@ -228,11 +230,33 @@ def _copy_character_set(header: Dataset, ds: Dataset, notes: list[str]) -> None:
     if all(term in python_encoding for term in terms):
         ds.SpecificCharacterSet = received
         return
-    encodings = convert_encodings(terms)
+    encodings = [_text_encoding(encoding) for encoding in convert_encodings(terms)]
     known = all(encoding in _DEFINED_TERMS for encoding in encodings)
     repaired = [_DEFINED_TERMS[encoding] for encoding in encodings] if known else [_UNICODE]
     ds.SpecificCharacterSet = repaired if len(repaired) > 1 else repaired[0]
     notes.append(f"SpecificCharacterSet {_ascii(received)} is not defined; written as {_ascii(repaired)}")
+
+
+def _legible(header: Dataset) -> Dataset:
+    """The header, read as ISO 8859-1 where its encoding can be none: pydicom believes in every codec of Python."""
+    received = header.original_character_set
+    encodings = [received] if isinstance(received, str) else list(received)
+    readable = [_text_encoding(encoding) for encoding in encodings]
+    if not received or readable == encodings:
+        return header
+    legible = Dataset(header)
+    is_implicit, is_little_endian = header.original_encoding
+    legible.set_original_encoding(is_implicit, is_little_endian, readable)
+    return legible
+
+
+def _text_encoding(encoding: str) -> str:
+    """An encoding of Python, or ISO 8859-1 where it does not leave ASCII what it is, as all of DICOM's do."""
+    try:
+        is_one = _ASCII.encode().decode(encoding, "replace") == _ASCII
+    except (LookupError, UnicodeError):  # it is for bytes, or for names of hosts
+        is_one = False
+    return encoding if is_one else python_encoding[""]
 
 
 def _ascii(value: object) -> str:

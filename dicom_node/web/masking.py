@@ -38,7 +38,12 @@ def _traces(secret: str) -> str:
         return f"{word}|{text}"
     if len(secret) != 2 or not secret.isalpha():
         return ""
-    return text if all(east_asian_width(sign) == "W" for sign in secret) else word  # written without spaces
+    return text if _is_wide(secret) else word
+
+
+def _is_wide(text: str) -> bool:
+    """Whether it is of signs that are written without spaces; a Latin name may make up another word ("An^d")."""
+    return all(east_asian_width(sign) in "WFH" for sign in text)  # H: katakana of half width
 
 
 @dataclass(frozen=True)
@@ -62,9 +67,8 @@ class Mask:
         groups = identity.patient_name.split("=")
         parts = [group.split("^") for group in groups]
         names = [identity.patient_name, *groups, *(part for group in parts for part in group)]
-        names += [
-            "".join(part.strip() for part in group[:2]) for group in parts
-        ]  # as Chinese, Japanese, Korean has it
+        joined = ("".join(part.strip() for part in group[:2]) for group in parts)
+        names += [name for name in joined if _is_wide(name)]  # as Chinese, Japanese, Korean has it
         secrets = {identity.patient_id, identity.accession_number, *names}
         for secret in sorted({secret.strip() for secret in secrets}, key=len, reverse=True):
             if pattern := _traces(secret):

@@ -8,7 +8,8 @@ import pytest
 
 from dicom_node import config
 from dicom_node.config_base import read_secret
-from dicom_node.config_notify import Mail, Webhook
+from dicom_node.config_notify import CHANNELS, Mail, Webhook
+from dicom_node.destinations import PROTOCOLS
 from dicom_node.errors import ConfigError
 from dicom_node.web.passwords import read_users
 from tests.fixtures.page import USERS
@@ -91,6 +92,13 @@ def test_every_complaint_comes_at_once_with_its_toml_path() -> None:
             {"destinations": [{"protocol": "dicomweb", "pasword_file": "/x"}]},
             "destinations[0].pasword_file: unknown key; is password_file meant?",
         ),
+        ({"destinations": [{"url": "https://h"}]}, "destinations[0].url: unknown key\n"),
+        ({"destinations": [{"urll": "https://h"}]}, "destinations[0].urll: unknown key\n"),
+        ({"destinations": [{"protocol": "hl7", "ae_title": "X"}]}, "destinations[0].ae_title: unknown key\n"),
+        ({"destinations": [{"protocol": "dicomweb", "urll": "x"}]}, "unknown key; is url meant?"),
+        ({"notifications": [{"by": "mail", "url": "https://h"}]}, "notifications[0].url: unknown key\n"),
+        ({"reception": {"networks": {"a": "b"}}}, 'reception.networks: a list is needed, as ["…"]\n'),
+        ({"priors": {"sources": {"a": "b"}}}, 'priors.sources: a list is needed, as ["…"]\n'),
         ({"destinations": {"name": "pacs"}}, "destinations: there may be several: write [[destinations]]"),
         ({"destinations": [{"name": "pacs"}]}, "destinations[0].host: is missing\n"),
         ({"reception": {"networks": "10.0.0.0/8"}}, 'reception.networks: a list is needed, as ["…"]'),
@@ -104,12 +112,6 @@ def test_what_an_administrator_gets_wrong_is_answered_with_what_is_right(
     with pytest.raises(ConfigError) as caught:
         config.parse(content)
     assert sentence in f"{caught.value}\n"
-
-
-def test_a_byte_order_mark_is_no_fault(tmp_path: Path) -> None:
-    path = tmp_path / "config.toml"
-    path.write_text("[node]\nport = 104\n", encoding="utf-8-sig")
-    assert config.load(path).node.port == 104
 
 
 def test_destinations_must_have_different_names_and_known_profiles() -> None:
@@ -164,6 +166,10 @@ def test_a_byte_order_mark_is_no_part_of_what_people_write(tmp_path: Path) -> No
     assert config.load(tmp_path / "config.toml").node.port == 1
     assert read_secret(tmp_path / "secret") == "sesame"
     assert set(read_users(tmp_path / "users")) == {"ada"}
+
+
+def test_every_kind_of_an_entry_is_known() -> None:
+    assert set(config.KINDS) == {*PROTOCOLS, *CHANNELS}
 
 
 def test_a_profile_may_have_the_name_of_a_protocol_and_is_named_in_complaints() -> None:

@@ -186,6 +186,21 @@ def test_a_node_whose_own_certificate_is_of_another_ca_than_those_of_its_callers
         assert [(each.grade, refused) for each, refused in found] == [(Grade.OK, 0)] * 2
 
 
+def test_why_the_port_with_tls_is_not_tried(tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    other = Authority(tmp_path / "other", "other")
+    absent, tls = tmp_path / "absent.pem", {**Authority(tmp_path).listener(), "port": 2762, "only": True}
+    for files, why in (
+        ({"ca": str(other.certificate)}, "nobody in tls.ca vouches for its own certificate"),
+        ({"ca": str(absent)}, f"{absent} holds no certificate in PEM format: nobody may call"),
+        ({"certificate": str(absent)}, f"is not tried: {absent} holds no certificate in PEM format"),
+    ):
+        with service.only_one(tmp_path / "state"):
+            (found,) = doctor_listener.listener(config(tmp_path, tls={**tls, **files}))
+        assert found.grade is Grade.REMARK
+        assert found.text.endswith(why)
+
+
 def test_peers_that_could_never_call(tmp_path: Path) -> None:
     peer = {"name": "pacs", "ae_title": "PACS", "host": "192.0.2.7", "port": 104}
     settings = config(

@@ -13,6 +13,8 @@ from typing import Any
 import pytest
 from pydicom import dcmread
 from pydicom.uid import (
+    HEVCMP51,
+    MPEG2MPML,
     UID,
     CTImageStorage,
     EnhancedCTImageStorage,
@@ -243,6 +245,18 @@ class TestModalities:
                     pass
         told = [record.levelname for record in caplog.records if "'MR Image Storage'" in record.getMessage()]
         assert told == ["INFO", "WARNING"]
+
+    def test_the_log_says_which_transfer_syntaxes_were_refused(
+        self, state: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        contexts = [(CTImageStorage, [MPEG2MPML, HEVCMP51]), (MRImageStorage, ExplicitVRLittleEndian)]
+        with receiving(state, other_modalities="refuse") as node, calling(node, contexts):
+            pass
+        refused = [record for record in caplog.records if " not taken here" in record.getMessage()]
+        others, unread = (record.getMessage() for record in refused)
+        assert others.endswith(" asked for what is not taken here: 'MR Image Storage'")
+        assert " offers only in transfer syntaxes that are not taken here (" in unread
+        assert unread.endswith(f"({HEVCMP51.name!r}, {MPEG2MPML.name!r}): 'CT Image Storage'")
 
     def test_accepted_and_not_kept(self, state: Path) -> None:
         with receiving(state, other_modalities="ignore") as node, calling(node, self.CONTEXTS) as assoc:

@@ -303,6 +303,35 @@ def test_names_in_an_encoding_that_dicom_does_not_define_are_written_as_unicode(
     assert list(checks.complaints(report, analysis)) == []
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("term", ["zlib", "rot13", "hex", "idna", "punycode", "undefined", "utf_16", "\\zlib"])
+def test_codecs_that_are_for_no_text_of_dicom_are_unknown_encodings(term: str) -> None:
+    name, description = "Müller^Zoë", "Schädel"
+    normalised = header.normalise(
+        source(
+            (0x00080005, b"CS", term.encode()),
+            (0x00081030, b"LO", description.encode("latin-1")),
+            (0x00100010, b"PN", name.encode("latin-1")),
+        )
+    )
+    assert normalised.ds.SpecificCharacterSet in ("ISO_IR 100", ["ISO_IR 100"] * 2)
+    assert "SpecificCharacterSet" in normalised.notes[0]
+    again = read_dataset(io.BytesIO(encode(normalised.ds)), is_implicit_VR=False, is_little_endian=True)
+    assert (str(again.PatientName), again.StudyDescription) == (name, description)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_an_item_in_such_an_encoding_is_left_out() -> None:
+    item = element(0x00080005, b"CS", b"ZLIB") + element(0x00321032, b"PN", b"Doe^John")
+    whole = struct.pack("<HHL", 0xFFFE, 0xE000, len(item)) + item
+    sequence = struct.pack("<HH2sHL", 0x0040, 0x0275, b"SQ", 0, len(whole)) + whole
+    original = source()
+    original.update(read_dataset(io.BytesIO(sequence), is_implicit_VR=False, is_little_endian=True))
+    normalised = header.normalise(original)
+    assert "RequestAttributesSequence" not in normalised.ds
+    assert "RequestAttributesSequence cannot be read (LookupError); left blank" in normalised.notes
+
+
 @pytest.mark.filterwarnings("error::UserWarning")
 def test_unusual_names_are_kept_and_not_printed() -> None:
     analysis = make_analysis(attributes={"PatientName": "ANON-0001"})

@@ -104,7 +104,9 @@ def test_texts_lose_it_in_upper_and_lower_case_and_keep_words_that_hold_a_short_
         ("\u5c71\u7530^\u592a\u90ce", "\u80f8\u90e8\u592a\u90ce\u69d8", "\u80f8\u90e8***\u69d8"),
         ("\uae40^\ubbfc\uc11c", "\uae40\ubbfc\uc11c \ud749\ubd80", "*** \ud749\ubd80"),
         ("\u91d1^\u4e09", "\u91d1\u4e09\u80f8\u90e8 \u4e09\u671f", "***\u80f8\u90e8 \u4e09\u671f"),
-        ("Li^Na", "Lina Li Na", "*** *** ***"),
+        ("Li^Na", "Lina Li Na", "Lina *** ***"),
+        ("An^d", "lung and liver, An", "lung and liver, ***"),
+        ("\uff93\uff98^\uff84\uff93", "\uff93\uff98\uff84\uff93\u80f8", "***\u80f8"),
         ("Al^Bo", "Alveolar Boost", "Alveolar Boost"),
     ],
 )
