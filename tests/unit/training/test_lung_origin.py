@@ -91,7 +91,9 @@ def test_two_runs_with_different_lungs_and_another_threshold_are_refused(tmp_pat
 
 def test_thresholds_of_lungs_travel_with_their_network(tmp_path: Path) -> None:
     made = exported(tmp_path, lung_origin.read(None).mark)
-    assert made.manifest.thresholds == SHIPPED.manifest.thresholds
+    for name in lung_origin.THRESHOLDS:
+        assert getattr(made.manifest.thresholds, name) == getattr(SHIPPED.manifest.thresholds, name)
+    assert made.manifest.thresholds.consolidation_mm2 == 0  # that of UNet-2's own recipe, not of the lender's
     assert lung_origin.read(tmp_path / "package").mark == lung_origin.read(None).mark
 
 
