@@ -41,6 +41,7 @@ from dicom_node.corrections import distinct, numbers, without_replaced
 from dicom_node.ledger import InstanceRecord, SeriesRecord
 from dicom_node.statement import Statement
 from dicom_node.states import InstanceState, SeriesState
+from pipeline.ct_header import PATIENT
 from pipeline.geometry import Assessment, FaultKind, Limits, Slice, assess, normal
 
 RELEASE_PAUSE = timedelta(seconds=5)  # before looking again, should nobody tell that an association was released
@@ -62,7 +63,6 @@ ELSEWHERE = re.compile(
     "|PELVIS|PROSTATE|UTERUS|OVARY|HEART|CORONARYARTERY|(UPPER|LOWER)?EXTREMITY|SHOULDER|CLAVICLE|SCAPULA|ARM|HUMERUS"
     "|ELBOW|FOREARM|WRIST|HAND|FINGER|THUMB|HIP|THIGH|FEMUR|LEG|KNEE|PATELLA|CALF|ANKLE|CALCANEUS|FOOT|TOE"
 )
-PATIENT = ("PatientID", "IssuerOfPatientID", "PatientName", "PatientBirthDate")
 ONE_OF = (*PATIENT, "StudyInstanceUID", "AccessionNumber")  # a series has one of each
 PLACE = ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "Rows", "Columns")
 CURABLE = frozenset({FaultKind.GAP})

@@ -6,10 +6,8 @@ import ipaddress
 import re
 import tomllib
 from collections.abc import Mapping, Sequence
-from difflib import get_close_matches
-from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     Field,
@@ -19,10 +17,11 @@ from pydantic import (
     field_validator,
     model_validator,
 )
-from pydantic_core import ErrorDetails, PydanticCustomError
+from pydantic_core import PydanticCustomError
 from sqlalchemy import make_url
 from sqlalchemy.exc import ArgumentError
 
+from dicom_node import config_complaints
 from dicom_node.config_base import (
     TEXT,
     AbsolutePath,
@@ -35,7 +34,7 @@ from dicom_node.config_base import (
     ShortName,
     read_secret,
 )
-from dicom_node.config_notify import AnyNotification, Mail, Webhook
+from dicom_node.config_notify import AnyNotification
 from dicom_node.config_priors import PriorsSection
 from dicom_node.config_security import AuditSection, PeerTable, TcpPeer, TlsSection, inherit_tls
 from dicom_node.config_web import WebSection
@@ -51,14 +50,6 @@ from pipeline.types import PipelineSettings, Profile
 
 __all__ = ["AnyDestination", "Config", "Destination", "Hl7Destination", "WebDestination", "load", "parse"]
 HOURS_OF_A_DAY = 24
-# pydantic adds to an entry of a list which of these it took it for.
-KINDS: Mapping[str | int, type[Section]] = {
-    "dimse": Destination,
-    "dicomweb": WebDestination,
-    "hl7": Hl7Destination,
-    "mail": Mail,
-    "webhook": Webhook,
-}
 
 
 class NodeSection(Section):
@@ -384,70 +375,5 @@ def parse(content: Mapping[str, Any], origin: str = "config") -> Config:
     try:
         return Config.model_validate(content)
     except ValidationError as error:
-        complaints = [line for detail in error.errors() for line in _complaints(detail)]
+        complaints = config_complaints.lines(error, Config)
         raise ConfigError(f"{origin}: {len(complaints)} fault(s)\n" + "\n".join(complaints)) from error
-
-
-# What pydantic says to programmers, for administrators.
-SENTENCES: Mapping[str, str] = {
-    "missing": "is missing",
-    "tuple_type": 'a list is needed, as ["…"]',
-    "ip_any_network": "an address or a network is needed, as 10.0.0.5 or 10.0.0.0/24, with zeros behind the mask",
-}
-
-
-def _meant(parts: Sequence[str | int], kind: type[Section] | None) -> str:
-    """The key of the same table that an unknown one is most like, where there is one."""
-    names = [part for part in parts if isinstance(part, str)]
-    known: set[str] = set(Config.model_fields)
-    if kind is not None:
-        known = set(kind.model_fields)
-    elif len(names) > 1 and names[0] in known:
-        known = _keys(Config.model_fields[names[0]].annotation)
-    found = get_close_matches(names[-1], sorted(known - {names[-1]}), n=1)
-    return f"; is {found[0]} meant?" if found else ""
-
-
-def _are_tables(parts: Sequence[str | int]) -> bool:
-    """Whether the items of a list are tables: only those on top are."""
-    return len(parts) == 1 and bool(_keys(Config.model_fields[str(parts[0])].annotation))
-
-
-def _keys(annotation: object) -> set[str]:
-    """The keys of the tables in an annotation such as `tuple[A | B, ...]`."""
-    if isinstance(annotation, type) and issubclass(annotation, Section):
-        return set(annotation.model_fields)
-    return {key for part in get_args(annotation) for key in _keys(part)}
-
-
-def _place(loc: Sequence[str | int]) -> tuple[list[str | int], type[Section] | None]:
-    """A location of pydantic as the file has it, and which of its kinds the entry of a list was taken for."""
-    for at, (before, part) in enumerate(pairwise(loc), 1):
-        if isinstance(before, int) and part in KINDS:
-            return [*loc[:at], *loc[at + 1 :]], KINDS[part]
-    return list(loc), None
-
-
-def _complaints(detail: ErrorDetails) -> list[str]:
-    """One validation error as lines of "path: what is wrong"."""
-    parts, kind = _place(detail["loc"])
-    path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in parts).lstrip(".")
-    message = detail["msg"].removeprefix("Value error, ")
-    if detail["type"] == "extra_forbidden":
-        message = f"unknown key{_meant(parts, kind)}"
-    elif detail["type"] == "tuple_type" and isinstance(detail["input"], Mapping) and _are_tables(parts):
-        message = f"there may be several: write [[{path}]], with two brackets"
-    else:
-        message = SENTENCES.get(detail["type"], message)
-    if not path:  # raised by the whole model: the lines carry their own path
-        return [f"  {line}" for line in message.splitlines()]
-    silent = {
-        "missing",
-        "extra_forbidden",
-        "database_url",
-        "database_password",
-        "url",
-    }  # the last three may hold a secret
-    unsaid = detail["type"] in silent or isinstance(detail["input"], Mapping)
-    given = "" if unsaid else f" (given: {detail['input']!r})"
-    return [f"  {path}: {message}{given}"]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from dicom_node import config
+from dicom_node import config, config_complaints
 from dicom_node.config_base import read_secret
 from dicom_node.config_notify import CHANNELS, Mail, Webhook
 from dicom_node.destinations import PROTOCOLS
@@ -169,7 +169,7 @@ def test_a_byte_order_mark_is_no_part_of_what_people_write(tmp_path: Path) -> No
 
 
 def test_every_kind_of_an_entry_is_known() -> None:
-    assert set(config.KINDS) == {*PROTOCOLS, *CHANNELS}
+    assert set(config_complaints.KINDS) == {*PROTOCOLS, *CHANNELS}
 
 
 def test_a_profile_may_have_the_name_of_a_protocol_and_is_named_in_complaints() -> None:
