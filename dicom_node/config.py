@@ -255,6 +255,7 @@ class Config(Section):
         complaints += _source_complaints(self.sources, self.reception)
         if self.tls.port and self.tls.port == self.node.port and not self.tls.only:
             complaints.append(f"tls.port: node.port is {self.tls.port} too")
+        complaints += _page_complaints(self)
         if complaints:
             raise ValueError("\n".join(complaints))
         return self
@@ -329,6 +330,18 @@ class Config(Section):
             max_slice_spacing_mm=self.completion.max_slice_spacing_mm,
             max_oblique_deg=self.completion.max_oblique_deg,
         )
+
+
+def _page_complaints(config: Config) -> list[str]:
+    """The status page where DICOM listens; on different addresses of the machine both may have one port."""
+    web, listening = config.web, {"tls.port": config.tls.port}
+    if not config.tls.only:
+        listening["node.port"] = config.node.port
+    addresses = {ipaddress.ip_address(address) for address in (config.node.bind, web.bind)}
+    apart = len(addresses) > 1 and not any(address.is_unspecified for address in addresses)
+    if apart or not (web.enabled and web.port):
+        return []
+    return [f"web.port: {name} is {web.port} too" for name, port in listening.items() if port == web.port]
 
 
 def _source_complaints(sources: Sequence[Source], reception: ReceptionSection) -> list[str]:

@@ -186,12 +186,12 @@ def _commitment(check: str, config: Config, peer: Destination) -> Iterator[Findi
     stop = threading.Event()
     watcher = threading.Thread(target=_watch_ledger, args=(config, transaction_uid, answered, stop), daemon=True)
     watcher.start()
-    began = time.monotonic()
+    patience_s, began = _patience_s(config), time.monotonic()
     try:
         scu.request_commitment(
             peer, [unknown], transaction_uid, config.node.ae_title, take, answered, min(peer.timeout_s, STAY_S)
         )
-        answered.wait(PATIENCE_S)
+        answered.wait(patience_s)
     except TransientError as error:
         yield fault(check, str(error), _register(config))
         return
@@ -208,9 +208,14 @@ def _commitment(check: str, config: Config, peer: Destination) -> Iterator[Findi
     elif answered.is_set():
         yield ok(check, f"calls {config.node.ae_title} back, {took}: the way from it to us works")
     elif running(config.node.state_dir):
-        yield fault(check, f"took the request, but no report came within {PATIENCE_S:g} s", _register(config))
+        yield fault(check, f"took the request, but no report came within {patience_s:g} s", _register(config))
     else:
         yield fault(check, "took the request; its report cannot come while the node does not run", "start the node")
+
+
+def _patience_s(config: Config) -> float:
+    """How long a report may take: as long as the node would wait, and not at all where no node listens for it."""
+    return min(PATIENCE_S, config.delivery.commitment_timeout_s) if running(config.node.state_dir) else 0.0
 
 
 def _register(config: Config) -> str:

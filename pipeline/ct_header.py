@@ -135,6 +135,9 @@ def _pixel_fault(header: Dataset) -> str | None:
         return "the picture is in colour"
     if int(header.BitsAllocated) != MAX_BITS or not 0 < int(header.BitsStored) <= MAX_BITS:
         return f"{header.BitsStored} bits stored in {header.BitsAllocated}, not up to 16 in 16"
+    high_bit = header.get("HighBit")
+    if high_bit is not None and int(high_bit) != int(header.BitsStored) - 1:  # PS3.5 8.1.1
+        return f"HighBit is {high_bit} where {header.BitsStored} bits are stored: which bits count is not known"
     if int(header.PixelRepresentation) not in {0, 1}:
         return f"PixelRepresentation is {header.PixelRepresentation}"
     return syntax_fault(str(header.file_meta.get("TransferSyntaxUID") or ""))

@@ -125,10 +125,16 @@ def read_hu(path: Path, header: Dataset) -> npt.NDArray[np.int16]:
         stored = pixel_array(ds)
     except DAMAGED as error:
         first_line = str(error).strip().split("\n")[0]
-        raise SeriesRejected(f"{path.name}: the pixel data cannot be decoded: {first_line}") from error
+        raise SeriesRejected(f"{_named(path, header)}: the pixel data cannot be decoded: {first_line}") from error
     if stored.shape != (header.Rows, header.Columns):
-        raise SeriesRejected(f"{path.name}: the pixel data are {stored.shape}, not Rows x Columns")
+        raise SeriesRejected(f"{_named(path, header)}: the pixel data are {stored.shape}, not Rows x Columns")
     return to_hu(stored, header)
+
+
+def _named(path: Path, header: Dataset) -> str:
+    """For a person: in the node's archive a file's name is a hash, which no viewer shows."""
+    number = header.get("InstanceNumber")
+    return path.name if number is None else f"{path.name} (InstanceNumber {number})"
 
 
 def to_hu(stored: npt.NDArray[Any], header: Dataset) -> npt.NDArray[np.int16]:

@@ -177,6 +177,17 @@ def test_a_profile_may_have_the_name_of_a_protocol_and_is_named_in_complaints() 
         config.parse({"profiles": {"dicomweb": {"seg": "x"}}})
 
 
+def test_the_page_does_not_listen_where_dicom_does() -> None:
+    for bind in ("127.0.0.1", "0.0.0.0"):
+        with pytest.raises(ConfigError, match=r"  web\.port: node\.port is 8104 too"):
+            config.parse({"node": {"port": 8104, "bind": bind}})
+    assert config.parse({"node": {"port": 8104, "bind": "127.0.0.2"}}).node.port == 8104
+    assert config.parse({"node": {"port": 8104}, "web": {"enabled": False}}).node.port == 8104
+    assert config.parse({"node": {"port": 0}, "web": {"port": 0}}).web.port == 0
+    with pytest.raises(ConfigError, match=r"  web\.port: tls\.port is 8104 too"):
+        config.parse({"node": {"port": 8104}, "tls": {**TLS, "port": 8104, "only": True}})
+
+
 def test_both_ports_for_dicom_cannot_be_the_same_one() -> None:
     with pytest.raises(ConfigError, match=r"  tls\.port: node\.port is 11112 too"):
         config.parse({"tls": {**TLS, "port": 11112}})

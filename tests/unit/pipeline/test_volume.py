@@ -214,14 +214,15 @@ BAD_HEADERS = {
     "frames": ({"NumberOfFrames": "4000"}, "4000 frames"),
     "colour": ({"SamplesPerPixel": 3}, "colour"),
     "8 bits": ({"BitsAllocated": 8, "BitsStored": 8}, "8 bits stored in 8"),
+    "left justified": ({"BitsStored": 12, "HighBit": 15}, "HighBit is 15 where 12 bits are stored"),
     "head": ({"BodyPartExamined": "HEAD"}, "BodyPartExamined is HEAD"),
     "abdomen": ({"BodyPartExamined": "Abdomen"}, "BodyPartExamined is Abdomen"),
     "coronal": ({"ImageOrientationPatient": [1, 0, 0, 0, 0, -1]}, "not axial"),
 }
 
 BROKEN = {
-    "no pixel data": ({"edit": drop_pixels}, "0006.dcm: the pixel data cannot be decoded"),
-    "short pixel data": ({"edit": cut_pixels}, "0006.dcm: the pixel data cannot be decoded"),
+    "no pixel data": ({"edit": drop_pixels}, "0006.dcm (InstanceNumber 6): the pixel data cannot be decoded"),
+    "short pixel data": ({"edit": cut_pixels}, "0006.dcm (InstanceNumber 6): the pixel data cannot be decoded"),
     "gap": ({"drop": frozenset({4, 5})}, "2 slices are missing, at 24.00, 30.00 mm"),
     "duplicate": ({"double": frozenset({3})}, "1 slice(s) lie where another one lies, at 18.00 mm"),
     "few": ({"drop": frozenset(range(2, 12))}, "2 slices, at least 10 are needed"),
@@ -331,7 +332,7 @@ class TestDamagedFiles:
         rest = content[meta + 8 + len(old) + len(old) % 2 :]
         paths[3].write_bytes(head + len(new).to_bytes(2, "little") + new + rest)
         assert pydicom.dcmread(paths[3], stop_before_pixels=True).file_meta.TransferSyntaxUID == said
-        assert "0004.dcm: the pixel data cannot be decoded" in self.reason(paths)
+        assert "0004.dcm (InstanceNumber 4): the pixel data cannot be decoded" in self.reason(paths)
 
     def test_syntax_without_a_decoder(self, phantom: Phantom, tmp_path: Path) -> None:
         mpeg = "1.2.840.10008.1.2.4.100"
