@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 
 from sqlalchemy import func, select
@@ -105,14 +105,17 @@ class AnnouncementRoom(LedgerRoom):
                 _move(writer, row, DeliveryState.PENDING, reason)
 
 
-def sent_announcements(session: Session, study_uid: str) -> dict[str, list[ObjectReference]]:
-    """By profile, the notices of a study that a destination may have."""
+def sent_announcements(
+    session: Session, study_uid: str, profiles: Mapping[str, str]
+) -> dict[str, list[ObjectReference]]:
+    """By profile, that of then and that of `profiles` by destination, the notices that a destination may have."""
     query = select(AnnouncementRow).where(
         AnnouncementRow.study_uid == study_uid, AnnouncementRow.begun_at.is_not(None)
     )
     found: dict[str, list[ObjectReference]] = {}
     for row in session.scalars(query.order_by(AnnouncementRow.id)):
-        found.setdefault(row.profile, []).append(object_reference(row))
+        for name in {row.profile, profiles.get(row.destination, row.profile)}:
+            found.setdefault(name, []).append(object_reference(row))
     return found
 
 

@@ -224,7 +224,9 @@ def test_a_later_result_replaces_it(site: Site) -> None:
     site.ledger.file_instances([filing(13)], site.clock())
     complete(site.ledger, SERIES, site.clock())
     job = analyse(site.ledger, SERIES, site.clock())
-    assert [each.sop_instance_uid for each in site.ledger.superseded(job)["default"]] == [uid]
+    for profile in ("default", "another"):  # what the destination has now
+        (named,) = site.ledger.superseded(job, {"pacs": profile})[profile]
+        assert named.sop_instance_uid == uid
 
 
 def test_without_an_image_left_it_fails_and_says_so(site: Site) -> None:
