@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime, timedelta
 
 from sqlalchemy import func, select
@@ -48,6 +48,17 @@ class AnnouncementRoom(LedgerRoom):
             return 0
         with self._write(now) as writer:
             return sum(_open(writer, uid, told, min_slices) for uid in studies)
+
+    def abandon_announcements(self, told: Collection[str], now: datetime) -> int:
+        """What other destinations were still to be told: CANCELLED, or it would go out when they are told again."""
+        query = select(AnnouncementRow).where(
+            AnnouncementRow.state == DeliveryState.PENDING, AnnouncementRow.destination.not_in(told)
+        )
+        with self._write(now) as writer:
+            rows = writer.session.scalars(query).all()
+            for row in rows:
+                _move(writer, row, DeliveryState.CANCELLED, "config.toml does not have it told any more")
+            return len(rows)
 
     def due_announcements(self, destination: str, now: datetime) -> list[AnnouncementRecord]:
         """PENDING and due, oldest first."""
