@@ -83,8 +83,10 @@ def overview(config: Path, text: str, states: Collection[SeriesState], limit: in
         series = ledger.list_series(states=states, text=text, limit=limit)
         held_up = ledger.held_up([one.id for one in series if one.state is SeriesState.ANALYSED])
         series = [replace(one, reason=one.reason or held_up.get(one.id, "")) for one in series]
-        untold = [f"{notice.channel}: {notice.error}" for notice in ledger.undelivered_notices()]
+        waiting = ledger.undelivered_notices()
     settings = configuration.load(config)
+    kinds = {channel.name: channel.kinds for channel in settings.notifications}
+    untold = [f"{one.channel}: {one.error}" for one in waiting if one.kind in kinds.get(one.channel, ())]
     return Overview(
         counts=counts,
         series=series,
