@@ -124,7 +124,7 @@ class Announcer:
             return
         log.warning("a notice could not be sent: %s", result.error)
         chance = self._pace.chance()
-        again = self._pace.retry.decide(result.error, record.attempts + 1, now, record.created_at, chance)
+        again = self._pace.decide(result.error, record.attempts + 1, now, record.created_at, chance)
         if again is None:
             self._ledger.announcement_ended(record.id, DeliveryState.FAILED, str(result.error), now)
         else:
