@@ -124,7 +124,7 @@ class Announcer:
             return
         log.warning("a notice could not be sent: %s", result.error)
         chance = self._pace.chance()
-        again = self._pace.retry.decide(result.error, record.attempts + 1, now, record.created_at, chance)
+        again = self._pace.decide(result.error, record.attempts + 1, now, record.created_at, chance)
         if again is None:
             self._ledger.announcement_ended(record.id, DeliveryState.FAILED, str(result.error), now)
         else:
@@ -135,15 +135,18 @@ class AnnouncementService:
     """An announcer and a thread for each destination with `not_analysed`."""
 
     def __init__(self, config: Config, ledger: Ledger, spool: Spool, clock: Callable[[], datetime]) -> None:
+        self._ledger, self._clock = ledger, clock
         announcers = [
             Announcer(outlet, carrier(outlet, config.node.ae_title), config, ledger, spool, clock)
             for outlet in config.destinations
             if isinstance(outlet, ObjectOutlet) and outlet.not_analysed != "nothing"
         ]
+        self._told = [each.outlet.name for each in announcers]
         self._loops = [Loop(f"announcements to {each.outlet.name}", each.run_once, clock) for each in announcers]
 
     def start(self) -> None:
-        """Begin."""
+        """Begin. Raises NodeError of the ledger."""
+        self._ledger.abandon_announcements(self._told, self._clock())
         for loop in self._loops:
             loop.start()
 

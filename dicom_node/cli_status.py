@@ -83,8 +83,10 @@ def overview(config: Path, text: str, states: Collection[SeriesState], limit: in
         series = ledger.list_series(states=states, text=text, limit=limit)
         held_up = ledger.held_up([one.id for one in series if one.state is SeriesState.ANALYSED])
         series = [replace(one, reason=one.reason or held_up.get(one.id, "")) for one in series]
-        untold = [f"{notice.channel}: {notice.error}" for notice in ledger.undelivered_notices()]
+        waiting = ledger.undelivered_notices()
     settings = configuration.load(config)
+    kinds = {channel.name: channel.kinds for channel in settings.notifications}
+    untold = [f"{one.channel}: {one.error}" for one in waiting if one.kind in kinds.get(one.channel, ())]
     return Overview(
         counts=counts,
         series=series,
@@ -182,16 +184,16 @@ def show_series(uid: SeriesArgument, config: ConfigOption = DEFAULT_CONFIG, json
 
 
 def retry(uid: SeriesArgument, config: ConfigOption = DEFAULT_CONFIG, json: JsonOption = False) -> None:
-    """Do again what ended badly: deliveries that failed, else the analysis; also where a result file is damaged.
+    """Do again what ended badly: deliveries that failed; else, or where file or destination is gone, the analysis.
 
     JSON: the series as it stands then, with the keys of an entry of `series` of `dicomnode status --json`.
 
     Example: dicomnode retry 1.2.826.0.1.3680043.8.498.1
     """
-    results = configuration.load(config).node.state_dir / "results"
+    settings = configuration.load(config)
     with open_ledger(config) as ledger:
-        lost = damaged(ledger.details(uid).results, results)
-        record = ledger.retry(uid, datetime.now(UTC), lost)
+        lost = damaged(ledger.details(uid).results, settings.node.state_dir / "results")
+        record = ledger.retry(uid, datetime.now(UTC), lost, [one.name for one in settings.destinations])
     _tell(record, json)
 
 

@@ -3,7 +3,8 @@
 No timer alone shows that a series is whole. Where its sender belongs to a source, the number that the source lists
 comes first (`statement`); what it lists and is not here is fetched. In this order:
 
-1. Quiet: no association is sending it, and nothing came for `series_quiet_s`. Until then nothing is judged.
+1. Quiet: no association is sending it, and nothing came for `series_quiet_s`. Until then nothing is judged. Time
+   in which the node was off does not count: nobody could send then.
 2. Conflicts: a SOP instance that came with other pixels. The node cannot know which is right.
 3. Kind: CT Image Storage; not localizers, secondary captures or reformations by ImageType value 2 and following
    (PS3.3 C.8.2.1.1.1). DERIVED alone never rejects. Single images of these kinds among slices are left out.

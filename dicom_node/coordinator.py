@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Protocol
@@ -95,6 +95,7 @@ class Coordinator:
         self._on_results = on_results
         self._sources = sources or NoSources()
         self._judged: dict[str, _Judged] = {}  # by series
+        self._hears_since = clock()
         self._woken = threading.Event()
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name="coordinator")
@@ -151,7 +152,8 @@ class Coordinator:
         if self._ledger.follow_clock(now, self._longest_pause):
             LOGGER.warning("the clock was put back: what was to be looked at later is looked at from now on")
             self._judged.clear()
-        receiving = self._ledger.receiving()
+        self._hears_since = min(self._hears_since, now)  # the clock was put back
+        receiving = self._heard(self._ledger.receiving())
         self._judged = {r.series_uid: self._judged[r.series_uid] for r in receiving if r.series_uid in self._judged}
         self._sources.forget_others([series.series_uid for series in receiving])
         for series in receiving:
@@ -160,6 +162,11 @@ class Coordinator:
                 wait = self._judge(series, now)
             if wait is not None:
                 yield wait.until
+
+    def _heard(self, seen: Sequence[SeriesRecord]) -> list[SeriesRecord]:
+        """As if their last instance had come with the start at the earliest: before that nobody could send one."""
+        since = self._hears_since
+        return [replace(series, last_instance_at=max(series.last_instance_at, since)) for series in seen]
 
     def _judge(self, series: SeriesRecord, now: datetime) -> Wait | None:
         before = self._judged.get(series.series_uid)
@@ -194,7 +201,7 @@ class Coordinator:
             if not any(series.state is SeriesState.COMPLETE for series in seen):
                 continue  # it was reopened or left the study since
             quiet_s = max(self._rules.study_quiet_s, self._rules.series_quiet_s)
-            due = max(series.last_instance_at for series in seen) + timedelta(seconds=quiet_s)
+            due = max(series.last_instance_at for series in self._heard(seen)) + timedelta(seconds=quiet_s)
             if any(series.series_uid in busy for series in seen):
                 due = max(due, now + completion.RELEASE_PAUSE)
             if now < due:

@@ -33,6 +33,7 @@ from pipeline.types import ObjectReference
 
 log = logging.getLogger(__name__)
 
+AFTER_START = timedelta(hours=1)  # where all machines were off, an archive is up later than the node
 STAY_S = 5.0  # how long an association stays open for a commitment report
 
 # Failure reasons of a commitment report (PS3.3 C.14.1.1): asking again may help, sending again will not.
@@ -47,13 +48,17 @@ def utc_now() -> datetime:
 
 @dataclass(frozen=True)
 class Pace:
-    """Times that all couriers share: when to try again, and how long a commitment report may take."""
+    """Times that all couriers share: when to try again, and how long a commitment report may take.
+
+    `started`: since when the node runs; None where that does not matter.
+    """
 
     retry: RetryPolicy
     commitment_timeout: timedelta
     stay_s: float = STAY_S
     clock: Callable[[], datetime] = utc_now
     chance: Callable[[], float] = random.random
+    started: datetime | None = None
 
     @classmethod
     def of(cls, config: Config, clock: Callable[[], datetime] = utc_now, stay_s: float = STAY_S) -> Pace:
@@ -64,7 +69,17 @@ class Pace:
             timedelta(seconds=section.commitment_timeout_s),
             stay_s,
             clock,
+            started=clock(),
         )
+
+    def decide(
+        self, error: NodeError, attempts: int, now: datetime, first_at: datetime, chance: float
+    ) -> datetime | None:
+        """As `RetryPolicy.decide`; but nothing is given up soon after the start: the node may have been off."""
+        give_up_after = timedelta(seconds=self.retry.give_up_after_s)
+        started = min(self.started or first_at, now)  # later where the clock was put back
+        counts_from = started + min(AFTER_START, give_up_after) - give_up_after
+        return self.retry.decide(error, attempts, now, max(first_at, counts_from), chance)
 
 
 @dataclass(frozen=True)
@@ -181,7 +196,7 @@ class Courier:
         if isinstance(result.error, NotWanted):  # superseded or cancelled since it was taken: says the ledger
             return
         attempt = delivery.attempts + 1
-        again = self._pace.retry.decide(result.error, attempt, now, delivery.first_pending_at, chance)
+        again = self._pace.decide(result.error, attempt, now, delivery.first_pending_at, chance)
         if again is None:
             self._fail(delivery, now, _given_up(result.error, attempt))
         else:
@@ -203,9 +218,8 @@ class Courier:
         """The peer does not have it after all: once at once, then with growing pauses."""
         now = self._pace.clock()
         error = TransientError(reason)
-        again = self._pace.retry.decide(
-            error, delivery.attempts, now, delivery.first_pending_at, self._pace.chance()
-        )
+        chance = self._pace.chance()
+        again = self._pace.decide(error, delivery.attempts, now, delivery.first_pending_at, chance)
         if again is None:
             self._fail(delivery, now, _given_up(error, delivery.attempts))
             return
@@ -333,7 +347,7 @@ class Courier:
         now = self._pace.clock()
         failures = question.failures + 1
         since = delivery.sent_at or now
-        again = self._pace.retry.decide(error, failures, now, since, self._pace.chance())
+        again = self._pace.decide(error, failures, now, since, self._pace.chance())
         if again is None:
             self._fail(delivery, now, self._unconfirmed(_given_up(error, failures)))
         else:

@@ -72,6 +72,7 @@ class Dispatcher:
         self._keep = keep
         self._has_room = has_room
         self._analyse = analyse
+        self._profiles = {destination.name: destination.profile for destination in config.destinations}
         self._executor: Executor | None = None
         self._claimed: tuple[JobRecord, SeriesRecord] | None = None  # RUNNING in the ledger, not yet handed out
         self._running: dict[Future[AnalysisOutcome], JobRecord] = {}
@@ -181,8 +182,8 @@ class Dispatcher:
             created=job.created_at.astimezone(),  # DICOM times are local (PS3.3 C.12.1.1.8)
             revision=job.revision,
             completeness=series.completeness,
-            predecessors=self._ledger.predecessors(job.id),
-            superseded=self._ledger.superseded(job.id),
+            predecessors=self._ledger.predecessors(job.id, self._profiles),
+            superseded=self._ledger.superseded(job.id, self._profiles),
             priors=self._priors(job, headers),
             others=job.others,
         )
@@ -232,11 +233,9 @@ class Dispatcher:
             reason = f"unexpected error in the analysis: {type(error).__name__}: {error}"
             self._ledger.job_interrupted(job, reason, now, attempts)
         else:
-            destinations = self._config.destinations
-            profiles = {destination.name: destination.profile for destination in destinations}
-            kinds = {destination.name: destination.kinds for destination in destinations}
+            kinds = {destination.name: destination.kinds for destination in self._config.destinations}
             try:
-                kept = self._ledger.job_done(job, outcome, self._results_dir, profiles, now, kinds)
+                kept = self._ledger.job_done(job, outcome, self._results_dir, self._profiles, now, kinds)
             except (PermanentError, ValueError) as error:  # a result that the ledger refuses will be refused again
                 self._ledger.job_failed(job, f"the results could not be recorded: {error}", now)
             else:

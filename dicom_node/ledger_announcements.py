@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime, timedelta
 
 from sqlalchemy import func, select
@@ -48,6 +48,17 @@ class AnnouncementRoom(LedgerRoom):
             return 0
         with self._write(now) as writer:
             return sum(_open(writer, uid, told, min_slices) for uid in studies)
+
+    def abandon_announcements(self, told: Collection[str], now: datetime) -> int:
+        """What other destinations were still to be told: CANCELLED, or it would go out when they are told again."""
+        query = select(AnnouncementRow).where(
+            AnnouncementRow.state == DeliveryState.PENDING, AnnouncementRow.destination.not_in(told)
+        )
+        with self._write(now) as writer:
+            rows = writer.session.scalars(query).all()
+            for row in rows:
+                _move(writer, row, DeliveryState.CANCELLED, "config.toml does not have it told any more")
+            return len(rows)
 
     def due_announcements(self, destination: str, now: datetime) -> list[AnnouncementRecord]:
         """PENDING and due, oldest first."""
@@ -105,14 +116,17 @@ class AnnouncementRoom(LedgerRoom):
                 _move(writer, row, DeliveryState.PENDING, reason)
 
 
-def sent_announcements(session: Session, study_uid: str) -> dict[str, list[ObjectReference]]:
-    """By profile, the notices of a study that a destination may have."""
+def sent_announcements(
+    session: Session, study_uid: str, profiles: Mapping[str, str]
+) -> dict[str, list[ObjectReference]]:
+    """By profile, that of then and that of `profiles` by destination, the notices that a destination may have."""
     query = select(AnnouncementRow).where(
         AnnouncementRow.study_uid == study_uid, AnnouncementRow.begun_at.is_not(None)
     )
     found: dict[str, list[ObjectReference]] = {}
     for row in session.scalars(query.order_by(AnnouncementRow.id)):
-        found.setdefault(row.profile, []).append(object_reference(row))
+        for name in {row.profile, profiles.get(row.destination, row.profile)}:
+            found.setdefault(name, []).append(object_reference(row))
     return found
 
 

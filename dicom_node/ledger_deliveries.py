@@ -142,7 +142,10 @@ class DeliveryRoom(LedgerRoom):
         with self._read() as session:
             found = session.execute(query).all()
         for delivery_id, name in found:
-            reason = f"config.toml has no destination {name!r} any more: add it again and retry, or cancel"
+            reason = (
+                f"config.toml has no destination {name!r} any more: add it again and retry; a retry without it "
+                "analyses the series again, for those that there are"
+            )
             self.delivery_failed(delivery_id, now, reason)
         return len(found)
 

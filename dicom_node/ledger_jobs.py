@@ -8,6 +8,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from sqlalchemy import exists, select
+from sqlalchemy.orm import Session
 
 from dicom_node.errors import NotFound
 from dicom_node.ledger_announcements import sent_announcements
@@ -70,10 +71,16 @@ class JobRoom(LedgerRoom):
                 raise NotFound(f"there is no job {job_id}")
             return job_record(*found)
 
-    def predecessors(self, job_id: int) -> dict[str, ObjectReference]:
+    def predecessors(
+        self, job_id: int, profiles: Mapping[str, str] = MappingProxyType({})
+    ) -> dict[str, ObjectReference]:
         """By profile, the newest earlier SR of the same series or study that a destination may have.
 
         Where no destination exists every earlier SR counts: a person has read the file.
+
+        Args:
+            job_id: whose results are to name it.
+            profiles: destination name → profile name at present; it may have had another one before.
         """
         with self._read() as session:
             job = session.get_one(JobRow, job_id)
@@ -88,10 +95,20 @@ class JobRoom(LedgerRoom):
                 .where((SeriesRow.id == series.id) | (SeriesRow.study_uid == series.study_uid))
                 .order_by(ResultRow.id)  # the newest one of a profile comes last and stays in the dict
             )
-            return {row.profile: object_reference(row) for row in session.scalars(query)}
+            found: dict[str, ResultRow] = {}
+            for row in session.scalars(query):
+                for name in _replaced_by(session, row, profiles):
+                    if name == row.profile or name not in found or found[name].job_id != row.job_id:
+                        found[name] = row
+            return {name: object_reference(row) for name, row in found.items()}
 
-    def superseded(self, job_id: int) -> dict[str, tuple[ObjectReference, ...]]:
-        """By profile, every object of the study that a destination may have and that does not count any more."""
+    def superseded(
+        self, job_id: int, profiles: Mapping[str, str] = MappingProxyType({})
+    ) -> dict[str, tuple[ObjectReference, ...]]:
+        """By profile, every object of the study that a destination may have and that does not count any more.
+
+        `profiles` as for `predecessors`.
+        """
         with self._read() as session:
             job = session.get_one(JobRow, job_id)
             study_uid = session.get_one(SeriesRow, job.series_id).study_uid
@@ -102,9 +119,10 @@ class JobRoom(LedgerRoom):
                 .where(ResultRow.kind != ResultKind.REJECTION)
                 .order_by(ResultRow.id)
             )
-            found = sent_announcements(session, study_uid)
+            found = sent_announcements(session, study_uid, profiles)
             for row in session.scalars(query):
-                found.setdefault(row.profile, []).append(object_reference(row))
+                for name in _replaced_by(session, row, profiles):
+                    found.setdefault(name, []).append(object_reference(row))
             return {profile: tuple(references) for profile, references in found.items()}
 
     def job_done(
@@ -181,6 +199,14 @@ class JobRoom(LedgerRoom):
                 row.attempts -= 1
                 writer.move_job(row, JobState.WAITING, "the node was stopped, this attempt does not count")
             return row is not None
+
+
+def _replaced_by(session: Session, row: ResultRow, profiles: Mapping[str, str]) -> set[str]:
+    """The profiles whose sets go where this object may be: its own, and what such a destination has now."""
+    begun = select(DeliveryRow.destination).where(
+        DeliveryRow.result_id == row.id, DeliveryRow.begun_at.is_not(None)
+    )
+    return {row.profile, *(profiles[name] for name in session.scalars(begun) if name in profiles)}
 
 
 def _claimed(writer: Writer, job: JobRecord) -> JobRow | None:

@@ -27,7 +27,7 @@ Remove = Callable[[Sequence[str], Sequence[str]], None]  # paths below the archi
 class RetentionRoom(LedgerRoom):
     """What may be removed from the disk."""
 
-    def purgeable(self, ages: Ages, limit: int | None = 1000) -> list[Purgeable]:
+    def purgeable(self, ages: Ages, limit: int | None = None) -> list[Purgeable]:
         """What `mark_purged` would mark, oldest first."""
         with self._read() as session:
             rows = session.scalars(_due(ages).order_by(SeriesRow.changed_at, SeriesRow.id).limit(limit)).all()

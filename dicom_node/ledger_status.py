@@ -155,17 +155,25 @@ class StatusRoom(LedgerRoom):
             series_id = None if series_uid is None else writer.series(series_uid).id
             writer.event(subject, reason, series_id=series_id)
 
-    def retry(self, series_uid: str, now: datetime, damaged: Collection[int] = ()) -> SeriesRecord:
+    def retry(
+        self,
+        series_uid: str,
+        now: datetime,
+        damaged: Collection[int] = (),
+        destinations: Collection[str] | None = None,
+    ) -> SeriesRecord:
         """Do again what ended badly: deliveries that failed, else everything from the rules on.
 
         Failed and waiting deliveries of the current results become due at once. Without any, or where one of these
-        objects is damaged, the series is judged and analysed again; it is preferred in its study from now on, and
-        of conflicting instances those received last count. One that has results already gets a new revision.
+        objects is damaged or its destination is gone, the series is judged and analysed again; it is preferred in
+        its study from now on, and of conflicting instances those received last count. One that has results already
+        gets a new revision.
 
         Args:
             series_uid: SeriesInstanceUID.
             now: time of the change.
             damaged: ids of results whose files are not what the analysis wrote.
+            destinations: names of those that there are; None: all that something is to go to.
 
         Raises:
             NotFound: never received.
@@ -177,7 +185,8 @@ class StatusRoom(LedgerRoom):
                 raise refuse(row, "it is under way, there is nothing to do again")
             deliveries = writer.current_deliveries(row)
             unsent = [delivery for delivery in deliveries if delivery.state in UNSENT]
-            if unsent and not any(delivery.result_id in damaged for delivery in unsent):
+            gone = destinations is not None and any(one.destination not in destinations for one in unsent)
+            if unsent and not gone and not any(delivery.result_id in damaged for delivery in unsent):
                 _deliver_again(writer, row, unsent)
             elif deliveries and not unsent and row.state == SeriesState.ANALYSED:
                 raise refuse(row, "everything was sent, the destination has still to commit it")

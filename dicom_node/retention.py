@@ -27,6 +27,7 @@ LOGGER = logging.getLogger(__name__)
 CHECK_S = 10.0  # how often the disk is looked at
 PURGE_EVERY = timedelta(minutes=10)  # files are looked for whose time has come
 BATCH = 50  # series at a time: a stop waits for no more
+FOR_EVER = 36_500.0  # days: what is longer would lead to before the year 1, where no date is
 GRACE = timedelta(minutes=10)  # files that came again are put away by then, whatever [retention] says
 HEADROOM = 1.25  # of the reserve: below this sources go before their time
 
@@ -149,7 +150,8 @@ class Retention:
         return None
 
     def _ages(self, now: datetime) -> Ages:
-        sources, results = (timedelta(days=days) for days in (self._rules.source_days, self._rules.result_days))
+        kept_days = (self._rules.source_days, self._rules.result_days)
+        sources, results = (timedelta(days=min(days, FOR_EVER)) for days in kept_days)
         return Ages(now - max(sources, GRACE), now - max(results, GRACE))
 
 

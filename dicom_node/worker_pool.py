@@ -29,7 +29,9 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 START_S = 300.0  # how long a process may take until it is ready: imports from a cold disk
+LOOK_S = 5.0  # how often a process that waits for a task is looked after
 PAUSE_S = 5.0  # before the next attempt to start a process
+LONGEST_S = 1e6  # eleven days; poll(2) takes no more than 2**31 ms
 END_S = 5.0  # how long a process may take to end by itself before it is killed
 READY = b""  # what a process sends once it is warm: deadlines count from then on
 
@@ -155,7 +157,16 @@ class _Slot(threading.Thread):
 
     def _serve(self) -> None:
         worker = self._replace()
-        while (task := self._tasks.get()) is not None:
+        while True:
+            try:
+                task = self._tasks.get(timeout=LOOK_S)
+            except queue.Empty:
+                # Taken by the kernel while it was idle: not only the next task shall see that no worker lives.
+                if worker.is_dead() and worker.was_warm():
+                    worker = self._replace()
+                continue
+            if task is None:
+                break
             if self._closed.is_set():
                 task.future.cancel()
             elif task.future.set_running_or_notify_cancel():
@@ -221,6 +232,12 @@ class _Worker:
         """By its end of a pipe: whoever else waited for the process does not matter."""
         return bool(wait([self.process.sentinel], 0))
 
+    def was_warm(self) -> bool:
+        """Of one that is dead: whether it had come so far. If not, its successors would die too, one by one."""
+        with suppress(EOFError, OSError):
+            self.await_ready()
+        return self._ready
+
     def await_ready(self) -> None:
         """Wait until the process is warm; raises EOFError when it dies before, DeadlineExceeded after long."""
         if not self._ready:
@@ -233,7 +250,7 @@ class _Worker:
         return self._receive(deadline_s, "it")
 
     def _receive(self, deadline_s: float, what: str) -> bytes:
-        if not wait([self._connection, self.process.sentinel], deadline_s):
+        if not wait([self._connection, self.process.sentinel], min(deadline_s, LONGEST_S)):
             raise DeadlineExceeded(f"{what} took longer than {deadline_s:g} s and was stopped")
         return self._connection.recv_bytes()
 

@@ -18,9 +18,10 @@ def retry(visit: Visit) -> Response:
     """Do again what ended badly."""
 
     def again(details: SeriesDetails) -> None:
-        results = visit.desk.config.node.state_dir / "results"
-        lost = damaged(details.results, results)
-        visit.desk.ledger.retry(details.series.series_uid, visit.desk.clock(), lost)
+        config = visit.desk.config
+        lost = damaged(details.results, config.node.state_dir / "results")
+        names = [destination.name for destination in config.destinations]
+        visit.desk.ledger.retry(details.series.series_uid, visit.desk.clock(), lost, names)
 
     return _do(visit, "retry", again)
 

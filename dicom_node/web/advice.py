@@ -33,6 +33,10 @@ WHY_IT_WAITS: Mapping[SeriesState, str] = {
 }
 REMEDIES = (
     (
+        r"^not delivered to [^:]*: config.toml has no destination",
+        "Where it was renamed, retry: the series is analysed again for the destinations that there are.",
+    ),
+    (
         r"^not delivered to ",
         "Put right what the reason names, then retry: only what has not arrived is sent again.",
     ),

@@ -15,7 +15,8 @@ from pydicom.uid import ExplicitVRLittleEndian
 from pynetdicom import evt
 
 from dicom_node import announcements
-from dicom_node.announcements import Announcer
+from dicom_node.announcements import AnnouncementService, Announcer
+from dicom_node.archive import OUT_OF_RESOURCES, accept
 from dicom_node.carrier import carrier
 from dicom_node.destinations import ObjectOutlet
 from dicom_node.ledger import SeriesIdentity, Verdict
@@ -216,6 +217,17 @@ def test_a_disk_that_cannot_be_written_is_waited_for(site: Site, monkeypatch: py
     assert len(site.tell(3600)) == 1
 
 
+def test_what_was_still_to_be_told_when_that_was_turned_off_does_not_come_out_later(site: Site) -> None:
+    site.receive()
+    site.end(SERIES, SeriesState.INCOMPLETE, "3 slices are missing")
+    site.archive.answer_store = lambda _: OUT_OF_RESOURCES
+    assert site.tell() == []
+    config = site.outbox.config(site.port, not_analysed="nothing")
+    AnnouncementService(config, site.ledger, site.outbox.spool, site.clock).start()
+    site.archive.answer_store = accept
+    assert site.tell(7 * 86400.0) == []
+
+
 def test_a_later_result_replaces_it(site: Site) -> None:
     site.receive()
     site.end(SERIES, SeriesState.INCOMPLETE, "3 slices are missing")
@@ -224,7 +236,9 @@ def test_a_later_result_replaces_it(site: Site) -> None:
     site.ledger.file_instances([filing(13)], site.clock())
     complete(site.ledger, SERIES, site.clock())
     job = analyse(site.ledger, SERIES, site.clock())
-    assert [each.sop_instance_uid for each in site.ledger.superseded(job)["default"]] == [uid]
+    for profile in ("default", "another"):  # what the destination has now
+        (named,) = site.ledger.superseded(job, {"pacs": profile})[profile]
+        assert named.sop_instance_uid == uid
 
 
 def test_without_an_image_left_it_fails_and_says_so(site: Site) -> None:

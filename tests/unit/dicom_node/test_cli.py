@@ -12,7 +12,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,12 +23,14 @@ import typer
 from rich.console import Console
 
 from dicom_node import cli, cli_common, cli_exit, cli_status
+from dicom_node.alarms import Notice
 from dicom_node.cli_exit import Status
 from dicom_node.errors import ConfigError, LowDisk, NodeError, NotFound, PermanentError, TransientError
 from dicom_node.ledger import Ledger
+from dicom_node.notifier import trial
 from tests.fixtures.outbox import Outbox
 from tests.fixtures.part10 import write_object
-from tests.fixtures.samples import SERIES
+from tests.fixtures.samples import SERIES, START
 from training import cli as training_cli
 
 PROGRAM = Path(sys.executable).with_name("dicomnode")
@@ -226,6 +228,20 @@ def test_status_of_a_node_whose_disk_is_gone_and_whose_ledger_is_elsewhere(
     config.write_text(tomli_w.dumps({"node": {"state_dir": str(tmp_path / "gone"), "database": url}}))
     assert cli_exit.run(cli.app, ["status", "--config", str(config)], "dicomnode") == Status.TRY_AGAIN
     assert capsys.readouterr().err == f"{tmp_path / 'gone'}: the disk does not answer: No such file or directory\n"
+
+
+@pytest.mark.parametrize("kinds", [["disk"], ["failures"], None])
+def test_only_what_is_still_to_be_told_waits(tmp_path: Path, kinds: list[str] | None) -> None:
+    """Not what a channel was to be told that config.toml has no more, or of other kinds only."""
+    with closing(Ledger(f"sqlite:///{tmp_path / 'ledger.sqlite'}")) as ledger:
+        message = trial(START)
+        ledger.keep_notice(Notice("hook", "disk", message=message, error="refuses the connection"), START)
+    hook = {"by": "webhook", "name": "hook", "url": "http://127.0.0.1:1", "kinds": kinds}
+    settings = {"node": {"state_dir": str(tmp_path)}, "notifications": [hook] if kinds else []}
+    config = tmp_path / "config.toml"
+    config.write_text(tomli_w.dumps(settings))
+    waits = ["hook: refuses the connection"] if kinds == ["disk"] else []
+    assert cli_status.overview(config, "", (), 1).untold == waits
 
 
 def test_piped_tables_are_plain_and_their_lines_whole(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:

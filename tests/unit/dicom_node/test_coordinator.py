@@ -242,6 +242,41 @@ def test_an_open_association_holds_back_completion_and_selection(bench: Bench) -
     assert bench.state(SHARP) is S.COMPLETE
 
 
+@pytest.mark.parametrize("numbers", [(1, 2, 3, 4), (1, 2, 4, 5)])
+def test_a_sender_that_a_restart_has_cut_off_has_the_quiet_time_anew(bench: Bench, numbers: Sequence[int]) -> None:
+    """While the node was off nobody could send what is lacking."""
+    for number in numbers:
+        bench.send(SOFT, number)
+    bench.now += timedelta(hours=2)
+    bench.restart()
+    assert bench.after(0) == bench.now + timedelta(seconds=10)
+    bench.after(9)
+    assert bench.state() is S.RECEIVING
+    for number in {1, 2, 3, 4, 5, 6}.difference(numbers):
+        bench.send(SOFT, number)
+    bench.after(10)
+    bench.after(10)
+    bench.after(0)
+    (result,) = _current(bench.ledger)
+    assert (result["slices"], bench.ledger.series(SOFT).revision) == ([1, 2, 3, 4, 5, 6], 1)
+
+
+def test_a_study_has_its_quiet_time_anew_too_and_missing_slices_are_waited_for(bench: Bench) -> None:
+    bench.send_all(SOFT)
+    bench.after(10)
+    for number in (1, 2, 4, 5):
+        bench.send(SHARP, number)
+    bench.now += timedelta(hours=2)
+    bench.restart()
+    assert bench.after(0) == bench.now + timedelta(seconds=10)
+    bench.after(19)
+    assert (bench.state(SOFT), bench.state(SHARP)) == (S.COMPLETE, S.RECEIVING)
+    bench.after(1)
+    assert bench.state(SOFT) is S.QUEUED
+    bench.after(80)
+    assert bench.state(SHARP) is S.INCOMPLETE
+
+
 def test_missing_slices_are_waited_for_and_it_shows(bench: Bench) -> None:
     for number in (1, 2, 3, 5, 6):
         bench.send(SOFT, number)

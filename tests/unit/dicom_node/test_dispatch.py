@@ -261,6 +261,11 @@ def test_a_second_revision_names_the_sr_that_was_sent(bench: Bench) -> None:
     assert (request.revision, request.out_dir.name) == (2, "0002")
     assert set(request.predecessors) == {"default"}, "the other destination was sent nothing"
     assert request.predecessors["default"].sop_instance_uid == first.sop_instance_uid
+    changed = tuple(each.model_copy(update={"profile": "labelmap"}) for each in bench.config.destinations)
+    bench.config = bench.config.model_copy(update={"destinations": changed})
+    request = bench.dispatcher(succeed).request(*claimed)
+    assert request.predecessors["labelmap"].sop_instance_uid == first.sop_instance_uid
+    assert first.sop_instance_uid in {each.sop_instance_uid for each in request.superseded["labelmap"]}
 
 
 ENDINGS: dict[str, tuple[Callable[[AnalysisRequest], AnalysisOutcome], SeriesState, JobState, str]] = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import threading
+from collections.abc import Sequence
 from datetime import datetime
 
 import pytest
@@ -292,6 +293,17 @@ def test_retry_analyses_again_where_a_result_file_is_damaged(ledger: Ledger, fai
     complete(ledger)
     analyse(ledger, now=at(3))
     assert {item.revision for item in ledger.due_deliveries("pacs", at(3))} == {2}
+
+
+@pytest.mark.parametrize("named", [("pacs", "old"), ("pacs", "new")])
+def test_retry_analyses_again_where_what_failed_has_nowhere_to_go(ledger: Ledger, named: Sequence[str]) -> None:
+    analysed(ledger, destinations={"pacs": "default", "old": "default"})
+    deliver(ledger)
+    assert ledger.abandon_unknown(["pacs"], at(1)) == 3
+    record = ledger.retry(SERIES, at(2), destinations=named)
+    expected = (S.ANALYSED, 1) if "old" in named else (S.RECEIVING, 2)
+    assert (record.state, record.revision) == expected
+    assert bool(ledger.due_deliveries("old", at(2))) is ("old" in named)
 
 
 def test_a_damaged_file_that_was_delivered_already_is_no_matter(ledger: Ledger) -> None:

@@ -222,6 +222,26 @@ def test_the_newest_of_several_is_the_predecessor(ledger: Ledger) -> None:
     assert ledger.predecessors(_next_job(ledger))["default"].sop_instance_uid == newest.sop_instance_uid
 
 
+def test_where_a_destination_has_another_profile_now_it_has_what_it_was_sent_replaced(ledger: Ledger) -> None:
+    analysed(ledger, destinations={"pacs": "default", "viewer": "labelmap"})
+    deliver(ledger)
+    deliver(ledger, "viewer")
+    uids = {(one.profile, one.kind): one.sop_instance_uid for one in ledger.details(SERIES).results}
+    ledger.file_instances([filing(4)], at(2))
+    job = _next_job(ledger)
+    for changed in ("pacs", "viewer"):
+        now = {"pacs": "default", "viewer": "labelmap", changed: "new"}
+        had = {"pacs": "default", "viewer": "labelmap"}[changed]
+        assert ledger.predecessors(job, now)["new"].sop_instance_uid == uids[had, ResultKind.SR]
+        named = {each.sop_instance_uid for each in ledger.superseded(job, now)["new"]}
+        assert named == {uid for (profile, _), uid in uids.items() if profile == had}
+    for profile in ("default", "labelmap"):  # one that has a set of its own follows that
+        found = ledger.predecessors(job, {"pacs": profile, "viewer": profile})
+        assert found[profile].sop_instance_uid == uids[profile, ResultKind.SR]
+        both = ledger.superseded(job, {"pacs": profile, "viewer": profile})[profile]
+        assert {each.sop_instance_uid for each in both} == set(uids.values())
+
+
 def test_a_series_analysed_a_second_time_gets_a_new_revision(ledger: Ledger) -> None:
     analysed(ledger)
     receive(ledger, OTHER)

@@ -445,6 +445,14 @@ def test_of_results_the_folder_of_the_revision_goes(desk: Bench) -> None:
     assert list(desk.spool.results.iterdir()) == []
 
 
+def test_a_time_that_is_meant_as_for_ever_keeps_for_ever(tmp_path: Path, book: Ledger) -> None:
+    desk = Bench(tmp_path, book, source_days=1e6, result_days=1e10)
+    desk.delivered()
+    service = RetentionService(desk.config, book, desk.spool, lambda: MUCH_LATER, lambda _: ROOMY)
+    service.look()
+    assert desk.files() == (12, 3)
+
+
 # --- a disk that runs low ---
 
 

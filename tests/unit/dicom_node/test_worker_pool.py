@@ -16,6 +16,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from dicom_node import worker_pool
 from dicom_node.worker_pool import DeadlineExceeded, WorkerDied, WorkerPool
 
 WAIT_S = 30.0
@@ -103,12 +104,22 @@ def test_a_process_that_dies_fails_its_task_alone_and_is_replaced(pool: WorkerPo
     assert next_one.result(WAIT_S) not in {before, os.getpid()}
 
 
-def test_a_process_that_died_while_idle_is_replaced_at_no_tasks_cost(pool: WorkerPool) -> None:
-    before = pool.submit(os.getpid).result(WAIT_S)
-    process = psutil.Process(before)
-    process.kill()
-    process.wait(WAIT_S)
-    assert pool.submit(os.getpid).result(WAIT_S) not in {before, os.getpid()}
+@pytest.mark.parametrize("a_task_comes_first", [True, False])
+def test_a_process_that_died_while_idle_is_replaced_at_no_tasks_cost(
+    monkeypatch: pytest.MonkeyPatch, a_task_comes_first: bool
+) -> None:
+    monkeypatch.setattr(worker_pool, "LOOK_S", WAIT_S if a_task_comes_first else 0.01)
+    pool, pause = WorkerPool(1, deadline_s=1e10), threading.Event()  # as somebody writes who wants none
+    try:
+        before = pool.submit(os.getpid).result(WAIT_S)
+        process = psutil.Process(before)
+        process.kill()
+        process.wait(WAIT_S)
+        while not a_task_comes_first and pool.pids in ([], [before]):
+            pause.wait(0.01)
+        assert pool.submit(os.getpid).result(WAIT_S) not in {before, os.getpid()}
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 @pytest.mark.parametrize("dies", [True, False])
