@@ -39,7 +39,8 @@ def _retry(outbox: Outbox) -> str:
 def _command(outbox: Outbox, *arguments: str) -> str:
     """What `dicomnode` says in the state folder of the outbox."""
     config = outbox.folder / "config.toml"
-    config.write_text(f'[node]\nstate_dir = "{outbox.folder}"\n')
+    pacs = '[[destinations]]\nname = "pacs"\nae_title = "PACS"\nhost = "127.0.0.1"\nport = 104\n'
+    config.write_text(f'[node]\nstate_dir = "{outbox.folder}"\n{pacs}')
     ran = CliRunner().invoke(app, [*arguments, "--config", str(config)], env={"COLUMNS": "1000"})
     assert ran.exit_code == 0, ran.output
     return ran.output
