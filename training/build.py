@@ -250,7 +250,7 @@ def _flag(judgement: Judgement, plan: Plan) -> str:
 
 
 def _said(chosen: Chosen, keys: Keys, plan: Plan) -> Mapping[str, Judgement]:
-    texts = [plan.reports[key] for key in keys if key in plan.reports][:1]
+    texts = [text for key in keys if (text := plan.reports.get(key, "")).strip()][:1]  # an empty one says nothing
     if not texts and plan.languages:
         documents = (path for path in chosen.annotations if not _is_drawing(path))
         texts = list(filter(None, (report_documents.from_document(path) for path in documents)))
