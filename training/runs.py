@@ -70,11 +70,14 @@ class Where:
         """
         note = {"setting": setting.model_dump(mode="json"), "train": sorted(example.name for example in train)}
         before: list[Any] = []
+        seen: list[str] = []
         if start is not None:
             here = distributed.rank() == 0
-            origin = (finished.weights_digest(start), checkpoint.story(start)) if here else ("", before)
-            note["start"], before = distributed.from_first(origin)
-        return Run(self.out / name, recipe, seed, distributed.choose(self.device), note, before)
+            origin = ("", before, seen)
+            if here:
+                origin = finished.weights_digest(start), checkpoint.story(start), checkpoint.trained_on(start)
+            note["start"], before, seen = distributed.from_first(origin)
+        return Run(self.out / name, recipe, seed, distributed.choose(self.device), note, before, seen)
 
 
 def all_data_unet1(
@@ -225,8 +228,8 @@ def _choose(what: CrossValidation, train: Sequence[Held]) -> dict[str, Judgement
 
 
 def _foreign(start: Path, cases: Sequence[Case]) -> Finished[Recipe]:
-    """The finished run in `start`. Raises RunError where it has seen a case of the cohort."""
-    seen = set(checkpoint.read(start).get("train", ())) & {case.name for case in cases}
+    """The finished run in `start`. Raises RunError where it, or one before it, has seen a case of the cohort."""
+    seen = set(checkpoint.trained_on(start)) & {case.name for case in cases}
     if seen:
         raise RunError(
             f"{start} was trained on {len(seen)} cases of the cohort: held-out figures would mean nothing"
