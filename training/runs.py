@@ -136,9 +136,12 @@ class LungData:
 
 
 def all_data_lungs(of: LungData, setting: Setting, recipe: LungRecipe, seed: int, where: Where) -> UNet:
-    """The lung network on each kind of data, with the built-in method's masks (phantoms: their true lungs)."""
-    folders = [cohort.read(folder) for folder in of.cohorts]
-    folders += [cohort.read(of.volumes, of.volume_labels)] if of.volumes else []
+    """The lung network on each kind of data, with the built-in method's masks (phantoms: their true lungs).
+
+    Splits as for the other networks: training cases of the cohorts, all but the test split of the volumes.
+    """
+    folders = [cohort.of_splits(cohort.read(folder), "train") for folder in of.cohorts]
+    folders += [cohort.of_splits(cohort.read(of.volumes, of.volume_labels), *data.TRIED)] if of.volumes else []
     kinds = [data.sources(cases, "builtin") for cases in folders]
     if setting.phantoms:
         kinds.append(phantoms.make(setting.phantoms, data.PHANTOM_SEED, masked=True))
