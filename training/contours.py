@@ -92,19 +92,22 @@ def _sorted_out(structures: Iterable[tuple[int, str, Value | None]]) -> tuple[li
     return taken, others
 
 
+def newest(drawings: Iterable[Drawing]) -> dict[Value, Drawing]:
+    """Of each kind of structure the drawing that counts."""
+    return {drawing.value: drawing for drawing in sorted(drawings, key=lambda one: one.drawn_at)}
+
+
 def labels(drawings: Iterable[Drawing], ct: CtVolume) -> tuple[LabelArray | None, LabelArray | None]:
     """Label (0, 1 GGO or infection, 2 consolidation) and lung mask; None where nothing of the kind was drawn.
 
     Of two objects with the same kind of structure the newer one counts.
     """
-    newest: dict[Value, Drawing] = {}
-    for drawing in sorted(drawings, key=lambda one: one.drawn_at):
-        newest[drawing.value] = drawing
-    lung = newest.pop(Value.LUNG, None)
+    counting = newest(drawings)
+    lung = counting.pop(Value.LUNG, None)
     label = None
-    if newest:
+    if counting:
         label = np.zeros(ct.hu.shape, np.uint8)
-        for drawing in sorted(newest.values(), key=lambda one: LABELS[one.value]):
+        for drawing in sorted(counting.values(), key=lambda one: LABELS[one.value]):
             label[drawing.mask] = LABELS[drawing.value]
     return label, None if lung is None else lung.mask.astype(np.uint8)
 
