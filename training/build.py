@@ -206,11 +206,12 @@ def _drawn(chosen: Chosen, table: Structures) -> _Masks:
         return _Masks()
     ct = volume.load(chosen.files, PipelineSettings())
     drawn = [contours.read(path, ct, table) for path in drawings]
-    label, lung = contours.labels([one for each in drawn for one in each.drawings], ct)
+    every = [one for each in drawn for one in each.drawings]
+    label, lung = contours.labels(every, ct)
     taken = dict.fromkeys(name for each in drawn for one in each.drawings for name in one.names)
     others = dict.fromkeys(name for each in drawn for name in each.others)
     told = [", ".join(taken), f"not taken: {', '.join(others)}" if others else ""]
-    present = frozenset(one.value.value for each in drawn for one in each.drawings if one.mask.any())
+    present = frozenset(one.value.value for one in contours.newest(every).values() if one.mask.any())
     return _Masks(label, lung, ct.affine, present, "; ".join(filter(None, told)))
 
 
@@ -250,7 +251,7 @@ def _flag(judgement: Judgement, plan: Plan) -> str:
 
 
 def _said(chosen: Chosen, keys: Keys, plan: Plan) -> Mapping[str, Judgement]:
-    texts = [plan.reports[key] for key in keys if key in plan.reports][:1]
+    texts = [text for key in keys if (text := plan.reports.get(key, "")).strip()][:1]  # an empty one says nothing
     if not texts and plan.languages:
         documents = (path for path in chosen.annotations if not _is_drawing(path))
         texts = list(filter(None, (report_documents.from_document(path) for path in documents)))

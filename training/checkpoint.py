@@ -11,7 +11,7 @@ import json
 import os
 import pickle
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,8 @@ from training.errors import RunError
 
 CHECKPOINT = "checkpoint.pt"
 RUN = "run.json"
-BESIDE = frozenset({"software", "before"})  # in run.json, but not what makes it this run
+BESIDE = frozenset({"software", "before", "seen"})  # in run.json, but not what makes it this run
+CASES = frozenset({"train", "seen"})  # names of cases, which may be those of patients
 
 
 def code_version() -> dict[str, str]:
@@ -45,17 +46,27 @@ def code_version() -> dict[str, str]:
 
 
 def claim(
-    folder: Path, identity: dict[str, Any], before: list[Any], later: Mapping[str, Mapping[str, Any]] | None = None
+    folder: Path,
+    identity: dict[str, Any],
+    before: list[Any],
+    later: Mapping[str, Mapping[str, Any]] | None = None,
+    seen: Sequence[str] = (),
 ) -> None:
     """Make the folder this run's, or raise RunError where it is another's.
 
-    Beside its identity stand the code that began the run, and the stories of the runs it goes on from. `later`: by
-    part of the identity, the values that fields have where a run was begun before there was such a field.
+    Beside its identity stand the code that began the run, the stories of the runs it goes on from and the names of
+    the cases that these have `seen`. `later`: by part of the identity, the values that fields have where a run was
+    begun before there was such a field.
     """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / RUN
     if not path.is_file():
-        write(path, json.dumps({**identity, "software": code_version(), "before": before}, indent=1).encode())
+        write(
+            path,
+            json.dumps(
+                {**identity, "software": code_version(), "before": before, "seen": [*seen]}, indent=1
+            ).encode(),
+        )
         return
     kept = read(folder)
     kept |= {part: _filled(values, kept[part]) for part, values in (later or {}).items() if part in kept}
@@ -84,10 +95,16 @@ def read(folder: Path) -> dict[str, Any]:
 def story(folder: Path) -> list[Any]:
     """What was done to get the weights of a run folder, stage by stage, as a package may tell it.
 
-    Recipe, seed, setting with the hash of the data, code; not the names of cases, which may be those of patients.
+    Recipe, seed, setting with the hash of the data, code; not the names of cases.
     """
     run = read(folder)
-    return [*run.pop("before", []), {key: value for key, value in run.items() if key != "train"}]
+    return [*run.pop("before", []), {key: value for key, value in run.items() if key not in CASES}]
+
+
+def trained_on(folder: Path) -> list[str]:
+    """The names of all cases that the weights of a run folder have learnt from, in this run or in one before it."""
+    run = read(folder)
+    return sorted({name for key in CASES for name in run.get(key, ())})
 
 
 def load(folder: Path) -> dict[str, Any] | None:

@@ -62,7 +62,10 @@ def cohort(
     ] = None,
     since: Annotated[str, typer.Option(metavar="YYYYMMDD", help="Studies of this day or later.")] = "",
     until: Annotated[str, typer.Option(metavar="YYYYMMDD", help="Studies of this day or earlier.")] = "",
-    limit: Annotated[int | None, typer.Option(min=1, help="So many cases, or studies of a PACS, at most.")] = None,
+    limit: Annotated[
+        int | None,
+        typer.Option(min=1, help=f"So many cases at most; studies of a PACS: {Criteria.limit} unless said."),
+    ] = None,
     labels: Annotated[
         Path | None,
         typer.Option(help="CSV: ggo and consolidation by case, study_uid, accession or patient_id."),
@@ -216,6 +219,9 @@ class _Place:
                 pause = threading.Event().wait
                 retrieval = Retrieval(self.settings, self._source(), ledger, self.out, pause)
                 wanted = replace(wanted, study_uids=retrieval.run(criteria, rate, fetched))
+                if retrieval.more:
+                    told = f"note: more than {criteria.limit} studies match: a larger --limit asks for them too"
+                    console.print(told, soft_wrap=True, highlight=False)
             archived = studies.in_archive(ledger, self.settings.node.state_dir / "archive", wanted)
             beside = studies.in_folders([received], wanted, looked_at) if received.is_dir() else iter(())
             yield retrieve.joined(archived, beside)

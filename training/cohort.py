@@ -18,6 +18,7 @@ import numpy as np
 from training.errors import CohortError
 
 SUFFIX = ".nii.gz"
+OTHER_FORMATS = (".nii", ".nrrd", ".seg.nrrd", ".mha", ".mhd")
 SPLITS = ("train", "validation", "test")
 
 
@@ -111,18 +112,31 @@ def _case(folder: Path, label_folder: str, row: Mapping[str, str], complaints: l
     split = (row.get("split") or "").strip()
     if split and split not in SPLITS:
         complaints.append(f"{name}: split is {split!r}, not {', '.join(SPLITS)} or empty")
-    label, lung = (folder / sub / f"{name}{SUFFIX}" for sub in (label_folder, "lung"))
+    label, lung = (_mask(folder / sub / f"{name}{SUFFIX}", name, complaints) for sub in (label_folder, "lung"))
     return Case(
         name=name,
         patient=(row.get("patient") or "").strip() or name,
         image=image,
-        label=label if label.is_file() else None,
-        lung=lung if lung.is_file() else None,
+        label=label,
+        lung=lung,
         ggo=_flag(row, "ggo", name, complaints),
         consolidation=_flag(row, "consolidation", name, complaints),
         site=(row.get("site") or "").strip(),
         split=split,
     )
+
+
+def _mask(path: Path, name: str, complaints: list[str]) -> Path | None:
+    """A label or lung mask; None where there is none. One in another format is no case without a label."""
+    if path.is_file():
+        return path
+    others = (path.with_name(f"{name}{suffix}") for suffix in OTHER_FORMATS)
+    complaints += [
+        f"{name}: {path.parent.name}/{other.name} is not read: save it as {path.name}"
+        for other in others
+        if other.is_file()
+    ]
+    return None
 
 
 def _flag(row: Mapping[str, str], column: str, name: str, complaints: list[str]) -> bool | None:

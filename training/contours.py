@@ -5,7 +5,7 @@ Nothing is resampled: a drawing that does not lie on the grid of the CT's voxels
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +26,8 @@ LABEL_MAP_STORAGE = "1.2.840.10008.5.1.4.1.1.66.7"
 SOP_CLASSES = frozenset({SegmentationStorage, LABEL_MAP_STORAGE, RTStructureSetStorage})
 OFF_GRID = 0.1  # of a voxel: SEG frames must lie on the CT's voxels
 OFF_SLICE = 0.5  # of a slice distance: a contour belongs to the nearest slice
+COARSE = 1.5  # slice distances between planes, from which on slices between them lack what was drawn
+ALONE = "build the cohort from a folder that holds the series it was drawn on alone"
 CLOSED = frozenset({"CLOSED_PLANAR", "CLOSEDPLANAR_XOR"})
 LABELS = {Value.INFECTION: 1, Value.GGO: 1, Value.CONSOLIDATION: 2}
 
@@ -90,19 +92,22 @@ def _sorted_out(structures: Iterable[tuple[int, str, Value | None]]) -> tuple[li
     return taken, others
 
 
+def newest(drawings: Iterable[Drawing]) -> dict[Value, Drawing]:
+    """Of each kind of structure the drawing that counts."""
+    return {drawing.value: drawing for drawing in sorted(drawings, key=lambda one: one.drawn_at)}
+
+
 def labels(drawings: Iterable[Drawing], ct: CtVolume) -> tuple[LabelArray | None, LabelArray | None]:
     """Label (0, 1 GGO or infection, 2 consolidation) and lung mask; None where nothing of the kind was drawn.
 
     Of two objects with the same kind of structure the newer one counts.
     """
-    newest: dict[Value, Drawing] = {}
-    for drawing in sorted(drawings, key=lambda one: one.drawn_at):
-        newest[drawing.value] = drawing
-    lung = newest.pop(Value.LUNG, None)
+    counting = newest(drawings)
+    lung = counting.pop(Value.LUNG, None)
     label = None
-    if newest:
+    if counting:
         label = np.zeros(ct.hu.shape, np.uint8)
-        for drawing in sorted(newest.values(), key=lambda one: LABELS[one.value]):
+        for drawing in sorted(counting.values(), key=lambda one: LABELS[one.value]):
             label[drawing.mask] = LABELS[drawing.value]
     return label, None if lung is None else lung.mask.astype(np.uint8)
 
@@ -121,6 +126,7 @@ def _segments(ds: Dataset, table: Structures) -> Iterator[tuple[int, str, Value 
 def _segment_masks(ds: Dataset, ct: CtVolume, taken: Sequence[_Structure]) -> dict[Value, MaskArray]:
     masks = {one.value: np.zeros(ct.hu.shape, np.bool_) for one in taken}
     wanted = {one.number: masks[one.value] for one in taken}
+    planes: set[float] = set()
     if not taken:
         return masks
     _require_frame_of_reference(str(ds.get("FrameOfReferenceUID") or ""), ct)
@@ -136,6 +142,8 @@ def _segment_masks(ds: Dataset, ct: CtVolume, taken: Sequence[_Structure]) -> di
             if chosen.any():
                 columns, rows, slices = _places(np.argwhere(chosen), item, ds, ct)
                 wanted[number][slices, rows, columns] = True
+                planes |= set(slices.tolist())
+    _require_planes_of(ct, planes, ds.get("ReferencedSeriesSequence") or ())
     return masks
 
 
@@ -194,22 +202,45 @@ def _roi_masks(ds: Dataset, ct: CtVolume, taken: Sequence[_Structure]) -> dict[V
         int(roi.ROINumber): str(roi.get("ReferencedFrameOfReferenceUID") or "")
         for roi in ds.StructureSetROISequence
     }
+    planes: set[float] = set()
     for roi in ds.get("ROIContourSequence") or ():
         number = int(roi.ReferencedROINumber)
         if number in values:
             _require_frame_of_reference(frames[number], ct)
-            mask = np.zeros(ct.hu.shape, np.bool_)
-            for contour in roi.get("ContourSequence") or ():
-                _fill(contour, ct, mask)
+            mask, own = _filled(roi.get("ContourSequence") or (), ct)
             masks[values[number]] |= mask
+            planes |= own
+    _require_planes_of(ct, planes, _drawn_on(ds))
     return masks
 
 
-def _fill(contour: Dataset, ct: CtVolume, mask: MaskArray) -> None:
-    """Turn over the pixels inside one contour: one inside another one cuts a hole (PS3.3 C.8.8.6.3)."""
+def _drawn_on(ds: Dataset) -> Iterator[Dataset]:
+    """The series that an RTSTRUCT refers to (PS3.3 C.8.8.5)."""
+    for frame in ds.get("ReferencedFrameOfReferenceSequence") or ():
+        for study in frame.get("RTReferencedStudySequence") or ():
+            yield from study.get("RTReferencedSeriesSequence") or ()
+
+
+def _filled(contours: Iterable[Dataset], ct: CtVolume) -> tuple[MaskArray, set[float]]:
+    """The pixels inside the contours of one ROI, and the planes of these, in slices of the CT."""
+    mask = np.zeros(ct.hu.shape, np.bool_)
+    on: dict[int, float] = {}
+    for contour in contours:
+        if str(contour.get("ContourGeometricType") or "") == "POINT":
+            continue
+        plane = _fill(contour, ct, mask)
+        apart = abs(plane - on.setdefault(round(plane), plane))
+        if apart > OFF_GRID:
+            raise CohortError(
+                f"its contours lie {apart:.2f} of the CT's slice distance apart: it was drawn on another series "
+                f"with thinner slices; {ALONE}"
+            )
+    return mask, set(on.values())
+
+
+def _fill(contour: Dataset, ct: CtVolume, mask: MaskArray) -> float:
+    """Turn over the pixels inside one contour: one inside another one cuts a hole (PS3.3 C.8.8.6.3). Its plane."""
     kind = str(contour.get("ContourGeometricType") or "")
-    if kind == "POINT":
-        return
     if kind not in CLOSED:
         raise CohortError(f"a contour is {kind or 'of no stated type'}, not closed and planar")
     points = np.array(contour.ContourData, float).reshape(-1, 3)
@@ -225,6 +256,7 @@ def _fill(contour: Dataset, ct: CtVolume, mask: MaskArray) -> None:
     if not 0 <= place < slices or (low < -OFF_SLICE).any() or (high > (columns - 0.5, rows - 0.5)).any():
         raise CohortError("a contour lies outside the image")
     mask[place] ^= rasterise(indices[:, :2], (rows, columns))
+    return float(along.mean())
 
 
 def _indices(points: npt.NDArray[np.float64], ct: CtVolume) -> npt.NDArray[np.float64]:
@@ -236,6 +268,20 @@ def _require_frame_of_reference(uid: str, ct: CtVolume) -> None:
     wanted = str(ct.headers[0].get("FrameOfReferenceUID") or "")
     if uid and wanted and uid != wanted:
         raise CohortError("it has another frame of reference than the CT")
+
+
+def _require_planes_of(ct: CtVolume, planes: Collection[float], series: Iterable[Dataset]) -> None:
+    """Refuse a drawing on thicker slices of the study, which would leave those between them without a label.
+
+    Only where it names other series than the CT's: on that one a person may have left slices out.
+    """
+    named = {str(one.get("SeriesInstanceUID") or "") for one in series} - {""}
+    apart = float(np.diff(np.array(sorted(planes), float)).min(initial=np.inf))
+    if named and str(ct.headers[0].get("SeriesInstanceUID")) not in named and COARSE < apart < np.inf:
+        raise CohortError(
+            f"its planes lie {apart:.1f} of the CT's slice distances apart: it was drawn on another series with "
+            f"thicker slices; {ALONE}"
+        )
 
 
 def _codes(items: Iterable[Dataset]) -> list[str]:

@@ -38,6 +38,7 @@ class Run:
     Attributes:
         note: what must be the same at a resume (recipe, seed, data); compared with the run folder's.
         before: the stories of the runs whose weights it goes on from (`checkpoint.story`).
+        seen: the cases that these were trained on.
     """
 
     folder: Path
@@ -46,6 +47,7 @@ class Run:
     device: torch.device
     note: dict[str, Any] = field(default_factory=dict)
     before: list[Any] = field(default_factory=list)
+    seen: list[str] = field(default_factory=list)
 
     def identity(self) -> dict[str, Any]:
         """Recipe, seed and note, as they are kept in the run folder."""
@@ -155,7 +157,7 @@ def _resume(run: Run, state: State) -> None:
     distributed.agree(run.identity(), "recipe, seed or data")
     kept = None
     if distributed.rank() == 0:
-        checkpoint.claim(run.folder, run.identity(), run.before, run.later())
+        checkpoint.claim(run.folder, run.identity(), run.before, run.later(), run.seen)
         kept = checkpoint.load(run.folder)
     kept = distributed.from_first(kept or state.kept())
     if kept is not None:

@@ -8,6 +8,7 @@ with their number.
 from __future__ import annotations
 
 import hashlib
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, CancelledError, Executor, Future, wait
 from contextlib import contextmanager, suppress
@@ -204,13 +205,15 @@ def _ended(running: dict[Future[Done], str]) -> Iterator[tuple[str, Done, bool]]
         name = running.pop(future)
         try:
             yield name, future.result(), True
-        except (
-            NodeError,
-            BrokenExecutor,
-            CancelledError,
-            MemoryError,
-        ) as error:  # it died, or took too long
+        except _deaths() as error:  # or it took too long
             yield name, Done(None, f"its preparation was stopped: {error}"), True
+
+
+def _deaths() -> tuple[type[Exception], ...]:
+    """What is raised where a worker died; dask.distributed, where it is in use, has an exception of its own."""
+    used = sys.modules.get("distributed")
+    theirs: tuple[type[Exception], ...] = () if used is None else (used.KilledWorker,)
+    return (NodeError, BrokenExecutor, CancelledError, MemoryError, *theirs)
 
 
 def _mark(case: Case, preprocessing: Preprocessing, lungs: Lungs) -> str:

@@ -1,8 +1,9 @@
 """What a radiology report says about a finding: present, absent, uncertain, or nothing.
 
 Keywords with negation, after NegEx (Chapman et al., J Biomed Inform 34, 2001): a report is cut into sentences,
-those of sections that tell no findings (indication, history, comparison) are left out, and each finding is looked
-for by its words. Triggers before or after it decide, the longest match first; "no change" is not read as "no":
+those of sections that tell no findings (indication, history, comparison) are left out (`training.report_text`), and
+each finding is looked for by its words. Triggers before or after it decide, the longest match first; "no change" is
+not read as "no":
 
 - an uncertain trigger ("possible", "cannot be excluded", "no new") leaves the mention uncertain;
 - a negation ("no", "has resolved", "keine") makes it absent; negations before a list hold for the whole of it;
@@ -18,23 +19,28 @@ from __future__ import annotations
 
 import re
 import tomllib
+import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import cache
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from training import report_text
 from training.errors import CohortError
+from training.report_text import Sections, folded
 
 SHIPPED = Path(__file__).resolve().parent / "terms"
 LANGUAGES = ("en", "de")
 REACH = 14  # tokens between a trigger and a finding; beyond it they do not belong together
 NEAR = 5  # the same for triggers that stand close to what they are about
-HEADING_WORDS = 5
+SIGNS = frozenset(";,:?")
 MAX_SENTENCE = 400  # characters of it in the table
-TOKEN = re.compile(r"[^\W_]+(?:[./][^\W_]+)*|[;,:?]")
-BREAK = re.compile(r"(?<=[.!?])\s+|\n\s*\n|\n\s*(?=[-•*–]\s|\d+[.)]\s)")
+TOKEN = re.compile(  # 2,5; v.a or r/o; words, also those of "atelectasis/consolidation"; signs
+    r"\d+(?:[.,/]\d+)+|(?<![^\W_])[^\W\d_](?:[./][^\W\d_](?![^\W_]))+|[^\W_]+|[;,:?]"
+)
 
 Phrase = tuple[str, ...]
 
@@ -77,13 +83,7 @@ class Triggers(_Section):
     historical_before: tuple[str, ...]
     neutral: tuple[str, ...]
     clause_end: tuple[str, ...]
-
-
-class Sections(_Section):
-    """Headings of sections that tell findings, and of those that do not."""
-
-    read: tuple[str, ...]
-    skip: tuple[str, ...]
+    clause_start: tuple[str, ...] = ()
 
 
 class Abbreviations(_Section):
@@ -97,6 +97,7 @@ class Terms(_Section):
 
     language: str
     markers: tuple[str, ...]
+    joints: tuple[str, ...] = ()
     findings: Mapping[str, tuple[str, ...]]
     triggers: Triggers
     sections: Sections
@@ -120,7 +121,7 @@ def judge(text: str, languages: Sequence[Terms]) -> dict[str, Judgement]:
     """Each finding of the report's language → what the report says about it."""
     terms = language_of(text, languages)
     said: dict[str, list[Judgement]] = {finding: [] for finding in terms.findings}
-    for sentence in sentences(text, terms):
+    for sentence in report_text.sentences(text, terms.sections, terms.abbreviations.words, terms.joints):
         for finding, judgement in _mentions(sentence, terms):
             said[finding].append(judgement)
     return {finding: _decisive(mentions) for finding, mentions in said.items()}
@@ -131,8 +132,9 @@ def language_of(text: str, languages: Sequence[Terms]) -> Terms:
     tokens = _tokens(text)
 
     def known(terms: Terms) -> int:
-        named = sum(len(list(_places(tokens, words))) for words in terms.findings.values())
-        return named + sum(token in terms.markers for token in tokens)
+        markers = set(map(folded, terms.markers))
+        named = sum(len(list(_places(tokens, _phrases(words)))) for words in terms.findings.values())
+        return named + sum(token in markers for token in tokens)
 
     return max(languages, key=known)
 
@@ -143,43 +145,6 @@ def _decisive(mentions: Sequence[Judgement]) -> Judgement:
             if mention.decision is decision:
                 return mention
     return Judgement(Decision.NOT_MENTIONED)
-
-
-def sentences(text: str, terms: Terms) -> Iterator[str]:
-    """The sentences of the sections that tell findings."""
-    for part in _told_parts(text, terms.sections):
-        pieces = [" ".join(piece.split()) for piece in BREAK.split(part)]
-        held = ""
-        for piece in filter(None, pieces):
-            held = f"{held} {piece}".strip()
-            last = held.rsplit(" ", 1)[-1].rstrip(".").lower().lstrip("(")
-            if held.endswith(".") and last in terms.abbreviations.words:
-                continue
-            yield held
-            held = ""
-        if held:
-            yield held
-
-
-def _told_parts(text: str, sections: Sections) -> list[str]:
-    """The text of each section without those to be skipped.
-
-    A known heading ends the section before it, and so does any line of few words that ends in a colon.
-    """
-    parts: list[list[str]] = [[]]
-    skipping = False
-    for line in text.replace("\r", "").split("\n"):
-        name, _, rest = line.partition(":")
-        heading = " ".join(name.lower().replace("-", " ").split())
-        alone = not line.count(":") and heading == " ".join(line.lower().replace("-", " ").split()).rstrip(".")
-        unknown = line.rstrip().endswith(":") and 0 < len(heading.split()) <= HEADING_WORDS
-        if unknown or ((line.count(":") or alone) and heading in (*sections.read, *sections.skip)):
-            skipping = heading in sections.skip
-            parts.append([])
-            line = rest
-        if not skipping:
-            parts[-1].append(line)
-    return ["\n".join(lines) for lines in parts]
 
 
 @dataclass(frozen=True)
@@ -195,28 +160,39 @@ def _mentions(sentence: str, terms: Terms) -> Iterator[tuple[str, Judgement]]:
     tokens = _tokens(sentence)
     triggers = _triggers(tokens, terms.triggers)
     for finding, words in terms.findings.items():
-        for first, last in _places(tokens, words):
+        places = [(first, first + len(phrase)) for first, phrase in _places(tokens, _phrases(words))]
+        for (first, last), following in zip(places, [*places[1:], None], strict=False):
+            if following is not None and _is_heading(tokens[last : following[0]]):
+                continue
             decision = _decide(tokens, first, last, triggers)
             yield finding, Judgement(decision, sentence[:MAX_SENTENCE])
 
 
+def _is_heading(gap: Sequence[str]) -> bool:
+    """ "Consolidation: no consolidation": what lies between them; the latter says what there is."""
+    return gap[:1] == [":"] and not {",", ";"} & set(gap)
+
+
 def _tokens(text: str) -> list[str]:
-    return [token.lower().rstrip(".") for token in TOKEN.findall(re.sub(r"(?<=\w)[-‐‑–](?=\w)", " ", text))]
+    text = re.sub(r"(?<=\w)[-‐‑–](?=\w)", " ", unicodedata.normalize("NFKC", text))
+    return [folded(token) for token in TOKEN.findall(text)]
 
 
-def _places(tokens: Sequence[str], words: Sequence[str]) -> Iterator[tuple[int, int]]:
-    """Where one of the phrases stands, the longest at each place."""
-    phrases = sorted((_phrase(word) for word in words), key=len, reverse=True)
+def _places(tokens: Sequence[str], phrases: Sequence[Phrase]) -> Iterator[tuple[int, Phrase]]:
+    """Where which of the phrases stands; of several at a place the first of them counts."""
     start = 0
     while start < len(tokens):
         found = next((p for p in phrases if _stands_at(tokens, start, p)), None)
         if found is not None:
-            yield start, start + len(found)
+            yield start, found
         start += len(found) if found is not None else 1
 
 
-def _phrase(text: str) -> Phrase:
-    return tuple(text.lower().split())
+@cache
+def _phrases(texts: tuple[str, ...]) -> list[Phrase]:
+    """Longest first; of two as long that with fewer *."""
+    phrases = dict.fromkeys(tuple(folded(text).split()) for text in texts)
+    return sorted(phrases, key=lambda phrase: (-len(phrase), sum("*" in word for word in phrase)))
 
 
 def _stands_at(tokens: Sequence[str], start: int, phrase: Phrase) -> bool:
@@ -225,7 +201,9 @@ def _stands_at(tokens: Sequence[str], start: int, phrase: Phrase) -> bool:
 
 
 def _fits(token: str, word: str) -> bool:
-    """A leading or trailing * stands for anything."""
+    """A leading or trailing * stands for anything, a * by itself for any word."""
+    if word == "*":
+        return token not in SIGNS
     core = word.strip("*")
     if word.startswith("*") and word.endswith("*") and core:
         return core in token
@@ -236,21 +214,22 @@ def _fits(token: str, word: str) -> bool:
 
 def _triggers(tokens: Sequence[str], lists: Triggers) -> list[_Trigger]:
     """Every trigger, the longest at each place; its words serve no second one."""
-    roles: dict[Phrase, set[str]] = {}
-    for role in Triggers.model_fields:
-        for text in getattr(lists, role):
-            roles.setdefault(_phrase(text), set()).add(role)
-    found: list[_Trigger] = []
-    for first, last in _places(tokens, [" ".join(phrase) for phrase in roles]):
-        found.append(_Trigger(first, last, frozenset(roles[tuple(tokens[first:last])])))
-    return found
+    roles = {role: _phrases(getattr(lists, role)) for role in Triggers.model_fields}
+    every = _phrases(tuple(text for role in roles for text in getattr(lists, role)))
+    return [
+        _Trigger(
+            first, first + len(phrase), frozenset(role for role, phrases in roles.items() if phrase in phrases)
+        )
+        for first, phrase in _places(tokens, every)
+    ]
 
 
 def _decide(tokens: Sequence[str], first: int, last: int, triggers: Sequence[_Trigger]) -> Decision:
     """What the triggers around the tokens first … last − 1 make of a mention."""
     before, after = _clause(first, last, triggers)
     words_before = [(t, tokens[t.last : first]) for t in before]
-    words_after = [(t, tokens[last : t.first]) for t in after]
+    passed_over = {t.first for t in after if "clause_start" in t.roles and t.last - t.first == 1}  # ", which has"
+    words_after = [(t, [tokens[k] for k in range(last, t.first) if k not in passed_over]) for t in after]
 
     def near(role: str) -> bool:
         return any(role in t.roles and "," not in gap and len(gap) <= NEAR for t, gap in words_before)
@@ -272,7 +251,7 @@ def _clause(first: int, last: int, triggers: Sequence[_Trigger]) -> tuple[list[_
     before = [t for t in triggers if t.last <= first]
     after = [t for t in triggers if t.first >= last]
     for place, trigger in enumerate(reversed(before)):
-        if "clause_end" in trigger.roles:
+        if trigger.roles & {"clause_end", "clause_start"}:
             before = before[len(before) - place :]
             break
     for place, trigger in enumerate(after):
@@ -290,6 +269,7 @@ def _same_subject(gap: Sequence[str]) -> bool:
 
 
 def _answers(tokens: Sequence[str], last: int, trigger: _Trigger) -> bool:
-    """ "Consolidation: none", and then the clause ends."""
-    directly = set(tokens[last : trigger.first]) <= {":"}
+    """ "Consolidation: none" or "consolidation or ground glass: none", and then the clause ends."""
+    gap = tokens[last : trigger.first]
+    directly = set(gap) <= {":"} or (gap[-1] == ":" and not {",", ";", ":"} & set(gap[:-1]))
     return directly and (trigger.last == len(tokens) or tokens[trigger.last] in {",", ";"})

@@ -58,10 +58,16 @@ def mean(times: Floats, values: Floats) -> Floats:
 
 def pearson(times: Floats, x: Floats, y: Floats) -> Floats:
     """Weighted correlation for each row of weights."""
+    x, y = (_stretched(values) for values in (x, y))
     centre_x, centre_y = mean(times, x), mean(times, y)
     covariance = mean(times, x * y) - centre_x * centre_y
     spread = (mean(times, x * x) - centre_x**2) * (mean(times, y * y) - centre_y**2)
     return ratio(covariance, np.sqrt(np.where(spread > 1e-18, spread, 0.0)))
+
+
+def _stretched(values: Floats) -> Floats:
+    """From 0 to 1, so that rounding is small beside the spread of scores however small; all 0 where equal."""
+    return np.asarray((values - values.min()) / (np.ptp(values) or 1.0))
 
 
 def auc(times: Floats, scores: Floats, positive: npt.NDArray[np.bool_]) -> Floats:

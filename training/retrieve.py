@@ -73,6 +73,9 @@ class Retrieval:
         ledger: tells what has come to the node.
         out: folder of the cohort.
         pause: waits so many seconds.
+
+    Attributes:
+        more: whether studies that match were left out because of the limit.
     """
 
     config: Config
@@ -81,6 +84,7 @@ class Retrieval:
     out: Path
     pause: Callable[[float], object]
     rows: dict[str, Row] = field(default_factory=dict)
+    more: bool = False
 
     def run(
         self, criteria: Criteria, per_minute: float, on_series: Callable[[int, int, Row], None] = lambda *_: None
@@ -121,6 +125,7 @@ class Retrieval:
             uids = [uid for _, uid in studies[start : start + STUDIES_PER_QUERY]]
             for rows in self._series(uids, criteria):
                 if taken == criteria.limit:
+                    self.more = True
                     return
                 taken += 1
                 yield from rows

@@ -70,11 +70,14 @@ class Where:
         """
         note = {"setting": setting.model_dump(mode="json"), "train": sorted(example.name for example in train)}
         before: list[Any] = []
+        seen: list[str] = []
         if start is not None:
             here = distributed.rank() == 0
-            origin = (finished.weights_digest(start), checkpoint.story(start)) if here else ("", before)
-            note["start"], before = distributed.from_first(origin)
-        return Run(self.out / name, recipe, seed, distributed.choose(self.device), note, before)
+            origin = ("", before, seen)
+            if here:
+                origin = finished.weights_digest(start), checkpoint.story(start), checkpoint.trained_on(start)
+            note["start"], before, seen = distributed.from_first(origin)
+        return Run(self.out / name, recipe, seed, distributed.choose(self.device), note, before, seen)
 
 
 def all_data_unet1(
@@ -133,9 +136,12 @@ class LungData:
 
 
 def all_data_lungs(of: LungData, setting: Setting, recipe: LungRecipe, seed: int, where: Where) -> UNet:
-    """The lung network on each kind of data, with the built-in method's masks (phantoms: their true lungs)."""
-    folders = [cohort.read(folder) for folder in of.cohorts]
-    folders += [cohort.read(of.volumes, of.volume_labels)] if of.volumes else []
+    """The lung network on each kind of data, with the built-in method's masks (phantoms: their true lungs).
+
+    Splits as for the other networks: training cases of the cohorts, all but the test split of the volumes.
+    """
+    folders = [cohort.of_splits(cohort.read(folder), "train") for folder in of.cohorts]
+    folders += [cohort.of_splits(cohort.read(of.volumes, of.volume_labels), *data.TRIED)] if of.volumes else []
     kinds = [data.sources(cases, "builtin") for cases in folders]
     if setting.phantoms:
         kinds.append(phantoms.make(setting.phantoms, data.PHANTOM_SEED, masked=True))
@@ -225,8 +231,8 @@ def _choose(what: CrossValidation, train: Sequence[Held]) -> dict[str, Judgement
 
 
 def _foreign(start: Path, cases: Sequence[Case]) -> Finished[Recipe]:
-    """The finished run in `start`. Raises RunError where it has seen a case of the cohort."""
-    seen = set(checkpoint.read(start).get("train", ())) & {case.name for case in cases}
+    """The finished run in `start`. Raises RunError where it, or one before it, has seen a case of the cohort."""
+    seen = set(checkpoint.trained_on(start)) & {case.name for case in cases}
     if seen:
         raise RunError(
             f"{start} was trained on {len(seen)} cases of the cohort: held-out figures would mean nothing"

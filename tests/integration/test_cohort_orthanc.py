@@ -112,8 +112,10 @@ def test_a_cohort_comes_from_the_pacs_and_goes_on_where_it_was(
     first = command(out, config, "--limit", "1")
     assert first.exit_code == 0, first.output
     assert len(cohort.read(out)) == 1
+    assert "more than 1 studies match" in first.output
     done = command(out, config)
     assert done.exit_code == 0, done.output
+    assert "studies match" not in done.output
     found = {row["accession"]: row for row in table(out / "cases.csv")}
     assert {name: found[f"A-{name}"]["consolidation"] for name in KINDS} == {"one": "1", "two": "0", "three": "0"}
     assert {name: found[f"A-{name}"]["ggo"] for name in KINDS} == {"one": "1", "two": "1", "three": "0"}

@@ -178,12 +178,28 @@ def test_tables_count_before_reports_and_reports_of_files_before_documents(world
     assert (found["A-two"]["consolidation"], found["A-two"]["ggo"]) == ("1", "0")
 
 
-def test_a_formula_in_a_report_stays_text(world: Path, tmp_path: Path) -> None:
+def test_a_structure_that_a_newer_drawing_has_emptied_is_no_label(tmp_path: Path) -> None:
+    world, truth = tmp_path / "world", studies.chest("both").lesions
+    drawn = studies.ct(world / "ct", "one")
+    for date, solid in (("20250101", truth.consolidation), ("20260101", np.zeros_like(truth.consolidation))):
+        masks = {"GGO": truth.ggo, "consolidation": solid}
+        drawings.as_rt_struct(drawn, masks, world / f"{date}.dcm", StructureSetDate=date)
+    made(world, tmp_path / "cohort")
+    row = rows(tmp_path / "cohort")["A-one"]
+    assert (row["ggo"], row["consolidation"]) == ("1", "")
+
+
+def test_a_formula_stays_text_utf_16_is_read_and_an_empty_report_tells_nothing(world: Path, tmp_path: Path) -> None:
     (tmp_path / "reports").mkdir()
     (tmp_path / "reports" / "A-two.txt").write_text("=cmd|' /C calc'!A0 consolidation")
-    plan = Plan(languages=LANGUAGES, reports=report_documents.read(tmp_path / "reports"))
-    made(world, tmp_path / "cohort", plan)
-    assert rows(tmp_path / "cohort")["A-two"]["consolidation_sentence"].startswith("'=cmd")
+    (tmp_path / "reports" / "A-three.txt").write_bytes("Möglicherweise Milchglas, Konsolidierung.".encode("utf-16"))
+    (tmp_path / "reports" / "A-one.txt").write_bytes(b"\r\n")
+    reports = report_documents.read(tmp_path / "reports")
+    made(world, tmp_path / "cohort", Plan(languages=LANGUAGES, reports=reports, unmentioned_absent=True))
+    found = rows(tmp_path / "cohort")
+    assert found["A-two"]["consolidation_sentence"].startswith("'=cmd")
+    assert (found["A-three"]["ggo"], found["A-three"]["consolidation"]) == ("", "1")
+    assert (found["A-one"]["ggo"], found["A-one"]["consolidation"]) == ("", "")
 
 
 @pytest.mark.parametrize(

@@ -66,6 +66,15 @@ def test_every_complaint_is_told(tmp_path: Path, rows: str, words: list[str]) ->
     assert all(word in str(told.value) for word in words)
 
 
+@pytest.mark.parametrize("name", ["label/a.nii", "label/a.nrrd", "label/a.seg.nrrd", "lung/a.mha"])
+def test_a_mask_in_another_format_is_not_passed_over(tmp_path: Path, name: str) -> None:
+    folder = make_cohort(tmp_path, "case\na\n")
+    (folder / name).parent.mkdir()
+    (folder / name).write_bytes(b"")
+    with pytest.raises(CohortError, match=rf"a: {name} is not read: save it as a\.nii\.gz"):
+        cohort.read(folder)
+
+
 @given(
     patients=st.lists(st.integers(0, 30), min_size=20, max_size=60).filter(lambda p: len(set(p)) >= 5),
     seed=st.integers(0, 1000),

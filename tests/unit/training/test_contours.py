@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pydicom
 import pytest
+from pydicom.dataset import Dataset
 from pydicom.uid import RTStructureSetStorage, generate_uid
 
 from pipeline import phantom, volume
@@ -133,6 +134,42 @@ def test_what_belongs_to_another_image_is_refused(tmp_path: Path, ct: CtVolume) 
     again = volume.load(phantom.write_series(longer, tmp_path / "longer"), PipelineSettings())
     masks = {"ggo": longer.lesions.infection}
     assert "outside the image" in refused(drawings.as_seg(again, masks, tmp_path / "longer.dcm"), ct)
+
+
+def test_a_drawing_on_thinner_or_thicker_slices_of_the_study_is_refused(tmp_path: Path, ct: CtVolume) -> None:
+    """Of one frame of reference with the CT: thin contours would cut each other out, thick ones leave gaps."""
+
+    def rt(*slices: float, series: str) -> Path:
+        ds = drawings.rt_struct(ct, {"GGO": [square(10.5, 20.5, one) for one in slices]})
+        referenced = Dataset()
+        referenced.RTReferencedStudySequence = [Dataset()]
+        referenced.RTReferencedStudySequence[0].RTReferencedSeriesSequence = [Dataset()]
+        referenced.RTReferencedStudySequence[0].RTReferencedSeriesSequence[0].SeriesInstanceUID = series
+        ds.ReferencedFrameOfReferenceSequence = [referenced]
+        return drawings.write(ds, tmp_path / "rt.dcm", RTStructureSetStorage)
+
+    own = str(ct.headers[0].SeriesInstanceUID)
+    assert "thinner slices" in refused(rt(4.0, 4.2, 4.4, series="1.2.3"), ct)
+    assert "thicker slices" in refused(rt(1.0, 4.0, 7.0, series="1.2.3"), ct)
+    for path in (rt(1.0, 4.0, 7.0, series=own), rt(3.9, 5.0, 6.05, series="1.2.3")):
+        (drawing,) = contours.read(path, ct, TABLE).drawings
+        assert drawing.mask.sum() == 3 * 10 * 10
+    seg = pydicom.dcmread(drawings.as_seg(ct, {"lung": MASKS["lung"] & SPARSE}, tmp_path / "seg.dcm"))
+    assert contours.read(tmp_path / "seg.dcm", ct, TABLE).drawings
+    seg.ReferencedSeriesSequence[0].SeriesInstanceUID = "1.2.3"
+    seg.save_as(tmp_path / "seg.dcm")
+    assert "thicker slices" in refused(tmp_path / "seg.dcm", ct)
+
+
+SPARSE = (np.arange(12) % 3 == 0)[:, None, None]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("Lunge rechts", "lung"), ("Lungenflügel li.", "lung"), ("Lungenarterie", None), ("Lungenrundherd", None)],
+)
+def test_names_of_structures(name: str, value: str | None) -> None:
+    assert TABLE.value(name, (), "MANUAL") == value
 
 
 def test_what_a_network_drew_is_not_taken(tmp_path: Path, ct: CtVolume) -> None:

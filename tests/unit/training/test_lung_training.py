@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -104,6 +105,23 @@ def test_another_recipe_and_absent_data_are_refused(tmp_path: Path) -> None:
         lungs.fit([], SETTING.architecture, GRID, where.run("", Recipe(name="r", epochs=1, rate=1), 1, SETTING, ()))
     with pytest.raises(CohortError, match="a kind of data has none"):
         lungs.fit([], SETTING.architecture, GRID, where.run("", LUNGS["lungs"], 1, SETTING, ()))
+
+
+def test_it_learns_from_no_case_of_a_test_split(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("a", "b", "c"):
+        (tmp_path / "ct" / name).mkdir(parents=True)
+    (tmp_path / "cases.csv").write_text("case,split\na,train\nb,validation\nc,test\n")
+    asked: list[list[str]] = []
+
+    def sources(cases: Sequence[Case], lungs: str) -> list[Source]:
+        asked.append([case.name for case in cases])
+        return []
+
+    monkeypatch.setattr(runs.data, "sources", sources)
+    with pytest.raises(CohortError, match="a kind of data has none"):
+        of = LungData([tmp_path], tmp_path, "label")
+        runs.all_data_lungs(of, SETTING.model_copy(update={"phantoms": 0}), FEW, 1, Where(tmp_path / "run", "cpu"))
+    assert asked == [["a"], ["a", "b"]], "as the other networks do with a cohort and with volumes"
 
 
 @pytest.fixture(scope="module")

@@ -7,12 +7,14 @@ from collections.abc import Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import SimpleITK as sitk  # noqa: N813
 import torch
+from distributed import KilledWorker
 
 from dicom_node.worker_pool import WorkerDied, WorkerPool
 from pipeline.preprocess import Preprocessing
@@ -188,19 +190,27 @@ def test_one_image_under_two_names_counts_once(folder: Path, tmp_path: Path, wor
     assert "different labels: c, g" in outcome.rejected["c"]
 
 
-def test_a_worker_that_dies_rejects_its_case_alone(folder: Path, tmp_path: Path) -> None:
+DEATHS = {
+    "the worker process died (signal SIGKILL)": WorkerDied("the worker process died (signal SIGKILL)"),
+    "Attempted to run task 'b'": KilledWorker("b", SimpleNamespace(address="tcp://host:1"), 3),
+}
+
+
+@pytest.mark.parametrize("says", DEATHS)
+def test_a_worker_that_dies_rejects_its_case_alone(folder: Path, tmp_path: Path, says: str) -> None:
     class Mortal(ThreadPoolExecutor):
         def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> Any:
             def died(job: prepare.Job) -> prepare.Done:
                 if job.case.name == "b":
-                    raise WorkerDied("the worker process died (signal SIGKILL)")
+                    raise DEATHS[says]
                 return prepare.prepare_case(job)
 
             return super().submit(died, *args, **kwargs)
 
     with Mortal(2) as pool:
         outcome = made(folder, tmp_path / "prepared", (pool, 2))
-    assert outcome.rejected == {"b": "its preparation was stopped: the worker process died (signal SIGKILL)"}
+    assert list(outcome.rejected) == ["b"]
+    assert outcome.rejected["b"].startswith(f"its preparation was stopped: {says}")
     assert len(outcome.entries) == 3
 
 

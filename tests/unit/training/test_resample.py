@@ -27,6 +27,8 @@ def test_correlation_and_auc_are_those_of_scipy() -> None:
         assert found[row] == pytest.approx(
             stats.pearsonr(np.repeat(x, times[row].astype(int)), np.repeat(y, times[row].astype(int))).statistic
         )
+    small = resample.pearson(times, 1e-5 * x, 1e-5 * y)  # consolidation of a thousandth of a percent of the lung
+    np.testing.assert_allclose(small, found)
     positive = x > 0.4
     scores = np.round(y, 1)  # with ties
     area = resample.auc(times, scores, positive)
@@ -52,5 +54,5 @@ def test_an_interval_holds_the_value_and_narrows_with_patients() -> None:
 
 def test_what_does_not_exist_is_none() -> None:
     times = resample.weights(["a", "b", "c"])
-    assert resample.figure(resample.pearson(times, np.zeros(3), np.arange(3.0))) == (None, None)
+    assert resample.figure(resample.pearson(times, np.full(3, 0.3), np.arange(3.0))) == (None, None)
     assert resample.figure(resample.mean(times * 0, np.ones(3))) == (None, None)

@@ -123,6 +123,7 @@ def test_a_fold_tells_the_stages_that_it_goes_on_from(folder: Path, tmp_path: Pa
     runs.cross_validate(what, Where(tmp_path / "cv", "cpu"))
     story = checkpoint.story(tmp_path / "cv" / "two-fold1")
     assert [one["recipe"]["name"] for one in story] == ["one", "first", "second", "two"]
+    assert not {"c0", "d0"} & set(json.dumps(story).split('"')), "names of cases stay where they are"
 
 
 def test_specks_of_held_out_cases_are_left_out_as_the_node_does_of_the_rival_too(
@@ -328,6 +329,17 @@ def test_data_that_a_recipe_does_not_draw_are_refused(
     pool = Pool([example], **{name: [example] * count for name, count in given.items()})
     with pytest.raises(RunError, match=says):
         runs.refuse_unused(pool, recipe)
+
+
+def test_a_start_that_has_seen_the_cohort_is_refused_also_a_stage_later(folder: Path, tmp_path: Path) -> None:
+    other = write_cohort(tmp_path / "other", "d")
+    short = ONE.model_copy(update={"epochs": 1})
+    runs.all_data_unet1(Folders(folder), SETTING, short, 1, Where(tmp_path / "one", "cpu"))
+    runs.all_data_unet1(Folders(other), SETTING, short, 1, Where(tmp_path / "two", "cpu"), tmp_path / "one")
+    for start in ("one", "two"):
+        what = CrossValidation(Folders(folder), SETTING, [ONE], [], folds=2, seed=1, start=tmp_path / start)
+        with pytest.raises(RunError, match="trained on 8 cases of the cohort"):
+            runs.cross_validate(what, Where(tmp_path / "cv", "cpu"))
 
 
 def test_a_run_remembers_the_weights_it_goes_on_from(folder: Path, tmp_path: Path) -> None:
