@@ -19,7 +19,8 @@ HAPPENINGS = frozenset({"crash", "clinical"})  # kinds that have no end
 REMEDIES: Mapping[str, str] = {
     "failures": "`dicomnode status --state failed` lists them, `dicomnode show UID` says why; correct it, then "
     "`dicomnode retry UID`. Files that were set aside lie with their reasons in state_dir/quarantine.",
-    "backlog": "`dicomnode status` says what waits and why; `dicomnode doctor` tries every destination.",
+    "backlog": "`dicomnode status` says what waits and why; `dicomnode doctor` tries every destination. Why audit "
+    "messages wait is in the system log; none is lost until their queue is full.",
     "disk": "`dicomnode purge`, shorter times in [retention], or a larger disk.",
     "certificates": "renew them (docs/security.md); new files are used without a restart for calls to peers.",
     "crash": "the system log says why it ended (journalctl -u dicomnode). Nothing that was answered is lost: what "

@@ -13,6 +13,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import islice
 from typing import cast
@@ -35,6 +36,15 @@ def utc_now() -> datetime:
     return datetime.now(UTC)
 
 
+@dataclass(frozen=True)
+class Waiting:
+    """So many messages wait for a sink, of which none was taken since then."""
+
+    sink: str
+    count: int
+    since: datetime
+
+
 class Channel:
     """A sink with its queue and its thread.
 
@@ -42,13 +52,18 @@ class Channel:
         name: for the log.
         size: so many messages wait at most.
         on_loss: called in the thread with how many were lost, when the sink works again.
+        clock: the present, time zone aware.
     """
 
-    def __init__(self, name: str, sink: Sink, size: int, on_loss: Callable[[int], None]) -> None:
+    def __init__(
+        self, name: str, sink: Sink, size: int, on_loss: Callable[[int], None], clock: Callable[[], datetime]
+    ) -> None:
         self._name = name
         self._sink = sink
         self._size = size
         self._on_loss = on_loss
+        self._clock = clock
+        self._since = clock()  # the queue was empty, or something of it was taken
         self._condition = threading.Condition()
         self._waiting: deque[bytes] = deque()
         self._lost = 0
@@ -58,6 +73,8 @@ class Channel:
     def put(self, message: bytes) -> None:
         """Take a message, or lose it. Never waits for the sink."""
         with self._condition:
+            if not self._waiting:
+                self._since = self._clock()
             if len(self._waiting) < self._size:
                 self._waiting.append(message)
                 self._condition.notify()
@@ -66,6 +83,11 @@ class Channel:
             first = self._lost == 1
         if first:
             LOGGER.error("audit messages to %s are being lost: %d wait already", self._name, self._size)
+
+    def waiting(self) -> Waiting:
+        """What the sink has not taken."""
+        with self._condition:
+            return Waiting(self._name, len(self._waiting) + self._lost, self._since)
 
     def stop(self) -> None:
         """Give what waits a short time to go."""
@@ -109,6 +131,7 @@ class Channel:
             for _ in range(count):
                 self._waiting.popleft()
             lost, self._lost = self._lost, 0
+            self._since = self._clock()
         if lost:
             LOGGER.error("%d audit messages to %s were lost", lost, self._name)
             self._on_loss(lost)
@@ -133,7 +156,7 @@ class AuditTrail(logging.Handler):
         super().__init__()
         self._reporter = reporter
         self._clock = clock
-        self._channels = [Channel(name, sink, queue, self._loss) for name, sink in sinks.items()]
+        self._channels = [Channel(name, sink, queue, self._loss, clock) for name, sink in sinks.items()]
 
     @classmethod
     def of(cls, config: Config, clock: Callable[[], datetime] = utc_now) -> AuditTrail:
@@ -152,6 +175,10 @@ class AuditTrail(logging.Handler):
     def threads(self) -> list[threading.Thread]:
         """For whoever looks after the threads of the node."""
         return [channel.thread for channel in self._channels]
+
+    def waiting(self) -> list[Waiting]:
+        """What sinks have not taken."""
+        return [waiting for channel in self._channels if (waiting := channel.waiting()).count]
 
     def start(self) -> None:
         """Record from now on; first of all, that the application starts."""

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime, timedelta
 
 from dicom_node import certificates
 from dicom_node.alarms import Found, Notice
+from dicom_node.audit import Waiting
 from dicom_node.config import Config
 from dicom_node.config_notify import Channel
 from dicom_node.failure_classes import classify
@@ -33,15 +34,22 @@ class Lookout:
         config: all of config.toml.
         channel: whose thresholds count.
         ledger: what has happened.
+        audit: audit messages that wait.
         disk: the disk at present.
     """
 
     def __init__(
-        self, config: Config, channel: Channel, ledger: Ledger, disk: Callable[[Config], Disk] = Disk.of
+        self,
+        config: Config,
+        channel: Channel,
+        ledger: Ledger,
+        audit: Callable[[], Sequence[Waiting]] = lambda: (),
+        disk: Callable[[Config], Disk] = Disk.of,
     ) -> None:
         self._config = config
         self._channel = channel
         self._ledger = ledger
+        self._audit = audit
         self._disk = disk
 
     def look(self, notice: Notice, now: datetime) -> Found:
@@ -83,6 +91,10 @@ class Lookout:
             if unsent.oldest_at is not None and now - unsent.oldest_at >= allowed:
                 number = unsent.counts[DeliveryState.PENDING] + unsent.counts[DeliveryState.SENT]
                 lines.append(f"{number} objects wait for {name}, the oldest since {_since(now - unsent.oldest_at)}")
+        for waiting in self._audit():
+            if now - waiting.since >= limit:
+                idle = _since(now - waiting.since)
+                lines.append(f"{waiting.count} audit messages wait for {waiting.sink}, none taken since {idle}")
         # how much of it there is grows by itself, and is no news; another place where it waits is
         return Found(len(lines), 0, tuple(lines[:MOST_LINES]), notice.mark)
 

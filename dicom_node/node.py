@@ -101,7 +101,7 @@ class Node:
         self._prior_search = PriorSearch(config, self._ledger, clock, self._coordinator.wake, expected)
         self._retention = RetentionService(config, self._ledger, self._spool, clock)
         self._metrics = Metrics(config, self._ledger, self._receiver, lambda: self._dispatcher.worker_pids, clock)
-        self._notifications = NotificationService(config, self._ledger, clock)
+        self._notifications = NotificationService(config, self._ledger, clock, self._audit.waiting)
         self._nudger = threading.Thread(target=self._nudge, name="nudge", daemon=True)
         self._stopping = threading.Event()
         self._noted = False  # that it has started

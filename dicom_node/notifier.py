@@ -9,12 +9,13 @@ from __future__ import annotations
 import logging
 import random
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 
 from dicom_node import notify_send
 from dicom_node.alarms import Message, Notice, Rhythm, Status, decide
+from dicom_node.audit import Waiting
 from dicom_node.config import Config
 from dicom_node.config_notify import AnyNotification
 from dicom_node.errors import NodeError, TransientError
@@ -41,6 +42,7 @@ class Notifier:
         channel: AnyNotification,
         ledger: Ledger,
         clock: Callable[[], datetime],
+        audit: Callable[[], Sequence[Waiting]] = lambda: (),
         send: Send = notify_send.send,
         chance: Callable[[], float] = random.random,
     ) -> None:
@@ -50,7 +52,7 @@ class Notifier:
         self._clock = clock
         self._send = send
         self._chance = chance
-        self._lookout = Lookout(config, channel, ledger)
+        self._lookout = Lookout(config, channel, ledger, audit)
         remind = timedelta(hours=channel.remind_h) if channel.remind_h else None
         self._rhythm = Rhythm(timedelta(hours=channel.interval_h), remind)
         self._notices: dict[str, Notice] = {}
@@ -114,12 +116,18 @@ class Notifier:
 
 
 class NotificationService:
-    """The threads of all channels."""
+    """The threads of all channels. `audit`: the audit messages that wait."""
 
-    def __init__(self, config: Config, ledger: Ledger, clock: Callable[[], datetime]) -> None:
+    def __init__(
+        self,
+        config: Config,
+        ledger: Ledger,
+        clock: Callable[[], datetime],
+        audit: Callable[[], Sequence[Waiting]] = lambda: (),
+    ) -> None:
         self._clock = clock
         self._notifiers = {
-            channel.name: Notifier(config, channel, ledger, clock) for channel in config.notifications
+            channel.name: Notifier(config, channel, ledger, clock, audit) for channel in config.notifications
         }
         self._loops = [
             Loop(f"notifications to {name}", self._guarded(notifier), clock)

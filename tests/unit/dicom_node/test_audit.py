@@ -132,8 +132,11 @@ def test_what_a_broken_sink_does_not_take_is_kept_until_it_does(
     report(Received(CT1, [STUDY]))
     for _ in range(3):
         assert sink.tries.acquire(timeout=SECONDS)
+    (waiting,) = trail.waiting()
+    assert (waiting.sink, waiting.count) in {("memory", 1), ("memory", 2)}  # that it starts may wait too
     sink.broken = False
     trail.stop()
+    assert trail.waiting() == []
     assert [message.id for message in sink.messages()].count("110104") == 1
     assert caplog.text.count("have to wait: No space left on device") <= 1  # not once per attempt
 

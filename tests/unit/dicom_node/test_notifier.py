@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 
 from dicom_node import config as configuration
 from dicom_node import notify_send
+from dicom_node.audit import Waiting
 from dicom_node.cli import app
 from dicom_node.config import Config
 from dicom_node.doctor import file_faults
@@ -152,6 +153,8 @@ def test_backlog_disk_and_certificates(
     analysed(ledger)
     disk = Disk(2 << 30, 2 << 30)
     telling._lookout._disk = lambda _: disk
+    since = clock()
+    telling._lookout._audit = lambda: [Waiting("syslog at arr:6514", 7, since), Waiting("audit", 1, clock())]
     telling.run_once()
     assert [post["kind"] for post in hook.posts] == ["disk", "certificates"]
     assert "soon nothing will be received" in hook.posts[0]["lines"][0]
@@ -161,7 +164,10 @@ def test_backlog_disk_and_certificates(
     clock.advance(2 * 3600)
     telling.run_once()
     assert [(post["kind"], post["status"]) for post in hook.posts[2:]] == [("backlog", "raised"), ("disk", "more")]
-    assert hook.posts[2]["lines"] == ["3 objects wait for pacs, the oldest since 2 hours"]
+    assert hook.posts[2]["lines"] == [
+        "3 objects wait for pacs, the oldest since 2 hours",
+        "7 audit messages wait for syslog at arr:6514, none taken since 2 hours",
+    ]
     assert "nothing is received" in hook.posts[3]["lines"][0]
 
 
