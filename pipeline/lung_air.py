@@ -89,8 +89,8 @@ def find_lung_air(
     if not reference.any():
         return reference, reference
     rows = np.flatnonzero(reference.any(axis=(0, 2)))
-    row = _mean_of(np.broadcast_to(np.arange(hu.shape[1])[:, None], hu.shape), labels, count)
-    column = _mean_of(np.broadcast_to(np.arange(hu.shape[2]), hu.shape), labels, count)
+    row = mean_of(np.broadcast_to(np.arange(hu.shape[1])[:, None], hu.shape), labels, count)
+    column = mean_of(np.broadcast_to(np.arange(hu.shape[2]), hu.shape), labels, count)
     central = np.abs(column - find_middle(reference, body_middle)) * spacing_mm[2] < MIDDLE_MM
     before_spine = row < rows[0] + SPINE_SHARE * (rows[-1] - rows[0])
     airway = kept & central & before_spine & (area < AIRWAY_AREA_MM2)
@@ -118,7 +118,7 @@ def find_middle(air: MaskArray, body_middle: float) -> float:
     return float(columns[0] + columns[-1]) / 2
 
 
-def _mean_of(values: npt.NDArray[np.generic], labels: Labels, count: int) -> PerLabel:
+def mean_of(values: npt.NDArray[np.generic], labels: Labels, count: int) -> PerLabel:
     """Mean of `values` per label; that of the background means nothing."""
     labelled = labels > 0
     members = labels[labelled]
@@ -146,7 +146,7 @@ def _without_bowel(hu: Floats, air: MaskArray, spacing_mm: Spacing) -> MaskArray
     """Components in 3D that are not pure gas and large enough; small ones only well above the lung bases."""
     labels, count = ndimage.label(air, np.ones((3, 3, 3)))
     voxels = np.bincount(labels.ravel(), minlength=count + 1).astype(np.float64)
-    gas = _mean_of(hu < GAS_HU, labels, count) > 0.5
+    gas = mean_of(hu < GAS_HU, labels, count) > 0.5
     if len(hu) == 1:
         area = voxels * spacing_mm[1] * spacing_mm[2]
         lung = (area >= SLICE_AREA_MM2) & (~gas | (area >= LUNG_AREA_MM2))
@@ -158,12 +158,13 @@ def _without_bowel(hu: Floats, air: MaskArray, spacing_mm: Spacing) -> MaskArray
         return np.zeros_like(air)
     largest = voxels[lung].max()
     lung &= voxels >= max(MIN_SHARE * largest, MIN_ML * 1000 / np.prod(spacing_mm))
-    main = lung & (voxels >= MAIN_SHARE * largest)
+    centre = mean_of(np.broadcast_to(np.arange(len(hu))[:, None, None], hu.shape), labels, count)
+    lowest = ndimage.find_objects(labels)[int(np.where(lung, voxels, 0).argmax()) - 1][0].start
+    main = lung & (voxels >= MAIN_SHARE * largest) & (centre >= lowest)  # a colon may be as large
     if not main.any():
         return np.zeros_like(air)
     heights = np.flatnonzero(main[labels].any(axis=(1, 2)))
     base = heights[0] + BASE_SHARE * (heights[-1] - heights[0])
-    centre = _mean_of(np.broadcast_to(np.arange(len(hu))[:, None, None], hu.shape), labels, count)
     return np.asarray((main | (lung & (centre > base)))[labels])
 
 
