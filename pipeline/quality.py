@@ -17,6 +17,7 @@ from pipeline.accuracy import Healthy
 from pipeline.arrays import CtVolume, LesionMasks, LungMask, MaskArray
 from pipeline.kernel import Sharpness, sharpness
 from pipeline.notation import percent
+from pipeline.pixels import MIN_HU
 from pipeline.types import Flag, Region, RegionScores, Scores
 
 TOUCH_MM2 = 200.0  # of lung in the first or last slice
@@ -164,12 +165,22 @@ def _ends(volume: CtVolume, lungs: LungMask) -> list[Flag]:
 
 
 def _image_edge(volume: CtVolume, lungs: LungMask) -> Flag | None:
-    labels = lungs.labels
-    edges = (labels[:, 0], labels[:, -1], labels[:, :, 0], labels[:, :, -1])
-    touching = max(np.count_nonzero(edge) for edge in edges) * volume.spacing_mm[0] * min(volume.spacing_mm[1:])
-    if touching <= EDGE_MM2:
+    """Lung that reaches the edge of the images, or what was reconstructed in them: a circle, often."""
+    edge = np.ones(volume.hu.shape[1:], dtype=bool)
+    edge[1:-1, 1:-1] = False
+    edge |= ndimage.binary_dilation(_padding(volume))
+    touching = sum(int(np.count_nonzero(plane[edge])) for plane in lungs.labels)
+    if touching * volume.spacing_mm[0] * min(volume.spacing_mm[1:]) <= EDGE_MM2:
         return None
     return Flag("field-of-view", "Lung touches the edge of the images: a part lies outside the field of view.")
+
+
+def _padding(volume: CtVolume) -> MaskArray:
+    """(row, column): where no slice has a value; air of the room has noise, and what is padded is `MIN_HU`."""
+    padded = np.ones(volume.hu.shape[1:], dtype=bool)
+    for plane in volume.hu:
+        padded &= plane == MIN_HU
+    return padded
 
 
 def _small(scores: Scores) -> Flag | None:
