@@ -27,6 +27,7 @@ from pynetdicom.presentation import PresentationContext
 from pynetdicom.transport import AddressInformation
 
 from dicom_node import tls
+from dicom_node.associate_pdu import readable
 from dicom_node.errors import ConfigError, NodeError, PermanentError, TransientError
 from dicom_node.outbound_socket import BoundedSocket, TlsArguments
 from dicom_node.tls import Called
@@ -177,6 +178,8 @@ class _Entity(ApplicationEntity):
         self, assoc: Association, address: AddressInformation, tls_args: TlsArguments | None
     ) -> BoundedSocket:
         assoc.dimse = _Answers(assoc) if self._memory is None else _Instances(assoc, self._memory)
+        decode = assoc.dul._decode_pdu
+        vars(assoc.dul)["_decode_pdu"] = lambda pdu: decode(readable(pdu))
         sock = BoundedSocket(assoc, address=address)
         sock.tls_args = tls_args
         return sock

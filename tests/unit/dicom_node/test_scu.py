@@ -152,6 +152,18 @@ def test_peers_that_never_answer(behaviour: wire.Behaviour, says: str) -> None:
         scu.echo(at(port), ME)
 
 
+def test_what_a_peer_says_of_itself_decides_nothing(start_archive: StartArchive) -> None:
+    """Items that are not known are skipped (PS3.8 9.3); who tells no maximum length takes the usual one."""
+    _, peer = start_archive()
+
+    def change(items: wire.Items) -> wire.Items:
+        kept = [item for item in items if item[0] not in (wire.MAXIMUM_LENGTH, wire.VERSION_NAME)]
+        return [*kept, (wire.VERSION_NAME, b"LONGER THAN SIXTEEN"), (0x5F, b"?")]
+
+    with wire.peer(wire.reworded(peer.port, lambda pdu: wire.with_user_items(pdu, change))) as port:
+        scu.echo(at(port, timeout_s=5), ME)
+
+
 @pytest.mark.parametrize("whole_pdus", [0, 1], ids=["associate", "response"])
 @pytest.mark.parametrize("then", [wire.hang_up, wire.silent, wire.trickle], ids=["hangs up", "stalls", "trickles"])
 def test_half_a_pdu(start_archive: StartArchive, whole_pdus: int, then: wire.Behaviour) -> None:
