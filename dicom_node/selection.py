@@ -30,13 +30,12 @@ LONGEST_KERNEL = 16  # characters of VR SH (PS3.5 6.2)
 LUNGS_MM = 250.0
 COVERS = 0.9
 BELOW_LUNGS_MM = 550.0  # abdomen and pelvis are no longer: what is longer holds the chest, whatever it is called
-OTHER_PART = (
-    re.compile(  # in a SeriesDescription; BodyPartExamined is often that of the protocol for all of a study
-        r"abdom|(?<![a-z])abd(?![a-z])|bauch|pelvi|becken|bassin|liver|leber|(?<![a-z])foie|neck|cuello"
-        r"|(?<![a-z])hals(?![a-z])|collo|(?<![a-z])head(?![a-z])|brain|skull|cranio|cerebr|sch(ä|ae)del"
-        r"|(?<![a-z])kopf|cr(â|á|a)n[eo]|腹|骨盆|骨盤|头|頭|颈|頸|복부|골반|두부|경부",
-        re.IGNORECASE,
-    )
+# In a SeriesDescription: BodyPartExamined is often that of the protocol, the same for all of a study.
+OTHER_PART = re.compile(
+    r"abdom|bauch|pelvi|becken|bassin|liver|leber|neck|cuello|brain|skull|cranio|cerebr|sch(ä|ae)del"
+    r"|cr(â|á|a)n[eo]|(?<![a-z])(abd|foie|hals|collo|head|kopf)(?![a-z])"
+    r"|腹|骨盆|骨盤|头|頭|颈|頸|복부|골반|두부|경부",
+    re.IGNORECASE,
 )
 SPINE = re.compile(r"spine|wirbel|(?<![a-z])[bhl]ws(?![a-z])|rachis|colonn[ae]", re.IGNORECASE)  # thoracic, too
 EXPIRATION = re.compile(r"(?<![a-z])expi?(?![a-z])|exs?pir|ausatm|呼气|呼氣|호기", re.IGNORECASE)
