@@ -343,22 +343,31 @@ def test_warnings_count_as_stored_and_are_shown(start_archive: StartArchive, tmp
     assert f"0x{status:04X}" in result.warning
 
 
-def test_the_peer_gives_up_half_way(start_archive: StartArchive, tmp_path: Path) -> None:
-    stores = iter([0x0000, None, 0x0000])
+@pytest.mark.parametrize(
+    ("indigestible", "sent", "stored"),
+    [({1}, 4, {0, 2, 3}), ({0, 1}, 4, {2, 3}), ({0, 1, 2}, 3, set())],
+    ids=["one", "two", "it is not the object"],
+)
+def test_an_object_at_which_the_peer_gives_up_holds_up_no_other(
+    start_archive: StartArchive, tmp_path: Path, indigestible: set[int], sent: int, stored: set[int]
+) -> None:
+    paths = [write_object(tmp_path) for _ in range(4)]
+    uids = [reference(path).sop_instance_uid for path in paths]
+    seen: list[int] = []
 
-    def abort_at_the_second(event: evt.Event) -> int:
-        status = next(stores)
-        if status is None:
+    def abort_at_some(event: evt.Event) -> int:
+        seen.append(uids.index(str(event.request.AffectedSOPInstanceUID)))  # type: ignore[union-attr]
+        if seen[-1] in indigestible:
             event.assoc.abort(block=False)
-        return status or 0
+        return 0xC000 if seen[-1] in indigestible else 0x0000
 
-    archive, peer = start_archive(answer_store=abort_at_the_second)
-    first, second, third = scu.store(peer, [write_object(tmp_path) for _ in range(3)], ME)
-    assert first.error is None
-    assert first.sop_instance_uid in archive.instances
-    for result in (second, third):
-        assert isinstance(result.error, TransientError)
-        assert "broke the connection off" in str(result.error)
+    archive, peer = start_archive(answer_store=abort_at_some)
+    results = scu.store(peer, paths, ME)
+    assert seen == list(range(sent))
+    assert {number for number, result in enumerate(results) if result.error is None} == stored
+    assert set(archive.instances) == {uids[number] for number in stored}
+    errors = [result.error for result in results if result.error is not None]
+    assert all(isinstance(error, TransientError) and "broke the connection off" in str(error) for error in errors)
 
 
 def test_the_peer_stores_but_never_says_so(start_archive: StartArchive, tmp_path: Path) -> None:
