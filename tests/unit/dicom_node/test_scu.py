@@ -28,12 +28,13 @@ from pynetdicom.sop_class import (  # type: ignore[attr-defined]
     SecondaryCaptureImageStorage,
     SegmentationStorage,
     StorageCommitmentPushModel,
+    Verification,
     uid_to_service_class,
 )
 
 from dicom_node import scu
 from dicom_node.archive import CONTEXTS, Address, Archive
-from dicom_node.association import rejection, watched
+from dicom_node.association import associate, rejection, watched
 from dicom_node.commitment import CommitmentReport
 from dicom_node.config import Destination
 from dicom_node.errors import PermanentError, TransientError
@@ -175,6 +176,26 @@ def test_half_a_pdu(start_archive: StartArchive, whole_pdus: int, then: wire.Beh
     for thread in set(threading.enumerate()) - before:
         thread.join(10)
         assert not thread.is_alive()
+
+
+def test_a_peer_that_asks_for_the_release_first_is_answered(start_archive: StartArchive) -> None:
+    """As one may that has reported commitment, and needs the association no more."""
+    archive, peer = start_archive()
+    asked = threading.Event()
+
+    def note(event: evt.Event) -> None:
+        if event.next_state == "Sta8":  # PS3.8 Table 9-10: a release was asked for, and is to be answered
+            asked.set()
+
+    with associate(peer, ME, [build_context(Verification)], [(evt.EVT_FSM_TRANSITION, note)]) as assoc:
+        assoc._reactor_checkpoint.clear()  # the request is here, and has not been looked at
+        assert archive._server is not None
+        (theirs,) = archive._server.active_associations
+        thread = threading.Thread(target=theirs.release)
+        thread.start()
+        assert asked.wait(5)
+    thread.join(5)
+    assert (assoc.is_released, theirs.is_released) == (True, True)
 
 
 def test_garbage_instead_of_an_answer() -> None:
