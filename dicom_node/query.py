@@ -45,6 +45,7 @@ SERIES_KEYS = (
     "ProtocolName",
     "NumberOfSeriesRelatedInstances",
 )
+UNIQUE_KEYS = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID")  # PS3.4 C.6.2.1; we ask for one of each
 IMAGE_KEYS = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "SOPClassUID", "InstanceNumber")
 
 
@@ -143,9 +144,15 @@ def _matches(assoc: Association, peer: Peer, query: Dataset) -> Iterator[Dataset
         status, match = call(assoc, peer, lambda: next(responses))
         if status.Status not in PENDING:
             break
-        if match is not None:
+        if match is not None and _is_for(query, match):
             yield match
     else:
         raise PermanentError(f"{describe(peer)} gives more than {MAX_MATCHES} matches to one query.")
     if status.Status != 0x0000:
         raise failure(peer, "the query", status, may_pass=UNABLE_TO_PROCESS)
+
+
+def _is_for(query: Dataset, match: Dataset) -> bool:
+    """Whether a match is of the study, series or instance that was asked for: not every archive keeps to that."""
+    asked = {keyword: text(query, keyword) for keyword in UNIQUE_KEYS}
+    return all(text(match, keyword) in ("", uid) for keyword, uid in asked.items() if uid)
