@@ -6,7 +6,7 @@ reconciliation, priors, cohorts. Every wait ends; errors as in `association`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from pydicom.dataset import Dataset
 from pynetdicom.association import Association
@@ -45,7 +45,7 @@ SERIES_KEYS = (
     "ProtocolName",
     "NumberOfSeriesRelatedInstances",
 )
-UNIQUE_KEYS = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID")  # PS3.4 C.6.2.1; we ask for one of each
+UNIQUE_KEYS = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID")  # PS3.4 C.6.2.1
 IMAGE_KEYS = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "SOPClassUID", "InstanceNumber")
 
 
@@ -153,6 +153,11 @@ def _matches(assoc: Association, peer: Peer, query: Dataset) -> Iterator[Dataset
 
 
 def _is_for(query: Dataset, match: Dataset) -> bool:
-    """Whether a match is of the study, series or instance that was asked for: not every archive keeps to that."""
-    asked = {keyword: text(query, keyword) for keyword in UNIQUE_KEYS}
-    return all(text(match, keyword) in ("", uid) for keyword, uid in asked.items() if uid)
+    """Whether a match is of what was asked for, by one UID or a list of them: not every archive keeps to that."""
+    return all(_is_one_of(text(match, keyword), query.get(keyword)) for keyword in UNIQUE_KEYS)
+
+
+def _is_one_of(uid: str, asked: str | Sequence[str] | None) -> bool:
+    if not asked or not uid:
+        return True
+    return uid in ([asked] if isinstance(asked, str) else asked)
