@@ -17,7 +17,7 @@ from typing import Any, cast
 import numpy as np
 import torch
 from numpy.random import Generator
-from torch.optim.swa_utils import AveragedModel, update_bn
+from torch.optim.swa_utils import AveragedModel, get_swa_avg_fn, update_bn
 
 from pipeline.unet import UNet
 from training import checkpoint, distributed
@@ -102,7 +102,9 @@ def train(model: UNet, run: Run, plans: Plans, objective: Objective) -> UNet:
     model = cast(UNet, distributed.synchronised(model))
     model = model.to(run.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = torch.optim.Adam(model.parameters(), lr=run.recipe.rate)
-    state = State(model, AveragedModel(model, use_buffers=True), optimizer)
+    # The function is torch's default on CPUs. Its default on GPUs is another, which fails on batch norm's counter.
+    average = AveragedModel(model, avg_fn=get_swa_avg_fn(), use_buffers=True)  # type: ignore[no-untyped-call]
+    state = State(model, average, optimizer)
     _resume(run, state)
     first, epochs = distributed.rank() == 0, run.recipe.epochs
     name = f"{run.recipe.name} {run.folder.name}"

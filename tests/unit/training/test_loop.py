@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from numpy.random import Generator
+from torch.optim import swa_utils
 
 from pipeline.preprocess import Preprocessing
 from pipeline.unet import Architecture, UNet
@@ -176,3 +177,12 @@ def test_frozen_norm_keeps_the_statistics_and_still_learns(tmp_path: Path) -> No
     before, after = start.state_dict(), tuned.state_dict()
     assert all(torch.equal(before[name], after[name]) for name in before if "running" in name)
     assert any(not torch.equal(before[name], after[name]) for name in before if "weight" in name)
+
+
+def test_weights_are_averaged_where_torch_would_do_it_as_on_a_gpu(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its function for GPUs divides batch norm's counter, which is an integer; here the CPU is taken for one."""
+    monkeypatch.setattr(swa_utils, "_get_foreach_kernels_supported_devices", lambda: ["cpu"])
+    net = unet1.fit(POOL, ARCH, SETTINGS, Run(tmp_path, recipe(epochs=3), 1, CPU))
+    assert all(torch.isfinite(value).all() for value in net.state_dict().values())
