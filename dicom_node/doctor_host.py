@@ -231,14 +231,22 @@ def device(config: Config) -> Iterator[Finding]:
     check = "device"
     try:
         chosen = devices.choose(config.analysis.device)
+        precision = str(devices.precision(chosen)).removeprefix("torch.")
+        if chosen.type == "cuda":
+            free, total = torch.cuda.mem_get_info(chosen)
+            name = torch.cuda.get_device_name(chosen)
+            yield ok(check, f"{name}, {precision}, {free >> 20} of {total >> 20} MB free")
+            return
+    except (
+        RuntimeError
+    ) as error:  # CUDA's: no memory is left, another process has the device for itself, it is broken
+        said = str(error).partition("\n")[0]
+        yield fault(
+            check, f"the GPU cannot be used: {said}", "look what else runs there (nvidia-smi), and at its log"
+        )
+        return
     except PipelineError as error:
         yield fault(check, str(error), "correct analysis.device, or install the driver and the CUDA build of torch")
-        return
-    precision = str(devices.precision(chosen)).removeprefix("torch.")
-    if chosen.type == "cuda":
-        free, total = torch.cuda.mem_get_info(chosen)
-        name = torch.cuda.get_device_name(chosen)
-        yield ok(check, f"{name}, {precision}, {free >> 20} of {total >> 20} MB free")
         return
     there = sorted(path.name for path in Path("/dev").glob("nvidia[0-9]*"))
     said = f"CPU, {os.cpu_count()} cores, {precision}"
