@@ -18,7 +18,8 @@ from pipeline import RESEARCH_USE_ONLY
 HAPPENINGS = frozenset({"crash", "clinical"})  # kinds that have no end
 REMEDIES: Mapping[str, str] = {
     "failures": "`dicomnode status --state failed` lists them, `dicomnode show UID` says why; correct it, then "
-    "`dicomnode retry UID`. Files that were set aside lie with their reasons in state_dir/quarantine.",
+    "`dicomnode retry UID`, or `dicomnode retry-failed`. Files that were set aside lie with their reasons in "
+    "state_dir/quarantine.",
     "backlog": "`dicomnode status` says what waits and why; `dicomnode doctor` tries every destination. Why audit "
     "messages wait is in the system log; none is lost until their queue is full.",
     "disk": "`dicomnode purge`, shorter times in [retention], or a larger disk.",

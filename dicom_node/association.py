@@ -27,6 +27,7 @@ from pynetdicom.presentation import PresentationContext
 from pynetdicom.transport import AddressInformation
 
 from dicom_node import tls
+from dicom_node.associate_pdu import readable
 from dicom_node.errors import ConfigError, NodeError, PermanentError, TransientError
 from dicom_node.outbound_socket import BoundedSocket, TlsArguments
 from dicom_node.tls import Called
@@ -130,10 +131,28 @@ def associate(
     try:
         yield assoc
         with watched(assoc, peer.timeout_s):
-            assoc.release()
+            _release(assoc)
     finally:
         if not assoc.is_released:
             assoc.abort()
+
+
+def _release(assoc: Association) -> None:
+    """Release it, or answer the peer that has asked for that meanwhile, as one may that has reported commitment.
+
+    pynetdicom would ask all the same, which its upper layer does not survive (PS3.8 Table 9-10: no Evt11 in Sta8).
+    """
+    if not assoc.is_established:
+        return
+    assoc._reactor_checkpoint.clear()  # else it may take the peer's request away between question and answer
+    while not assoc._is_paused and assoc.is_established:
+        time.sleep(0.0001)
+    if assoc.is_established and assoc.acse.is_release_requested():
+        assoc.acse.send_release(is_response=True)
+        assoc.is_released, assoc.is_established = True, False
+        assoc.kill()
+    else:
+        assoc.release()
 
 
 def _tls_arguments(peer: Peer) -> TlsArguments | None:
@@ -177,6 +196,8 @@ class _Entity(ApplicationEntity):
         self, assoc: Association, address: AddressInformation, tls_args: TlsArguments | None
     ) -> BoundedSocket:
         assoc.dimse = _Answers(assoc) if self._memory is None else _Instances(assoc, self._memory)
+        decode = assoc.dul._decode_pdu
+        vars(assoc.dul)["_decode_pdu"] = lambda pdu: decode(readable(pdu))
         sock = BoundedSocket(assoc, address=address)
         sock.tls_args = tls_args
         return sock

@@ -103,6 +103,7 @@ def process(
 app.command()(cli_status.status)
 app.command("show")(cli_status.show_series)
 app.command()(cli_status.retry)
+app.command("retry-failed")(cli_status.retry_failed)
 app.command()(cli_status.cancel)
 app.command()(cli_status.purge)
 app.command()(cli_peers.echo)

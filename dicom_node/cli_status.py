@@ -1,4 +1,4 @@
-"""`dicomnode status`, `show`, `retry`, `cancel`, `purge`: what the ledger has, and what a person may ask of it."""
+"""What the ledger has, and what is asked of it: `status`, `show`, `retry`, `retry-failed`, `cancel`, `purge`."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from dicom_node import config as configuration
 from dicom_node import console as show
 from dicom_node.certificates import KEEPS_OLD
 from dicom_node.cli_common import DEFAULT_CONFIG, ConfigOption, JsonOption, SeriesArgument, open_ledger, stdout
-from dicom_node.errors import TransientError
-from dicom_node.ledger import SeriesRecord
+from dicom_node.errors import IllegalTransition, TransientError
+from dicom_node.ledger import Ledger, SeriesRecord
 from dicom_node.result_file import Quarantine, damaged
 from dicom_node.retention import LOW_DISK, Disk, Retention
 from dicom_node.spool import Spool
@@ -192,9 +192,44 @@ def retry(uid: SeriesArgument, config: ConfigOption = DEFAULT_CONFIG, json: Json
     """
     settings = configuration.load(config)
     with open_ledger(config) as ledger:
-        lost = damaged(ledger.details(uid).results, settings.node.state_dir / "results")
-        record = ledger.retry(uid, datetime.now(UTC), lost, [one.name for one in settings.destinations])
+        record = _retry(ledger, settings, uid)
     _tell(record, json)
+
+
+def retry_failed(
+    reason: Annotated[str, typer.Option(help="only where the reason contains this, in upper or lower case")] = "",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="say which, and leave them")] = False,
+    config: ConfigOption = DEFAULT_CONFIG,
+    json: JsonOption = False,
+) -> None:
+    """`dicomnode retry` for every series that has failed: after an outage, when its cause is put right.
+
+    JSON: dry_run, series, refused.
+
+    Example: dicomnode retry-failed --reason "not delivered to pacs" --dry-run
+    """
+    settings = configuration.load(config)
+    done, refused = list[SeriesRecord](), list[str]()
+    with open_ledger(config) as ledger:
+        failed = ledger.list_series(states=(SeriesState.FAILED,), limit=None)
+        for series in (one for one in failed if reason.casefold() in one.reason.casefold()):
+            try:
+                done.append(series if dry_run else _retry(ledger, settings, series.series_uid))
+            except IllegalTransition as error:  # it is not failed any more: somebody was faster
+                refused.append(str(error))
+    if json:
+        typer.echo(show.as_json({"dry_run": dry_run, "series": done, "refused": refused}))
+        return
+    for record in done:
+        _tell(record, json)
+    for sentence in refused:
+        typer.echo(sentence)
+    typer.echo(f"{len(done)} series {'would be' if dry_run else 'are'} done again")
+
+
+def _retry(ledger: Ledger, settings: configuration.Config, uid: str) -> SeriesRecord:
+    lost = damaged(ledger.details(uid).results, settings.node.state_dir / "results")
+    return ledger.retry(uid, datetime.now(UTC), lost, [one.name for one in settings.destinations])
 
 
 def cancel(uid: SeriesArgument, config: ConfigOption = DEFAULT_CONFIG, json: JsonOption = False) -> None:

@@ -52,8 +52,8 @@ NO_SLICE = frozenset(  # words of ImageType
     | {"REFORMATTED", "PROJECTION", "RENDERING"}
 )
 CHEST = re.compile(
-    r"chest|thora|torax|tórax|lung|pulm|brust|poumon|poitrine|petto|polmon|\bc[ap]{2}\b|\btap\b|\bhrct\b|covid"
-    r"|胸|肺|흉부|폐",
+    r"chest|thora|t[oó]r[aá][ckx]|lung|pulm|brust|poumon|poitrine|petto|polmon|\bc[ap]{2}\b|\btap\b|\bhrct\b|covid"
+    r"|klatk|hrudn|keuhko|\blongen\b|грудн|л[её]гк|θώρακ|胸|肺|흉부|폐",
     re.IGNORECASE,
 )
 # BodyPartExamined of parts that hold little lung or none, as PS3.16 annex L and devices write them.

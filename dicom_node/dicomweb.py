@@ -20,10 +20,11 @@ from dicom_node.association import refused, words
 from dicom_node.audit_events import Asked, Shipment, report
 from dicom_node.audit_message import Node
 from dicom_node.errors import NodeError, PermanentError, TransientError
-from dicom_node.http_session import Answer, Session, WebPeer, refusal, session
+from dicom_node.http_session import Answer, BrokenOff, Session, WebPeer, refusal, session
 from dicom_node.query import identifier
 from dicom_node.scu import (
     DUPLICATE,
+    MAX_FRUITLESS,
     SLOWEST_BYTES_PER_S,
     STORED_WITH_WARNING,
     Begin,
@@ -68,7 +69,8 @@ def store(
         begin: called before each object is sent; one that it denies is not, with `NotWanted`.
 
     Returns:
-        one result per file, in order; a fault of the connection or the service is that of every file after it too.
+        one result per file, in order; a fault of the service, or a connection that cannot be had, is that of every
+        file after it too. One that breaks at an object is its fault alone, as in `scu.store`.
     """
     results: list[StoreResult] = []
     shipment = Shipment(_node(peer), files)
@@ -78,10 +80,19 @@ def store(
         if on_result is not None:
             on_result(result)
 
+    fruitless = 0
     try:
         with session(peer) as opened:
             for path in files:
-                note(_store_one(opened, peer, path) if begin(path) else withdrawn(path))
+                try:
+                    result = _store_one(opened, peer, path) if begin(path) else withdrawn(path)
+                    fruitless = 0
+                except BrokenOff as error:
+                    fruitless += 1
+                    if fruitless == MAX_FRUITLESS:
+                        raise
+                    result = StoreResult(path, "", error)
+                note(result)
     except (TransientError, PermanentError) as error:
         for path in files[len(results) :]:
             note(StoreResult(path, "", error))
@@ -201,7 +212,8 @@ def _identifier(reference: ObjectReference) -> Dataset:
 
 
 def _items(body: Any, tag: str) -> list[Any]:
-    """The items of a sequence; none where there is no such thing."""
+    """The items of a sequence; none where there is no such thing. Some answer with a list of one data set."""
+    body = body[0] if isinstance(body, list) and len(body) == 1 else body
     values = body.get(tag, {}) if isinstance(body, dict) else {}
     items = values.get("Value") if isinstance(values, dict) else None
     return items if isinstance(items, list) else []

@@ -231,14 +231,18 @@ def device(config: Config) -> Iterator[Finding]:
     check = "device"
     try:
         chosen = devices.choose(config.analysis.device)
+        precision = str(devices.precision(chosen)).removeprefix("torch.")
+        if chosen.type == "cuda":
+            free, total = torch.cuda.mem_get_info(chosen)
+            name = torch.cuda.get_device_name(chosen)
+            yield ok(check, f"{name}, {precision}, {free >> 20} of {total >> 20} MB free")
+            return
+    except RuntimeError as error:  # CUDA's: no memory left, another process has the device for itself, broken
+        said = f"the GPU cannot be used: {str(error).partition(chr(10))[0]}"
+        yield fault(check, said, "look what else runs there (nvidia-smi), and at the kernel's log (dmesg)")
+        return
     except PipelineError as error:
         yield fault(check, str(error), "correct analysis.device, or install the driver and the CUDA build of torch")
-        return
-    precision = str(devices.precision(chosen)).removeprefix("torch.")
-    if chosen.type == "cuda":
-        free, total = torch.cuda.mem_get_info(chosen)
-        name = torch.cuda.get_device_name(chosen)
-        yield ok(check, f"{name}, {precision}, {free >> 20} of {total >> 20} MB free")
         return
     there = sorted(path.name for path in Path("/dev").glob("nvidia[0-9]*"))
     said = f"CPU, {os.cpu_count()} cores, {precision}"

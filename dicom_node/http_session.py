@@ -30,6 +30,10 @@ _MAY_PASS = {408, 421, 423, 425, 429, 500, 502, 503, 504, 507}  # RFC 9110 15, R
 _MARGIN_S = 1.0  # by how much the cut from outside comes after the time limits of httpx
 
 
+class BrokenOff(TransientError):
+    """The service was reached, and did not answer a request to its end."""
+
+
 class WebPeer(Protocol):
     """A service that we call; `config.WebDestination` is one."""
 
@@ -91,7 +95,7 @@ class Session:
         """One request below the service root; the answer whatever its status is.
 
         Raises:
-            TransientError: no connection, no answer in time, an answer without end.
+            TransientError: no connection; `BrokenOff`: no answer in time, or an answer without end.
         """
         limit_s = limit_s or self._peer.timeout_s
         begin = time.monotonic()
@@ -204,7 +208,7 @@ def _read(response: httpx.Response, peer: WebPeer) -> bytes:
     for part in response.iter_bytes():
         body += part
         if len(body) > MAX_ANSWER_BYTES:
-            raise TransientError(f"{peer.label} answers with more than {MAX_ANSWER_BYTES >> 20} MB.")
+            raise BrokenOff(f"{peer.label} answers with more than {MAX_ANSWER_BYTES >> 20} MB.")
     return bytes(body)
 
 
@@ -219,7 +223,8 @@ def _connection_error(error: httpx.HTTPError, peer: WebPeer, limit_s: float, lat
     """What a failed connection means; all of it may pass by itself."""
     reason = _root(error)
     if isinstance(error, httpx.TimeoutException) or late:
-        return TransientError(
+        kind = TransientError if isinstance(error, httpx.ConnectTimeout | httpx.ConnectError) else BrokenOff
+        return kind(
             f"{peer.label} did not answer within {limit_s:.3g} s: check that it is up and no firewall lies between."
         )
     if isinstance(reason, ssl.SSLError):
@@ -234,7 +239,7 @@ def _connection_error(error: httpx.HTTPError, peer: WebPeer, limit_s: float, lat
         )
     if isinstance(error, httpx.ConnectError):
         return TransientError(f"No connection to {peer.label}: {reason}.")
-    return TransientError(f"{peer.label} broke the connection off.")
+    return BrokenOff(f"{peer.label} broke the connection off.")
 
 
 def _root(error: BaseException) -> BaseException:

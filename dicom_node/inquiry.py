@@ -151,10 +151,10 @@ class Inquirer:
         return self._answer(series, len(here), len(images), lacking, by_number=False)
 
     def _number(self, series: SeriesRecord) -> int | None:
-        """NumberOfSeriesRelatedInstances; None where the source does not give it."""
+        """NumberOfSeriesRelatedInstances; None where the source does not give it, or lists the series in parts."""
         keys = {"StudyInstanceUID": series.study_uid, "SeriesInstanceUID": series.series_uid}
         matches = query.find_series(self.source, keys, self._calling_ae)
-        return query.number(matches[0], "NumberOfSeriesRelatedInstances") if matches else None
+        return query.number(matches[0], "NumberOfSeriesRelatedInstances") if len(matches) == 1 else None
 
     def _images(self, series: SeriesRecord) -> list[Missing]:
         return listed_instances(

@@ -20,7 +20,7 @@ class Gpu:
     number: int
     memory_used_bytes: int
     memory_bytes: int
-    utilization: float  # of 1
+    utilization: float | None  # of 1; None where it is not told: of a device that is shared out (MIG)
 
 
 def resident_bytes(pid: int) -> int | None:
@@ -64,5 +64,7 @@ class Gpus:
     def _one(self, number: int) -> Gpu:
         device = self._nvml.nvmlDeviceGetHandleByIndex(number)
         memory = self._nvml.nvmlDeviceGetMemoryInfo(device)
-        use = self._nvml.nvmlDeviceGetUtilizationRates(device)
-        return Gpu(number, int(memory.used), int(memory.total), use.gpu / 100)
+        use = None
+        with suppress(self._nvml.NVMLError_NotSupported):
+            use = self._nvml.nvmlDeviceGetUtilizationRates(device).gpu / 100
+        return Gpu(number, int(memory.used), int(memory.total), use)

@@ -152,7 +152,8 @@ class _Node(Collector):
         gpus = self._gpus.read()
         yield families.GPU_MEMORY, {(str(gpu.number),): gpu.memory_used_bytes for gpu in gpus}
         yield families.GPU_TOTAL, {(str(gpu.number),): gpu.memory_bytes for gpu in gpus}
-        yield families.GPU_USE, {(str(gpu.number),): gpu.utilization for gpu in gpus}
+        use = {(str(gpu.number),): gpu.utilization for gpu in gpus}
+        yield families.GPU_USE, {label: value for label, value in use.items() if value is not None}
 
     def _of_database(self) -> dict[Family, Values]:
         try:

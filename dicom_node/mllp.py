@@ -1,7 +1,7 @@
 """HL7 messages over TCP, as client: the Minimal Lower Layer Protocol (HL7 2.5.1 appendix C, IHE ITI TF-2 C.2.1).
 
-A block is <VT> message <FS><CR>. Every wait ends: an answer has to be whole by the time limit, however slowly it
-comes, and must not be longer than any acknowledgement is.
+A block is <VT> message <FS><CR>; of an answer <FS> is enough, which some systems leave it at. Every wait ends: an
+answer has to be whole by the time limit, however slowly it comes, and no longer than any acknowledgement is.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from dicom_node.errors import ConfigError, TransientError
 from dicom_node.tls import Called
 
 BEGIN, END = b"\x0b", b"\x1c\r"
+END_OF_ANSWER = END[:1]  # what follows it stands before the next answer, where it means nothing
 MAX_ANSWER_BYTES = 64 * 1024
 
 
@@ -56,7 +57,7 @@ class Connection:
             raise TransientError(f"{describe(self._peer)} broke the connection off.") from error
 
     def _block(self, end: float) -> bytes:
-        while END not in self._received:
+        while END_OF_ANSWER not in self._received:
             if len(self._received) > MAX_ANSWER_BYTES:
                 raise TransientError(f"{describe(self._peer)} answers with more than {MAX_ANSWER_BYTES >> 10} kB.")
             left_s = end - time.monotonic()
@@ -67,7 +68,7 @@ class Connection:
             if not part:
                 raise TransientError(f"{describe(self._peer)} closed the connection without acknowledging.")
             self._received += part
-        block, _, rest = bytes(self._received).partition(END)
+        block, _, rest = bytes(self._received).partition(END_OF_ANSWER)
         self._received = bytearray(rest)
         _, began, content = block.rpartition(BEGIN)
         if not began:

@@ -6,7 +6,7 @@ reconciliation, priors, cohorts. Every wait ends; errors as in `association`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from pydicom.dataset import Dataset
 from pynetdicom.association import Association
@@ -45,6 +45,7 @@ SERIES_KEYS = (
     "ProtocolName",
     "NumberOfSeriesRelatedInstances",
 )
+UNIQUE_KEYS = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID")  # PS3.4 C.6.2.1
 IMAGE_KEYS = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "SOPClassUID", "InstanceNumber")
 
 
@@ -143,9 +144,20 @@ def _matches(assoc: Association, peer: Peer, query: Dataset) -> Iterator[Dataset
         status, match = call(assoc, peer, lambda: next(responses))
         if status.Status not in PENDING:
             break
-        if match is not None:
+        if match is not None and _is_for(query, match):
             yield match
     else:
         raise PermanentError(f"{describe(peer)} gives more than {MAX_MATCHES} matches to one query.")
     if status.Status != 0x0000:
         raise failure(peer, "the query", status, may_pass=UNABLE_TO_PROCESS)
+
+
+def _is_for(query: Dataset, match: Dataset) -> bool:
+    """Whether a match is of what was asked for, by one UID or a list of them: not every archive keeps to that."""
+    return all(_is_one_of(text(match, keyword), query.get(keyword)) for keyword in UNIQUE_KEYS)
+
+
+def _is_one_of(uid: str, asked: str | Sequence[str] | None) -> bool:
+    if not asked or not uid:
+        return True
+    return uid in ([asked] if isinstance(asked, str) else asked)

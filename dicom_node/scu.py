@@ -9,7 +9,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import count
 from pathlib import Path
 
 from pydicom import dcmread
@@ -43,6 +42,7 @@ from pipeline.types import ObjectReference
 # A path given to send_c_store is sent as its bytes are, instead of being decoded and encoded again.
 pynetdicom_config.STORE_SEND_CHUNKED_DATASET = True
 
+MAX_FRUITLESS = 3  # associations in a row that end at their first object: it is not the object
 SLOWEST_BYTES_PER_S = 125_000  # a link of 1 Mbit/s; an object that takes longer counts as stuck
 _INTERCHANGEABLE = (ExplicitVRLittleEndian, ImplicitVRLittleEndian)  # what an uncompressed object may become
 _REQUEST_COMMITMENT = 1  # action type, PS3.4 Table J.3-1
@@ -140,7 +140,8 @@ def store(
         begin: called before each object is put on the wire; one that it denies is not sent, with `NotWanted`.
 
     Returns:
-        one result per file, in order; a failed association is the error of every file not stored by then.
+        one result per file, in order; where no association can be had, that is the error of every file not stored
+        by then.
     """
     results: dict[Path, StoreResult] = {}
     shipment = Shipment(Node(peer.ae_title, peer.ae_title, peer.host), files)
@@ -196,14 +197,36 @@ def _batches(items: Iterable[Item]) -> Iterator[list[Item]]:
 def _store_batch(
     peer: Peer, batch: Sequence[Item], calling_ae: str, note: Callable[[StoreResult], None], begin: Begin
 ) -> None:
+    """Store on one association; where the peer ends it at an object, what lies behind that goes on another one.
+
+    Else one object that the peer cannot digest would keep all others from arriving, at every attempt.
+    """
+    rest, fruitless = list(batch), 0
+    while rest:
+        done, error = _store_some(peer, rest, calling_ae, note, begin)
+        fruitless = fruitless + 1 if done == 1 else 0
+        rest = rest[done:]
+        if error is not None and fruitless == MAX_FRUITLESS:
+            raise error  # that of all the rest
+
+
+def _store_some(
+    peer: Peer, batch: Sequence[Item], calling_ae: str, note: Callable[[StoreResult], None], begin: Begin
+) -> tuple[int, TransientError | None]:
+    """How many were done with, and what ended the association at the last of these, if something did."""
     wanted = sorted(set().union(*(item.contexts for item in batch)))
     try:
         with associate(peer, calling_ae, [build_context(*pair) for pair in wanted]) as assoc:
-            for item, message_id in zip(batch, count(1), strict=False):
-                note(_store_one(assoc, peer, item, message_id % 0x10000, begin))
+            for number, item in enumerate(batch, 1):
+                try:
+                    note(_store_one(assoc, peer, item, number % 0x10000, begin))
+                except TransientError as error:
+                    note(StoreResult(item.path, item.sop_instance, error))
+                    return number, error
     except NoContexts:
         for item in batch:
             note(StoreResult(item.path, item.sop_instance, _not_accepted(peer, item)))
+    return len(batch), None
 
 
 def _store_one(assoc: Association, peer: Peer, item: Item, message_id: int, begin: Begin) -> StoreResult:

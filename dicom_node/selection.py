@@ -4,12 +4,13 @@ Candidates are whole, axial, not known to be of another body part, and not turne
 compared criterion by criterion; the first that differs decides, and is the reason told for the one that loses:
 
 1. a person asked for it
-2. a tag names the chest
+2. a tag names the chest, and it is not the series of another part of a study that holds the chest too
 3. it covers the lungs: at least 90 % of the longest candidate, and what exceeds 250 mm does not count
-4. kernel: soft or medium before unknown before sharp. Sharp kernels shift the HU of vessels and fine septa
-5. slices: the larger of thickness and distance, thin before thick
-6. more slices
-7. a series that was chosen before stays; else the order of the UIDs, so that the choice is the same every time
+4. not in expiration, which makes lungs small and dense
+5. kernel: soft or medium before unknown before sharp. Sharp kernels shift the HU of vessels and fine septa
+6. slices: the larger of thickness and distance, thin before thick
+7. more slices
+8. a series that was chosen before stays; else the order of the UIDs, so that the choice is the same every time
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from dicom_node.completion import CHEST, Header, geometry, slices
+from dicom_node.completion import CHEST, ELSEWHERE, Header, geometry, slices
 from dicom_node.ledger import Choice, InstanceRecord, SeriesRecord
 from dicom_node.states import CHOSEN, SeriesState
 from pipeline.kernel import Sharpness, sharpness
@@ -28,6 +29,17 @@ from pipeline.others import ANOTHER_ASKED_FOR
 LONGEST_KERNEL = 16  # characters of VR SH (PS3.5 6.2)
 LUNGS_MM = 250.0
 COVERS = 0.9
+BELOW_LUNGS_MM = 550.0  # abdomen and pelvis are no longer: what is longer holds the chest, whatever it is called
+# In a SeriesDescription: BodyPartExamined is often that of the protocol, the same for all of a study.
+OTHER_PART = re.compile(
+    r"abdom|bauch|pelvi|becken|bassin|liver|leber|neck|cuello|brain|skull|cranio|cerebr|sch(ä|ae)del"
+    r"|cr(â|á|a)n[eo]|(?<![a-z])(abd|foie|hals|collo|head|kopf)(?![a-z])"
+    r"|腹|骨盆|骨盤|头|頭|颈|頸|복부|골반|두부|경부",
+    re.IGNORECASE,
+)
+SPINE = re.compile(r"spine|wirbel|(?<![a-z])[bhl]ws(?![a-z])|rachis|colonn[ae]", re.IGNORECASE)  # thoracic, too
+EXPIRATION = re.compile(r"(?<![a-z])expi?(?![a-z])|exs?pir|ausatm|呼气|呼氣|호기", re.IGNORECASE)
+INSPIRATION = re.compile(r"(?<![a-z])insp|einatm|吸气|吸氣|흡기", re.IGNORECASE)
 STAYS = CHOSEN | {SeriesState.FAILED}
 LOSING = STAYS | {SeriesState.COMPLETE, SeriesState.NOT_ANALYSED}
 
@@ -39,6 +51,7 @@ class Candidate:
     series: SeriesRecord
     names_chest: bool
     extent_mm: float
+    in_expiration: bool
     kernel: str
     coarseness_mm: float
     slices: int
@@ -58,11 +71,11 @@ def candidate(series: SeriesRecord, instances: Sequence[InstanceRecord]) -> Cand
     chosen = slices(instances)
     header = chosen[0].header
     extent_mm, spacing_mm = geometry(chosen)
-    texts = ("BodyPartExamined", "SeriesDescription", "StudyDescription", "ProtocolName")
     return Candidate(
         series=series,
-        names_chest=any(CHEST.search(str(header.get(keyword) or "")) for keyword in texts),
+        names_chest=_names_chest(header) and (extent_mm > BELOW_LUNGS_MM or not _of_another_part(header)),
         extent_mm=extent_mm,
+        in_expiration=_in_expiration(header),
         kernel=_kernel(header),
         coarseness_mm=max(spacing_mm, _thickness(header)),
         slices=len(chosen),
@@ -112,12 +125,17 @@ def _criteria(longest_mm: float) -> tuple[Criterion, ...]:
         Criterion(
             lambda c: not c.names_chest,
             lambda best, other: "its tags name the chest",
-            lambda other: "its tags do not name the chest",
+            lambda other: "its own tags do not name the chest",
         ),
         Criterion(
             lambda c: c.extent_mm < enough_mm,
             lambda best, other: f"it covers {best.extent_mm:.0f} mm, this one {other.extent_mm:.0f} mm",
             lambda other: f"covers {other.extent_mm:.0f} mm only",
+        ),
+        Criterion(
+            lambda c: c.in_expiration,
+            lambda best, other: "this one was scanned in expiration",
+            lambda other: "scanned in expiration",
         ),
         Criterion(
             lambda c: sharpness(c.kernel),
@@ -154,6 +172,24 @@ def _kernel_in_brief(item: Candidate) -> str:
     if kind is Sharpness.UNKNOWN or len(item.kernel) > LONGEST_KERNEL:
         return "kernel of unknown sharpness" if kind is Sharpness.UNKNOWN else f"{kind.name.lower()} kernel"
     return f"{kind.name.lower()} kernel {re.sub(r'[^A-Za-z0-9_.+-]', '', item.kernel)}"
+
+
+def _names_chest(header: Header) -> bool:
+    texts = ("BodyPartExamined", "SeriesDescription", "StudyDescription", "ProtocolName")
+    return any(CHEST.search(str(header.get(keyword) or "")) for keyword in texts)
+
+
+def _of_another_part(header: Header) -> bool:
+    """Whether it is the abdomen, say, of a study of chest and abdomen: what its own tags say comes first."""
+    description = str(header.get("SeriesDescription") or "")
+    part = re.sub(r"[^A-Z]", "", str(header.get("BodyPartExamined") or "").upper())
+    elsewhere = bool(ELSEWHERE.fullmatch(part) or OTHER_PART.search(description))
+    return bool(SPINE.search(description)) or (elsewhere and not CHEST.search(description))
+
+
+def _in_expiration(header: Header) -> bool:
+    description = str(header.get("SeriesDescription") or "")
+    return bool(EXPIRATION.search(description)) and not INSPIRATION.search(description)
 
 
 def _kernel(header: Header) -> str:

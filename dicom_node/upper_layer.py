@@ -25,6 +25,7 @@ from pynetdicom.dul import DULServiceProvider
 from pynetdicom.pdu import P_DATA_TF
 from pynetdicom.pdu_primitives import P_DATA
 
+from dicom_node.associate_pdu import readable
 from dicom_node.connection import Connection
 from dicom_node.malformed import MALFORMED, brief
 from dicom_node.tls import PeerCertificate
@@ -200,6 +201,10 @@ class InlineUpperLayer(DULServiceProvider):
         super().send_pdu(primitive)
         if self._process_recv_primitive():  # puts the primitive's event into the queue
             self._act(self.event_queue.get())
+
+    def _decode_pdu(self, bytestream: bytearray) -> tuple[Any, str]:
+        """The PDU, and the event that it is."""
+        return super()._decode_pdu(readable(bytestream))
 
     def _act(self, event: str) -> None:
         """Let the state machine act on an event and on those that follow from it."""

@@ -40,6 +40,10 @@ class WorkerDied(TransientError):
     """The process of a task ended without an answer: killed, out of memory, or crashed in native code."""
 
 
+class WorkerSpoilt(TransientError):
+    """The error of a task that leaves its process of no further use: the process is replaced."""
+
+
 class DeadlineExceeded(TransientError):
     """The task took longer than the deadline; its process was killed."""
 
@@ -186,7 +190,7 @@ class _Slot(threading.Thread):
         """One task; gives back how its future is to be settled."""
         try:
             worker.await_ready()
-            return partial(_settle, task.future, worker.ask(task.message, self._deadline_s))
+            answer = worker.ask(task.message, self._deadline_s)
         except (EOFError, OSError):
             worker.process.join(END_S)  # it is ending: let it say how
             worker.kill()
@@ -196,6 +200,10 @@ class _Slot(threading.Thread):
             # Dead before the caller hears of it: a second attempt must not meet the first one's files.
             worker.kill()
             return partial(task.future.set_exception, error)
+        succeeded, value = pickle.loads(answer)  # noqa: S301  # from our own child over a private pipe
+        if isinstance(value, WorkerSpoilt):
+            worker.kill()
+        return partial(task.future.set_result if succeeded else task.future.set_exception, value)
 
     def _replace(self) -> _Worker:
         """Start a process in the place of one that is dead; again and again where the system has no room."""
@@ -271,14 +279,6 @@ def _how(exit_code: int | None) -> str:
     if exit_code is not None and exit_code < 0:
         return f"signal {signal.Signals(-exit_code).name}"
     return f"exit status {exit_code}"
-
-
-def _settle(future: Future[Any], answer: bytes) -> None:
-    succeeded, value = pickle.loads(answer)  # noqa: S301  # from our own child over a private pipe
-    if succeeded:
-        future.set_result(value)
-    else:
-        future.set_exception(value)
 
 
 def _work(connection: Connection, number: int, warm_up: Callable[[int], object] | None) -> None:

@@ -8,6 +8,15 @@ import torch
 
 from pipeline.errors import ModelError
 
+BF16_FROM = (8, 0)  # CUDA compute capability (Ampere)
+NO_MEMORY = (  # in the text of a plain RuntimeError, or of an AcceleratorError
+    "DefaultCPUAllocator",
+    "CUDA error: out of memory",  # beside torch's allocator: the context, a library that is loaded
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_ALLOC_FAILED",
+    "unable to find an engine to execute this computation",  # cuDNN, when no convolution's workspace finds room
+)
+
 
 def choose(name: str) -> torch.device:
     """ "auto" is the first CUDA device where there is one, else the CPU. Raises ModelError for an absent device."""
@@ -27,7 +36,7 @@ def choose(name: str) -> torch.device:
 def precision(device: torch.device) -> torch.dtype:
     """bfloat16 where the processor multiplies it in hardware, else float32 (CPU) or float16 (older CUDA)."""
     if device.type == "cuda":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+        return torch.bfloat16 if torch.cuda.get_device_capability(device) >= BF16_FROM else torch.float16
     features = torch.cpu.get_capabilities() if device.type == "cpu" else {}
     fast = features.get("amx_bf16") or features.get("avx512_bf16")
     return torch.bfloat16 if fast else torch.float32
@@ -40,5 +49,6 @@ def autocast(device: torch.device) -> AbstractContextManager[object]:
 
 
 def out_of_memory(error: Exception) -> bool:
-    """Whether an error says that memory ran out; the CPU's allocator raises a plain RuntimeError."""
-    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "DefaultCPUAllocator" in str(error)
+    """Whether an error says that memory ran out; only torch's CUDA allocator has a class of its own for it."""
+    said = str(error)
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(words in said for words in NO_MEMORY)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +16,8 @@ from pipeline.errors import ModelError, PipelineError
 from pipeline.package import ModelPackage
 from pipeline.preprocess import SlicePlan
 from pipeline.types import PipelineSettings
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -111,10 +114,10 @@ def predict(net: nn.Module, slices: Tensor, stacks: Tensor, order: str, room: Ro
     """
     made = torch.empty(len(stacks), *slices.shape[1:])
     wanted, now, done = room.batch, room, 0
-    net.to(now.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     while done < len(stacks):
         rows = slice(done, done + now.batch)
         try:
+            net.to(now.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
             made[rows] = _forward(net, preprocess.gather(slices, stacks[rows], order), now.device)
         except (RuntimeError, MemoryError) as error:
             if not devices.out_of_memory(error):
@@ -122,10 +125,12 @@ def predict(net: nn.Module, slices: Tensor, stacks: Tensor, order: str, room: Ro
             smaller = now.smaller(wanted)
             if smaller is None:
                 raise PipelineError("there is not enough memory to run the network on a single slice") from error
+            log.warning(
+                "no memory left for %d slices on %s: %d on %s", now.batch, now.device, smaller.batch, smaller.device
+            )
             now = smaller
-            net.to(now.device)
-            continue
-        done += now.batch
+        else:
+            done += now.batch
     if not bool(torch.isfinite(made).all()):
         raise ModelError("the network gave values that are not numbers; its weights or the device are faulty")
     return made

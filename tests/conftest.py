@@ -10,9 +10,10 @@ from pathlib import Path
 import hypothesis
 import pytest
 
+import pipeline  # before torch, for the tests too: it says how threads of torch wait
 from tests.fixtures.browser import browser
 
-__all__ = ["browser"]
+__all__ = ["browser", "pipeline"]
 ROOT = Path(__file__).resolve().parents[1]
 # No test asserts about time: a busy machine must not fail an example that is merely slow.
 hypothesis.settings.register_profile(

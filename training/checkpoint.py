@@ -120,9 +120,19 @@ def load(folder: Path) -> dict[str, Any] | None:
 
 def save(folder: Path, state: dict[str, Any]) -> None:
     """Replace the state."""
+    write(folder / CHECKPOINT, encoded(state))
+
+
+def encoded(state: dict[str, Any]) -> bytes:
+    """The state as it lies in the file."""
     content = io.BytesIO()
     torch.save(state, content)
-    write(folder / CHECKPOINT, content.getbuffer())
+    return content.getvalue()
+
+
+def decoded(content: bytes) -> dict[str, Any]:
+    """What `encoded` was given, on the CPU."""
+    return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)  # type: ignore[no-any-return]
 
 
 def write(path: Path, content: bytes | memoryview) -> None:

@@ -16,7 +16,6 @@ from typing import Literal
 
 import numpy as np
 import torch
-from scipy import stats
 from torch import Tensor
 
 from pipeline.preprocess import Preprocessing
@@ -160,6 +159,8 @@ def _auc(shares: Sequence[float], positive: Sequence[bool | None]) -> float | No
     kinds = [[share for share, one in zip(shares, positive, strict=True) if one is z] for z in (True, False)]
     if not all(kinds):
         return None
+    from scipy import stats  # takes half a second to load: only whoever chooses waits for it
+
     u = stats.mannwhitneyu(kinds[0], kinds[1]).statistic
     return float(u) / (len(kinds[0]) * len(kinds[1]))
 

@@ -14,10 +14,9 @@ from rich.table import Table
 
 from pipeline import RESEARCH_USE_ONLY, notation
 from training import demo as demonstration
-from training import runs, tables
+from training import runs
 from training.cli_options import Device, Json, Seed, Threads, console, quiet_for, say_json
 from training.demo import Outcome, Size
-from training.evaluate import PAGE
 
 
 def demo(
@@ -40,6 +39,8 @@ def demo(
 
     Example: dicomnode-train demo --out first-hour
     """
+    from training.evaluate import PAGE  # as in `cli_evaluate`
+
     quiet_for(json)
     runs.set_threads(threads)
     folder = out or Path(tempfile.mkdtemp(prefix="dicomnode-train-demo-"))
@@ -65,6 +66,8 @@ def _tell(found: Outcome) -> None:
     for row in found.rows:
         numbers = (row.severity, row.severity_truth, row.consolidation, row.consolidation_truth)
         scores.add_row(row.case, *(notation.percent(number) for number in numbers))
+    from training import tables
+
     figures = Table("figure", "value", "95 % CI")
     for figure in tables.key_figures(found.metrics):
         figures.add_row(*figure)

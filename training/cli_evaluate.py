@@ -14,12 +14,10 @@ from rich.table import Table
 from pipeline import lungs as pipeline_lungs
 from pipeline.types import PipelineSettings
 from training import cohort as cohorts
-from training import evaluate as evaluation
-from training import prepared, runs, tables
+from training import prepared, runs
 from training.cli_options import CohortDir, Device, Json, Threads, console, quiet_for, say_json
 from training.cohort import Case
 from training.errors import CohortError
-from training.evaluate import PAGE, Plan
 
 LungSource = Literal["builtin", "cohort", "weights"]
 Split = Literal["train", "validation", "test"]
@@ -50,13 +48,16 @@ def evaluate(
 
     Example: dicomnode-train evaluate --cohort COHORT --out evaluation
     """
+    from training import evaluate as evaluation  # figures take a second to load: no other command waits for them
+    from training import tables
+
     quiet_for(json)
     if (lungs == "weights") != (lung_weights is not None):
         raise CohortError("--lungs weights and --lung-weights PATH go together")
     if lung_weights is not None:
         pipeline_lungs.check_weights(lung_weights)
     runs.set_threads(threads)
-    plan = Plan(
+    plan = evaluation.Plan(
         title=f"Evaluation on {cohort.resolve().name}" + (f", {split} cases" if split else ""),
         cases=_cases(cohort, labels, split),
         settings=PipelineSettings(model=model, lung_weights=lung_weights, device=device),
@@ -73,7 +74,7 @@ def evaluate(
     console.print(shown)
     for name, why in metrics["cohort"]["without_lungs"].items():
         console.print(f"no lungs found in {name}: {why}", style="yellow", markup=False, soft_wrap=True)
-    console.print(str(out / PAGE), markup=False, highlight=False, soft_wrap=True)
+    console.print(str(out / evaluation.PAGE), markup=False, highlight=False, soft_wrap=True)
 
 
 def _cases(cohort: Path, labels: str, split: str | None) -> list[Case]:

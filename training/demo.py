@@ -27,10 +27,9 @@ from pipeline.phantom import Lesion, PhantomSpec
 from pipeline.preprocess import Preprocessing
 from pipeline.types import Lung, PipelineSettings
 from pipeline.unet import Architecture
-from training import cohort, evaluate, export, prepare, runs
+from training import cohort, export, prepare, runs
 from training.data import Folders, Setting
 from training.errors import RunError
-from training.evaluate import Plan
 from training.export import Label
 from training.recipes import TOY, TOY_EM
 from training.runs import Where
@@ -122,6 +121,8 @@ def run(out: Path, size: Size, seed: int, device: str, progress: Progress) -> Ou
 
     Raises RunError where the folder holds another one, and as each stage does.
     """
+    from training import evaluate  # as in `cli_evaluate`
+
     took, grid = Took(), Preprocessing(rows=size.grid, columns=size.grid)
     setting = Setting(architecture=Architecture(features=size.features), preprocessing=grid, lungs="builtin")
     folders = Folders(out / "prepared")
@@ -142,7 +143,7 @@ def run(out: Path, size: Size, seed: int, device: str, progress: Progress) -> Ou
     with took.stage("evaluate on unseen studies"):
         cases = cohort.of_splits(cohort.read(out / "cohort"), "test")
         settings = PipelineSettings(model=out / "package", device=device)
-        plan = Plan(TITLE, cases, settings, "pipeline", False, datetime.now().astimezone())
+        plan = evaluate.Plan(TITLE, cases, settings, "pipeline", False, datetime.now().astimezone())
         metrics = evaluate.evaluate(plan, out / "evaluation", progress)
     return Outcome(metrics, _rows(out / "evaluation" / evaluate.CASES), took.seconds)
 

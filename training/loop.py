@@ -17,7 +17,7 @@ from typing import Any, cast
 import numpy as np
 import torch
 from numpy.random import Generator
-from torch.optim.swa_utils import AveragedModel, update_bn
+from torch.optim.swa_utils import AveragedModel, get_swa_avg_fn, update_bn
 
 from pipeline.unet import UNet
 from training import checkpoint, distributed
@@ -88,7 +88,8 @@ class State:
             self.average.load_state_dict(kept["average"])
             self.optimizer.load_state_dict(kept["optimizer"])
             self.rows = [Row(**row) for row in kept["rows"]]
-            self.part = kept["part"]
+            # Ranks whose shares differ by an image would take different numbers of parts, and wait for each other.
+            self.part = kept["part"] if distributed.ranks() == 1 else 0
         except (KeyError, TypeError, RuntimeError) as error:
             raise RunError(f"{checkpoint.CHECKPOINT} is of another version: remove it and train again") from error
 
@@ -101,14 +102,13 @@ def train(model: UNet, run: Run, plans: Plans, objective: Objective) -> UNet:
     """
     model = cast(UNet, distributed.synchronised(model))
     model = model.to(run.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    optimizer = torch.optim.Adam(model.parameters(), lr=run.recipe.rate)
-    state = State(model, AveragedModel(model, use_buffers=True), optimizer)
-    _resume(run, state)
+    state = fresh(model, run.recipe.rate)
+    resume(run, state)
     first, epochs = distributed.rank() == 0, run.recipe.epochs
     name = f"{run.recipe.name} {run.folder.name}"
     with Journal(run.folder, name, epochs, state.rows, not first) as journal, _repeatable():
         for epoch in range(len(state.rows), epochs):
-            for group in optimizer.param_groups:
+            for group in state.optimizer.param_groups:
                 group["lr"] = run.recipe.rate_at(epoch)
             state.rows.append(_epoch(run, state, plans, objective, epoch, journal))
             if epoch >= epochs - run.recipe.average_last:
@@ -117,6 +117,13 @@ def train(model: UNet, run: Run, plans: Plans, objective: Objective) -> UNet:
                 checkpoint.save(run.folder, state.kept())
             journal.epoch(state.rows)
         return _finished(run, state, plans).eval()
+
+
+def fresh(model: UNet, rate: float) -> State:
+    """The state before the first step."""
+    # The function is torch's default on CPUs. Its default on GPUs is another, which fails on batch norm's counter.
+    average = AveragedModel(model, avg_fn=get_swa_avg_fn(), use_buffers=True)  # type: ignore[no-untyped-call]
+    return State(model, average, torch.optim.Adam(model.parameters(), lr=rate))
 
 
 def _epoch(run: Run, state: State, plans: Plans, objective: Objective, epoch: int, journal: Journal) -> Row:
@@ -152,18 +159,19 @@ def _finished(run: Run, state: State, plans: Plans) -> UNet:
     return cast(UNet, state.average.module)
 
 
-def _resume(run: Run, state: State) -> None:
+def resume(run: Run, state: State) -> None:
     """Claim the folder and go on from its checkpoint; every rank starts from what rank 0 has."""
     distributed.agree(run.identity(), "recipe, seed or data")
     kept = None
     if distributed.rank() == 0:
         checkpoint.claim(run.folder, run.identity(), run.before, run.later(), run.seen)
         kept = checkpoint.load(run.folder)
-    kept = distributed.from_first(kept or state.kept())
+    if distributed.ranks() > 1:  # as bytes: the tensors themselves would be unpickled onto rank 0's GPU everywhere
+        kept = checkpoint.decoded(distributed.from_first(checkpoint.encoded(kept or state.kept())))
     if kept is not None:
         state.take(kept)
 
 
 def _repeatable() -> Any:
-    """Algorithms of cuDNN that give the same bits each time."""
-    return torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True)
+    """Algorithms of cuDNN that give the same bits each time; float32 convolutions (of the E-step) are no TF32."""
+    return torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False)

@@ -156,6 +156,9 @@ UNET1: Mapping[str, Recipe] = {
     for recipe in (
         Recipe(name="paper", epochs=200, rate=1e-2, schedule="paper_steps"),
         Recipe(name="plain", **_PLAIN),
+        # what `plain` changes in `paper`, taken back one at a time (docs/results.md, "What each step gives")
+        Recipe(name="plain-dice", **{**_PLAIN, "loss": "dice"}),
+        Recipe(name="plain-rotated", **{**_PLAIN, "augmentation": Augmentation()}),
         Recipe(name="plain-lungs", **_PLAIN, masked=1.0),
         Recipe(name="plain-lungs-sharp", **{**_PLAIN, "augmentation": _SHARP}, masked=1.0),
         Recipe(name="plain-frozen", **_FROZEN),

@@ -68,6 +68,7 @@ class Where:
         Its identity holds what it was trained on and, by hash, the finished run in `start` that it goes on from. Of
         processes that share the work, rank 0 has that folder.
         """
+        device = distributed.choose(self.device)  # before the first message: nccl sends from the device chosen last
         note = {"setting": setting.model_dump(mode="json"), "train": sorted(example.name for example in train)}
         before: list[Any] = []
         seen: list[str] = []
@@ -77,7 +78,7 @@ class Where:
             if here:
                 origin = finished.weights_digest(start), checkpoint.story(start), checkpoint.trained_on(start)
             note["start"], before, seen = distributed.from_first(origin)
-        return Run(self.out / name, recipe, seed, distributed.choose(self.device), note, before, seen)
+        return Run(self.out / name, recipe, seed, device, note, before, seen)
 
 
 def all_data_unet1(

@@ -7,7 +7,7 @@ import random
 import socket
 import struct
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from io import BytesIO
 from ipaddress import ip_address
@@ -21,6 +21,7 @@ from pynetdicom.sop_class import Verification
 from dicom_node import admission
 from dicom_node.association_server import _plain
 from dicom_node.upper_layer import DataPdu
+from tests.fixtures import wire
 from tests.fixtures.reception import (
     SECONDS,
     Node,
@@ -251,6 +252,35 @@ class TestMidTransfer:
             assert read_all(peer)[0] == A_ASSOCIATE_AC
         assert node.ended.get(timeout=SECONDS) == frozenset()
         assert node.received() == []
+
+
+def _named(name: bytes) -> Callable[[wire.Items], wire.Items]:
+    return lambda items: [(kind, name if kind == wire.VERSION_NAME else value) for kind, value in items]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda items: [*items, (0x5F, b"of a later edition")],
+        lambda items: [item for item in items if item[0] != wire.MAXIMUM_LENGTH],
+        _named(b"LONGER THAN SIXTEEN"),
+        _named(b"V1.0\0"),
+        _named("Gerät".encode("latin-1")),
+        _named(b""),
+    ],
+    ids=["unknown", "no maximum length", "long name", "padded name", "name in Latin-1", "no name"],
+)
+def test_what_a_request_says_beside_decides_nothing(
+    node: Node, conversation: list[bytes], change: Callable[[wire.Items], wire.Items]
+) -> None:
+    """Unknown items are skipped (PS3.8 9.3, D.2); AE titles end at a NUL."""
+    request = wire.with_user_items(conversation[0], change)
+    titles = b"".join(request[at : at + 16].rstrip().ljust(16, b"\0") for at in (10, 26))
+    with connected(node) as peer:
+        peer.sendall(request[:10] + titles + request[42:] + b"".join(conversation[1:]))
+        answers = [read_pdu(peer)[:1] for _ in conversation[1:]]  # to the C-STORE, which comes in two PDUs, one
+    assert answers == [bytes([kind]) for kind in (A_ASSOCIATE_AC, P_DATA_TF, P_DATA_TF, A_RELEASE_RP)]
+    assert len(node.stored) == 1
 
 
 class TestMalformed:

@@ -131,6 +131,7 @@ def documented(name: str) -> tuple[bool, set[str]]:
         ("status", 0),
         (f"show {SERIES}", 0),
         ("purge --dry-run", 0),
+        ("retry-failed --dry-run", 0),
         ("echo pacs", 0),
         ("send IMAGE pacs", 0),
         ("send IMAGE silent", 1),
@@ -164,6 +165,35 @@ def test_retry_and_cancel_answer_with_the_series(site: Site, capsys: pytest.Capt
     assert set(record) == set(entry) and record["state"] == "cancelled"
     assert site.run("retry", SERIES, "--json") == 0
     assert json.loads(capsys.readouterr().out)["state"] != "cancelled"
+
+
+@pytest.fixture
+def outbox(tmp_path: Path) -> Iterator[Outbox]:
+    with ExitStack() as stack:
+        yield Outbox(tmp_path, stack)
+
+
+def test_what_failed_for_one_reason_is_done_again_at_once(
+    outbox: Outbox, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number, why in ((7, "the PACS was away"), (8, "the PACS was away"), (9, "worker process died")):
+        outbox.fill(series_uid=f"1.2.3.{number}")
+        for delivery in outbox.deliveries(series_uid=f"1.2.3.{number}").values():
+            outbox.ledger.delivery_failed(delivery.id, outbox.clock(), why)
+    pacs = {"name": "pacs", "ae_title": "PACS", "host": "127.0.0.1", "port": 104}
+    config = outbox.folder / "config.toml"
+    config.write_text(tomli_w.dumps({"node": {"state_dir": str(outbox.folder)}, "destinations": [pacs]}))
+    run = partial(cli_exit.run, cli.app, program="dicomnode")
+    away = ["retry-failed", "--reason", "pacs WAS", "--config", str(config)]
+    assert run([*away, "--dry-run", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["dry_run"], len(told["series"]), told["refused"]) == (True, 2, [])
+    assert run(away) == 0
+    assert capsys.readouterr().out.endswith("2 series are done again\n")
+    states = [outbox.series(f"1.2.3.{number}").state for number in (7, 8, 9)]
+    assert states == ["analysed", "analysed", "failed"]
+    assert run([*away, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["series"] == []
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydicom.dataset import Dataset
 
+from dicom_node import query
 from dicom_node.errors import PermanentError
 from dicom_node.ledger import Ledger, Retrieval
 from dicom_node.states import RetrievalState, SeriesState
@@ -87,6 +89,21 @@ def test_a_number_that_is_not_given_is_counted(bench: Bench, pacs: PaperArchive)
     send(bench, *range(1, 6))
     bench.after(10)
     assert completeness(bench).startswith("all 5 instances that pacs lists are here (C-FIND of each)")
+
+
+def test_a_series_that_is_listed_in_parts_is_counted(
+    bench: Bench, pacs: PaperArchive, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As by archives that have it in two places: the number of one part is not that of the series."""
+    half = Dataset()
+    half.NumberOfSeriesRelatedInstances = 4
+    monkeypatch.setattr(query, "find_series", lambda *_args: [half, half])
+    hold(pacs, *range(1, 9))
+    send(bench, *range(1, 5))
+    bench.after(10)
+    assert retrieval(bench).fetched == 4
+    bench.after(10)
+    assert "all 8 instances that pacs lists are here" in completeness(bench)
 
 
 def test_what_the_receiver_does_not_take_is_not_waited_for(bench: Bench, pacs: PaperArchive) -> None:

@@ -163,6 +163,16 @@ def test_what_is_analysed(instances: list[InstanceRecord]) -> None:
     assert _ending(instances).state is S.COMPLETE
 
 
+WORDS = (
+    "TC TORACE ADDOME,TC Tórax/abdomen,TAC toracica,BT Toraks,TK klatki piersiowej,CT hrudníku,КТ органов грудной"
+)
+
+
+@pytest.mark.parametrize("study", WORDS.split(","))
+def test_the_chest_is_known_by_its_name(study: str) -> None:
+    assert _ending(stack(BodyPartExamined="ABDOMEN", StudyDescription=study)).state is S.COMPLETE
+
+
 def test_a_conflict_names_the_instance_and_the_way_out() -> None:
     ending = _ending([*stack(), instance(3, InstanceState.CONFLICTING, pixels="other")])
     assert ending.state is S.NOT_ANALYSED

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from dicom_node import checkup, doctor, doctor_host, doctor_listener, service
 from dicom_node import config as configuration
@@ -240,3 +241,15 @@ def test_files_of_the_ledger_that_the_user_cannot_write(tmp_path: Path, monkeypa
     monkeypatch.setattr(doctor.os, "access", lambda path, _mode: path != wal)
     (found,) = doctor.file_faults(settings)
     assert found == f"node.state_dir: {wal} cannot be written by this user; give it to the service's user"
+
+
+def test_a_gpu_that_cannot_be_used_is_a_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def busy(_: object) -> None:
+        raise torch.AcceleratorError("CUDA error: CUDA-capable device(s) is/are busy or unavailable\nSearch for …")
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (8, 0))
+    monkeypatch.setattr(torch.cuda, "mem_get_info", busy)
+    (found,) = doctor_host.device(config(tmp_path, analysis={"device": "auto"}))
+    assert found.grade is Grade.FAULT
+    assert found.text.endswith("busy or unavailable")

@@ -134,8 +134,9 @@ def test_no_clear_answer_is_tried_again(outbox: Outbox, ris: Ris, answer: Any, s
     assert says in waiting.reason
 
 
-def test_a_late_acknowledgement_of_another_message_is_passed_over(outbox: Outbox, ris: Ris) -> None:
-    ris.answer = lambda control_id: frame(ack("EARLIER")) + frame(ack(control_id))
+@pytest.mark.parametrize("end", [b"\x1c\r", b"\x1c", b"\x1c\r\n"], ids=["FS CR", "FS alone", "FS CR LF"])
+def test_a_late_acknowledgement_of_another_message_is_passed_over(outbox: Outbox, ris: Ris, end: bytes) -> None:
+    ris.answer = lambda control_id: b"".join(b"\x0b" + ack(told).encode() + end for told in ("EARLIER", control_id))
     fill(outbox)
     courier(outbox, ris).run_once()
     assert delivery(outbox).state is DeliveryState.COMMITTED

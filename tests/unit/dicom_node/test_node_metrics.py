@@ -84,6 +84,9 @@ class Nvml(SimpleNamespace):
     class NVMLError_LibraryNotFound(NVMLError):  # noqa: N801  # as it is called there
         pass
 
+    class NVMLError_NotSupported(NVMLError):  # noqa: N801  # as it is called there
+        pass
+
     def nvmlInit(self) -> None:
         if not self.devices:
             raise self.NVMLError_LibraryNotFound("no driver")
@@ -99,7 +102,9 @@ class Nvml(SimpleNamespace):
     def nvmlDeviceGetMemoryInfo(self, _: int) -> Any:
         return SimpleNamespace(used=3 << 30, total=80 << 30)
 
-    def nvmlDeviceGetUtilizationRates(self, _: int) -> Any:
+    def nvmlDeviceGetUtilizationRates(self, number: int) -> Any:
+        if number:
+            raise self.NVMLError_NotSupported("Not Supported")
         return SimpleNamespace(gpu=42)
 
 
@@ -320,6 +325,16 @@ def test_certificates_disk_and_gpus(metrics: Metrics, settings: config.Config) -
     assert value(found, "disk_reserve_bytes") == 2048 << 20
     assert value(found, "gpu_memory_used_bytes", gpu="0") == 3 << 30
     assert value(found, "gpu_utilization_ratio", gpu="0") == 0.42
+
+
+def test_a_gpu_that_does_not_tell_its_use_is_there_with_its_memory(
+    settings: config.Config, ledger: Ledger, clock: Clock
+) -> None:
+    """As one that is shared out (MIG); the figures of the others are not lost with it."""
+    found = samples(Metrics(settings, ledger, Reception(), list, clock, Gpus(Nvml(devices=2))))
+    assert {gpu: value(found, "gpu_memory_used_bytes", gpu=gpu) for gpu in "01"} == dict.fromkeys("01", 3 << 30)
+    assert value(found, "gpu_utilization_ratio", gpu="0") == 0.42
+    assert ("dicomnode_gpu_utilization_ratio", frozenset({("gpu", "1")})) not in found
 
 
 def test_reception_is_counted(tmp_path: Path) -> None:

@@ -100,6 +100,22 @@ def test_a_query_that_fails(
         query.find_studies(at(archive.start()), {}, ME)
 
 
+def test_what_is_of_another_series_is_left_out(archive: RetrievingArchive, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As of an archive that goes by the study alone."""
+
+    def answer(self: Archive, event: evt.Event) -> Iterator[tuple[int, Dataset]]:
+        for series in ("1.2.3", "1.2.33", ""):
+            match = query.identifier(
+                "IMAGE", {"StudyInstanceUID": "1.2", "SOPInstanceUID": f"{series}.1".strip(".")}
+            )
+            match.SeriesInstanceUID = series
+            yield 0xFF01, match  # PS3.4 Table C.4-1: a warning, some optional keys were not matched
+
+    monkeypatch.setattr(Archive, "_on_find", answer)
+    found = query.find_images(at(archive.start()), "1.2", "1.2.3", ME)
+    assert [str(match.SOPInstanceUID) for match in found] == ["1.2.3.1", "1"]
+
+
 def test_a_flood_of_matches_ends(archive: RetrievingArchive, monkeypatch: pytest.MonkeyPatch) -> None:
     def flood(self: Archive, event: evt.Event) -> Iterator[tuple[int, Dataset]]:
         while True:

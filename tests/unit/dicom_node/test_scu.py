@@ -28,12 +28,13 @@ from pynetdicom.sop_class import (  # type: ignore[attr-defined]
     SecondaryCaptureImageStorage,
     SegmentationStorage,
     StorageCommitmentPushModel,
+    Verification,
     uid_to_service_class,
 )
 
 from dicom_node import scu
 from dicom_node.archive import CONTEXTS, Address, Archive
-from dicom_node.association import rejection, watched
+from dicom_node.association import associate, rejection, watched
 from dicom_node.commitment import CommitmentReport
 from dicom_node.config import Destination
 from dicom_node.errors import PermanentError, TransientError
@@ -152,6 +153,18 @@ def test_peers_that_never_answer(behaviour: wire.Behaviour, says: str) -> None:
         scu.echo(at(port), ME)
 
 
+def test_what_a_peer_says_of_itself_decides_nothing(start_archive: StartArchive) -> None:
+    """Items that are not known are skipped (PS3.8 9.3); who tells no maximum length takes the usual one."""
+    _, peer = start_archive()
+
+    def change(items: wire.Items) -> wire.Items:
+        kept = [item for item in items if item[0] not in (wire.MAXIMUM_LENGTH, wire.VERSION_NAME)]
+        return [*kept, (wire.VERSION_NAME, b"LONGER THAN SIXTEEN"), (0x5F, b"?")]
+
+    with wire.peer(wire.reworded(peer.port, lambda pdu: wire.with_user_items(pdu, change))) as port:
+        scu.echo(at(port, timeout_s=5), ME)
+
+
 @pytest.mark.parametrize("whole_pdus", [0, 1], ids=["associate", "response"])
 @pytest.mark.parametrize("then", [wire.hang_up, wire.silent, wire.trickle], ids=["hangs up", "stalls", "trickles"])
 def test_half_a_pdu(start_archive: StartArchive, whole_pdus: int, then: wire.Behaviour) -> None:
@@ -163,6 +176,26 @@ def test_half_a_pdu(start_archive: StartArchive, whole_pdus: int, then: wire.Beh
     for thread in set(threading.enumerate()) - before:
         thread.join(10)
         assert not thread.is_alive()
+
+
+def test_a_peer_that_asks_for_the_release_first_is_answered(start_archive: StartArchive) -> None:
+    """As one may that has reported commitment, and needs the association no more."""
+    archive, peer = start_archive()
+    asked = threading.Event()
+
+    def note(event: evt.Event) -> None:
+        if event.next_state == "Sta8":  # PS3.8 Table 9-10: a release was asked for, and is to be answered
+            asked.set()
+
+    with associate(peer, ME, [build_context(Verification)], [(evt.EVT_FSM_TRANSITION, note)]) as assoc:
+        assoc._reactor_checkpoint.clear()  # the request is here, and has not been looked at
+        assert archive._server is not None
+        (theirs,) = archive._server.active_associations
+        thread = threading.Thread(target=theirs.release)
+        thread.start()
+        assert asked.wait(5)
+    thread.join(5)
+    assert (assoc.is_released, theirs.is_released) == (True, True)
 
 
 def test_garbage_instead_of_an_answer() -> None:
@@ -331,22 +364,31 @@ def test_warnings_count_as_stored_and_are_shown(start_archive: StartArchive, tmp
     assert f"0x{status:04X}" in result.warning
 
 
-def test_the_peer_gives_up_half_way(start_archive: StartArchive, tmp_path: Path) -> None:
-    stores = iter([0x0000, None, 0x0000])
+@pytest.mark.parametrize(
+    ("indigestible", "sent", "stored"),
+    [({1}, 4, {0, 2, 3}), ({0, 1}, 4, {2, 3}), ({0, 1, 2}, 3, set())],
+    ids=["one", "two", "it is not the object"],
+)
+def test_an_object_at_which_the_peer_gives_up_holds_up_no_other(
+    start_archive: StartArchive, tmp_path: Path, indigestible: set[int], sent: int, stored: set[int]
+) -> None:
+    paths = [write_object(tmp_path) for _ in range(4)]
+    uids = [reference(path).sop_instance_uid for path in paths]
+    seen: list[int] = []
 
-    def abort_at_the_second(event: evt.Event) -> int:
-        status = next(stores)
-        if status is None:
+    def abort_at_some(event: evt.Event) -> int:
+        seen.append(uids.index(str(event.request.AffectedSOPInstanceUID)))  # type: ignore[union-attr]
+        if seen[-1] in indigestible:
             event.assoc.abort(block=False)
-        return status or 0
+        return 0xC000 if seen[-1] in indigestible else 0x0000
 
-    archive, peer = start_archive(answer_store=abort_at_the_second)
-    first, second, third = scu.store(peer, [write_object(tmp_path) for _ in range(3)], ME)
-    assert first.error is None
-    assert first.sop_instance_uid in archive.instances
-    for result in (second, third):
-        assert isinstance(result.error, TransientError)
-        assert "broke the connection off" in str(result.error)
+    archive, peer = start_archive(answer_store=abort_at_some)
+    results = scu.store(peer, paths, ME)
+    assert seen == list(range(sent))
+    assert {number for number, result in enumerate(results) if result.error is None} == stored
+    assert set(archive.instances) == {uids[number] for number in stored}
+    errors = [result.error for result in results if result.error is not None]
+    assert all(isinstance(error, TransientError) and "broke the connection off" in str(error) for error in errors)
 
 
 def test_the_peer_stores_but_never_says_so(start_archive: StartArchive, tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ def _candidate(uid: str, **changes: Any) -> Candidate:
         "series": series_record(uid, f"series {uid}", preferred=preferred, state=state, candidate=True),
         "names_chest": True,
         "extent_mm": 300.0,
+        "in_expiration": False,
         "kernel": "B40f",
         "coarseness_mm": 5.0,
         "slices": 60,
@@ -32,6 +33,11 @@ BETTER: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
     "a person asked": ({"preferred": True, "kernel": "B70f"}, {}, "a person asked for it"),
     "chest by tag": ({"kernel": "B70f"}, {"names_chest": False}, "its tags name the chest"),
     "whole lungs": ({"kernel": "B70f"}, {"extent_mm": 80.0}, "it covers 300 mm, this one 80 mm"),
+    "expiration last": (
+        {"kernel": "B70f"},
+        {"in_expiration": True, "slices": 300},
+        "this one was scanned in expiration",
+    ),
     "soft before sharp": ({}, {"kernel": "B70f", "slices": 300}, "kernel B40f (soft) comes before B70f (sharp)"),
     "soft before unknown": ({}, {"kernel": ""}, "kernel B40f (soft) comes before not given (unknown)"),
     "unknown before sharp": ({"kernel": "X"}, {"kernel": "LUNG"}, "kernel X (unknown) comes before LUNG (sharp)"),
@@ -122,6 +128,36 @@ def test_facts_come_from_the_instances() -> None:
     assert found.coarseness_mm == pytest.approx(5.0), "2 mm slices every 5 mm sample no better than 5 mm"
     bare = candidate(series_record(), stack(20, ConvolutionKernel=None, SliceThickness=None, BodyPartExamined=None))
     assert (bare.kernel, bare.names_chest) == ("", False)
+
+
+OF_A_STUDY_OF_CHEST_AND_MORE: dict[tuple[str, str], tuple[bool, bool]] = {  # names the chest, in expiration
+    ("Thorax 3.0 Br40 S3", "CHEST"): (True, False),
+    ("3.0 Br40", "CHEST"): (True, False),
+    ("Mediastinum", ""): (True, False),
+    ("Lung 1.25", "ABDOMEN"): (True, False),
+    ("Thorax/Abdomen", "ABDOMEN"): (True, False),
+    ("Abdomen ven. 3.0", "CHEST"): (False, False),
+    ("ABD/PEL 2.5 STD", ""): (False, False),
+    ("3.0 Br40", "ABDOMEN"): (False, False),
+    ("Hals 2.0", "NECK"): (False, False),
+    ("Schädel 1.0", "CHEST"): (False, False),
+    ("Thoracic spine 1.0", "TSPINE"): (False, False),
+    ("Brustwirbelsäule", ""): (False, False),
+    ("Thorax_EXP_1.0", "CHEST"): (True, True),
+    ("Lunge Exspiration", "CHEST"): (True, True),
+    ("CHEST EXPANDED FOV", "CHEST"): (True, False),
+    ("Insp/Exp", "CHEST"): (True, False),
+}
+
+
+@pytest.mark.parametrize(("tags", "found"), OF_A_STUDY_OF_CHEST_AND_MORE.items())
+def test_the_abdomen_of_a_study_of_chest_and_abdomen_is_no_chest(
+    tags: tuple[str, str], found: tuple[bool, bool]
+) -> None:
+    names = {"SeriesDescription": tags[0], "BodyPartExamined": tags[1], "StudyDescription": "CT Thorax + Abdomen"}
+    item = candidate(series_record(), stack(20, **names))
+    assert (item.names_chest, item.in_expiration) == found
+    assert candidate(series_record(), stack(112, **names)).names_chest, "of 555 mm some must be chest"
 
 
 def test_everything_seen_is_handed_on() -> None:

@@ -41,7 +41,7 @@ LOSERS: dict[str, tuple[Sequence[InstanceRecord], str]] = {
         "kernel of unknown sharpness",
     ),
     "long kernel": (stack(60, ConvolutionKernel=f"LUNG {NAME}"), "sharp kernel"),
-    "other part": (stack(60, BodyPartExamined="", SeriesDescription=""), "its tags do not name the chest"),
+    "other part": (stack(60, BodyPartExamined="", SeriesDescription=""), "its own tags do not name the chest"),
     "part of the lungs": (stack(20), "covers 95 mm only"),
     "thick": (stack(60, SliceThickness=8), "thicker slices (8.0 mm)"),
     "fewer": (stack(58), "fewer slices (58)"),

@@ -17,7 +17,7 @@ import psutil
 import pytest
 
 from dicom_node import worker_pool
-from dicom_node.worker_pool import DeadlineExceeded, WorkerDied, WorkerPool
+from dicom_node.worker_pool import DeadlineExceeded, WorkerDied, WorkerPool, WorkerSpoilt
 
 WAIT_S = 30.0
 
@@ -36,6 +36,10 @@ class Unpicklable(Exception):
 
 def fail_unpicklably() -> None:
     raise Unpicklable(1, 2)
+
+
+def spoil() -> None:
+    raise WorkerSpoilt("the device is lost")
 
 
 def kind_of_process() -> str:
@@ -232,3 +236,11 @@ def test_the_pool_uses_spawn() -> None:
         assert pool.submit(kind_of_process).result(WAIT_S) == "SpawnProcess"
     finally:
         pool.shutdown()
+
+
+def test_a_process_that_its_task_has_spoilt_is_replaced_before_the_next(pool: WorkerPool) -> None:
+    first = pool.submit(os.getpid).result(WAIT_S)
+    with pytest.raises(WorkerSpoilt, match="the device is lost"):
+        pool.submit(spoil).result(WAIT_S)
+    assert not psutil.pid_exists(first)
+    assert pool.submit(os.getpid).result(WAIT_S) != first

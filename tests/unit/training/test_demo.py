@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from pipeline import package
 from pipeline.phantom import PhantomSpec
-from training import cli, demo
+from training import cli, demo, evaluate
 from training.errors import RunError
 
 TINY = demo.Size(
@@ -59,7 +59,7 @@ def test_a_package_and_a_page_are_made(folder: Path, outcome: demo.Outcome) -> N
 
 def test_it_is_taken_up_again(folder: Path, outcome: demo.Outcome, monkeypatch: pytest.MonkeyPatch) -> None:
     """What was interrupted in the evaluation trains no second time; the evaluation itself is tested elsewhere."""
-    monkeypatch.setattr(demo.evaluate, "evaluate", lambda *_: outcome.metrics)
+    monkeypatch.setattr(evaluate, "evaluate", lambda *_: outcome.metrics)
     weights = folder / "unet2" / "network.safetensors"
     before = weights.read_bytes(), (folder / "unet1" / "log.csv").read_text()
     assert demo.run(folder, TINY, 1, "cpu", quiet).rows == outcome.rows

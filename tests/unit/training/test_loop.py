@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from numpy.random import Generator
+from torch.optim import swa_utils
 
 from pipeline.preprocess import Preprocessing
 from pipeline.unet import Architecture, UNet
@@ -176,3 +177,45 @@ def test_frozen_norm_keeps_the_statistics_and_still_learns(tmp_path: Path) -> No
     before, after = start.state_dict(), tuned.state_dict()
     assert all(torch.equal(before[name], after[name]) for name in before if "running" in name)
     assert any(not torch.equal(before[name], after[name]) for name in before if "weight" in name)
+
+
+def test_weights_are_averaged_where_torch_would_do_it_as_on_a_gpu(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its function for GPUs divides batch norm's counter, which is an integer; here the CPU is taken for one."""
+    monkeypatch.setattr(swa_utils, "_get_foreach_kernels_supported_devices", lambda: ["cpu"])
+    net = unet1.fit(POOL, ARCH, SETTINGS, Run(tmp_path, recipe(epochs=3), 1, CPU))
+    assert all(torch.isfinite(value).all() for value in net.state_dict().values())
+
+
+def test_the_ranks_get_the_state_as_bytes_and_begin_with_whole_batches(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A tensor that is pickled on a GPU is unpickled onto the GPU of that number, by every rank."""
+    kept = loop.fresh(UNet(ARCH), 1e-2)
+    kept.part = 4  # of a process by itself; shares of 5 and 4 images would be two parts and one
+    sent = checkpoint.encoded(kept.kept())
+    offered: list[object] = []
+    monkeypatch.setattr(loop.distributed, "ranks", lambda: 2)
+    monkeypatch.setattr(loop.distributed, "rank", lambda: 1)
+    monkeypatch.setattr(loop.distributed, "agree", lambda *_: None)
+    monkeypatch.setattr(loop.distributed, "from_first", lambda value: offered.append(value) or sent)
+    state = loop.fresh(UNet(ARCH), 1e-2)
+    loop.resume(Run(tmp_path, recipe(), 1, CPU), state)
+    assert isinstance(offered[0], bytes)
+    assert states_equal(state.model, kept.model)
+    assert state.part == 0
+
+
+def test_float32_is_float32_while_it_trains(tmp_path: Path) -> None:
+    """The local means of the E-step are convolutions, for which cuDNN takes shorter numbers unless it is told."""
+    seen = []
+
+    def measure(logits: torch.Tensor, batch: Batch) -> torch.Tensor:
+        seen.append(torch.backends.cudnn.allow_tf32)
+        return logits.mean()
+
+    before = torch.backends.cudnn.allow_tf32
+    loop.train(UNet(ARCH), Run(tmp_path, recipe(epochs=1), 1, CPU), plans, Objective(measure))
+    assert seen and not any(seen)
+    assert torch.backends.cudnn.allow_tf32 == before

@@ -346,3 +346,13 @@ def test_a_run_remembers_the_weights_it_goes_on_from(folder: Path, tmp_path: Pat
     runs.all_data_unet1(Folders(folder), SETTING, ONE, 1, Where(tmp_path / "one", "cpu"))
     runs.all_data_unet2(Folders(folder), SETTING, TWO, tmp_path / "one", 1, Where(tmp_path / "two", "cpu"))
     assert finished.weights_digest(tmp_path / "one") in (tmp_path / "two" / "run.json").read_text()
+
+
+def test_a_rank_takes_its_gpu_before_its_first_message(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """nccl sends Python objects from the current device: without one chosen, every rank would use the first GPU."""
+    done: list[str] = []
+    monkeypatch.setattr(runs.distributed, "choose", lambda _: done.append("choose") or torch.device("cpu"))
+    monkeypatch.setattr(runs.distributed, "from_first", lambda value: done.append("send") or value)
+    monkeypatch.setattr(runs.distributed, "rank", lambda: 1)
+    Where(tmp_path).run("", ONE, 1, SETTING, [], start=tmp_path)
+    assert done == ["choose", "send"]
