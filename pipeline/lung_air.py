@@ -25,6 +25,7 @@ MIN_AREA_MM2 = 60.0
 AIRWAY_AREA_MM2 = 800.0  # trachea, main bronchi and oesophagus are smaller, in the middle of the chest
 MIDDLE_MM = 35.0
 BOTH_SHARE = 0.15  # of the air on one side by that on the other, from which on there are two lungs to go by
+STRAY_SHARE = 0.01  # of what is found, on either side, that does not count for where the lungs end
 SPINE_SHARE = 0.8  # of the lungs' depth, behind which there is lung beside the spine
 CORNER_AREA_MM2 = (25.0, 3000.0)
 EDGE_SHARE = 0.6  # of the bounding box's outer edges
@@ -114,8 +115,15 @@ def find_middle(air: MaskArray, body_middle: float) -> float:
     left = int(per_column.sum()) - right
     if min(right, left) < BOTH_SHARE * max(right, left):
         return body_middle
-    columns = np.flatnonzero(per_column)
-    return float(columns[0] + columns[-1]) / 2
+    first, last = outer_columns(air)
+    return (first + last) / 2
+
+
+def outer_columns(air: MaskArray) -> tuple[int, int]:
+    """Columns between which the lungs lie; a little that a network finds in an arm or blanket moves neither."""
+    before = np.cumsum(np.count_nonzero(air, axis=(0, 1)))
+    first, last = np.searchsorted(before, before[-1] * np.array([STRAY_SHARE, 1 - STRAY_SHARE]))
+    return int(first), int(last)
 
 
 def mean_of(values: npt.NDArray[np.generic], labels: Labels, count: int) -> PerLabel:
@@ -175,8 +183,7 @@ def find_seam(air: MaskArray, hu: Floats, middle: float) -> npt.NDArray[np.intp]
     the way follows the junction line. It moves at most one column per row and keeps near `middle`, a column.
     """
     columns = np.arange(hu.shape[2])
-    wide = np.flatnonzero(air.any(axis=(0, 1)))
-    width = 2 * np.abs(wide[[0, -1]] - middle).max() + 1
+    width = 2 * np.abs(np.array(outer_columns(air)) - middle).max() + 1
     cost = air * (1 + np.clip(-hu - 700, 0, 300) / 100)
     if len(hu) > 1:
         cost = ndimage.gaussian_filter1d(cost, 1.0, axis=0)

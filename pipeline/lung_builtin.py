@@ -22,7 +22,7 @@ from pipeline.lung_air import (
 )
 from pipeline.lung_fill import Chest, close_in_plane, fill_lung, grow
 from pipeline.lung_ribs import find_wall
-from pipeline.lung_view import Finds, ask, cut_lung, near_air
+from pipeline.lung_view import Finds, ask, cut_lung, find_padding, near_air
 from pipeline.types import Lung
 
 METHOD = "built-in 3"  # raised whenever another mask comes out
@@ -65,7 +65,9 @@ def builtin(hu: HuArray, spacing_mm: Spacing, network: Finds | None = None) -> L
         lungs[box], is_right[box] = _filled(air[box], place)
     else:
         lungs[box], is_right[box] = _joined(air[box], found[box], place)
-    return _refine(hu, lungs, is_right, factors)
+    labels = _refine(hu, lungs, is_right, factors)
+    labels[:, find_padding(hu)] = Lung.BACKGROUND
+    return labels
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,9 @@ from collections.abc import Callable
 import numpy as np
 from scipy import ndimage
 
-from pipeline.arrays import MaskArray
-from pipeline.lung_air import AIR_HU, GAS_HU, IN_PLANE, Floats, Spacing, mean_of
+from pipeline.arrays import HuArray, MaskArray
+from pipeline.lung_air import AIR_HU, GAS_HU, IN_PLANE, Floats, Spacing, fill_holes, mean_of
+from pipeline.pixels import MIN_HU
 
 FIELD_MM = 440.0  # the widest that the shipped network has learnt: 431 mm
 CUT_AREA_MM2 = 400.0  # of lung that reaches the edge of a slice; what is found in room air is smaller
@@ -23,12 +24,28 @@ APART_SHARE = 0.25  # of the lungs; larger is a lung without any air
 Finds = Callable[[Floats], MaskArray]
 
 
+def find_padding(hu: HuArray | Floats) -> MaskArray:
+    """(row, column): where no slice has a value, from the edge of the images to a round field.
+
+    Air of the room has noise, and what is padded is `MIN_HU`. So are voxels of emphysema, where slices are few: a
+    few side by side are none, nor are those inside.
+    """
+    padded = np.ones(hu.shape[1:], dtype=bool)
+    for plane in hu:
+        padded &= plane == MIN_HU
+    padded = ndimage.binary_opening(padded, np.ones((5, 5)))
+    return np.asarray(~fill_holes(~padded[None])[0])
+
+
 def ask(network: Finds, hu: Floats, body: MaskArray, spacing_mm: Spacing) -> MaskArray:
-    """What the network finds in a field of at most `FIELD_MM` around the middle of the body."""
+    """What the network finds in a field of at most `FIELD_MM` around the middle of the body; nothing in padding.
+
+    Where a round field cuts lung off, padding looks like more of it.
+    """
     box = (slice(None), *(_field(body, axis, spacing_mm[axis]) for axis in (1, 2)))
     found = np.zeros(hu.shape, dtype=bool)
     found[box] = network(np.ascontiguousarray(hu[box]))
-    return found
+    return found & ~find_padding(hu)
 
 
 def _field(body: MaskArray, axis: int, length_mm: float) -> slice:

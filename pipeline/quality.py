@@ -16,8 +16,8 @@ from scipy import ndimage
 from pipeline.accuracy import Healthy
 from pipeline.arrays import CtVolume, LesionMasks, LungMask, MaskArray
 from pipeline.kernel import Sharpness, sharpness
+from pipeline.lung_view import find_padding
 from pipeline.notation import percent
-from pipeline.pixels import MIN_HU
 from pipeline.types import Flag, Region, RegionScores, Scores
 
 TOUCH_MM2 = 200.0  # of lung in the first or last slice
@@ -168,19 +168,11 @@ def _image_edge(volume: CtVolume, lungs: LungMask) -> Flag | None:
     """Lung that reaches the edge of the images, or what was reconstructed in them: a circle, often."""
     edge = np.ones(volume.hu.shape[1:], dtype=bool)
     edge[1:-1, 1:-1] = False
-    edge |= ndimage.binary_dilation(_padding(volume))
+    edge |= ndimage.binary_dilation(find_padding(volume.hu))
     touching = sum(int(np.count_nonzero(plane[edge])) for plane in lungs.labels)
     if touching * volume.spacing_mm[0] * min(volume.spacing_mm[1:]) <= EDGE_MM2:
         return None
     return Flag("field-of-view", "Lung touches the edge of the images: a part lies outside the field of view.")
-
-
-def _padding(volume: CtVolume) -> MaskArray:
-    """(row, column): where no slice has a value; air of the room has noise, and what is padded is `MIN_HU`."""
-    padded = np.ones(volume.hu.shape[1:], dtype=bool)
-    for plane in volume.hu:
-        padded &= plane == MIN_HU
-    return padded
 
 
 def _small(scores: Scores) -> Flag | None:

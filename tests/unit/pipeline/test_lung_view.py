@@ -9,9 +9,9 @@ import pytest
 
 from pipeline import lung_network, package
 from pipeline.arrays import MaskArray
-from pipeline.lung_air import Floats
+from pipeline.lung_air import Floats, find_body_middle, find_middle
 from pipeline.lung_builtin import builtin
-from pipeline.lung_view import FIELD_MM, near_air
+from pipeline.lung_view import FIELD_MM, find_padding, near_air
 from pipeline.phantom import Phantom, PhantomSpec, make
 from pipeline.types import Lung, PipelineSettings
 from pipeline.volume import load
@@ -39,6 +39,42 @@ def test_lung_that_the_field_of_view_cuts_off_is_found(phantom: Phantom, cut: st
     labels = builtin(np.ascontiguousarray(hu), phantom.spacing_mm, lambda _: truth > 0)
     for lung in (Lung.RIGHT, Lung.LEFT):
         assert dice(labels == lung, truth == lung) > 0.97
+
+
+@pytest.mark.parametrize("slices", [slice(None), slice(16, 17)], ids=["volume", "single slice"])
+def test_padding_around_a_round_field_is_no_lung(phantom: Phantom, slices: slice) -> None:
+    """Where the field cut lung off the network took it to go on in the padding: 1.4 l more than there was."""
+    outside = all_but_circle(52)
+    hu, found = phantom.hu[slices].copy(), phantom.lungs.both[slices].copy()
+    hu[:, outside] = -1024
+    found[:, 60:120, 15:165] |= outside[60:120, 15:165]
+    labels = builtin(hu, phantom.spacing_mm, lambda _: found)
+    assert not labels[:, outside].any()
+    assert dice(labels > 0, phantom.lungs.both[slices] & ~outside) > 0.95
+
+
+def test_air_inside_is_no_padding() -> None:
+    """A bulla, or emphysema where a sharp kernel makes noise, may have the lowest value there is, too."""
+    hu = np.full((1, 60, 60), -1024, np.int16)
+    hu[:, 10:50, 10:50] = 40
+    hu[:, 20:40, 20:40] = -1024
+    hu[:, 30, :10] = -1000
+    padded = find_padding(hu)
+    assert not padded[20:40, 20:40].any()
+    assert padded[2, 2] and padded[50:].all()
+
+
+def test_what_a_network_finds_beside_the_chest_moves_no_side(phantom: Phantom) -> None:
+    """A piece in an arm moved the middle by 27 mm, and in some slices both lungs were left ones."""
+    found = phantom.lungs.both.copy()
+    found[10:12, 90:94, 8:20] = True
+    labels = builtin(phantom.hu, phantom.spacing_mm, lambda _: found)
+    both = phantom.lungs.both & (labels > 0)
+    assert (labels == phantom.lungs.labels)[both].mean() > 0.999
+    far = np.pad(phantom.lungs.both, ((0, 0), (0, 0), (50, 0)))
+    middle = find_middle(far, find_body_middle(far))
+    far[10:12, 90:94, 10:60] = True
+    assert abs(find_middle(far, find_body_middle(far)) - middle) <= 1
 
 
 def test_room_air_that_a_network_takes_for_lung_is_none(phantom: Phantom) -> None:
