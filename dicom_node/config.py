@@ -27,6 +27,7 @@ from dicom_node.config_base import (
     AbsolutePath,
     AeTitle,
     Port,
+    PositiveHours,
     PositiveSeconds,
     Seconds,
     SecretFile,
@@ -147,7 +148,7 @@ class DeliverySection(Section):
 
     backoff_s: PositiveSeconds = 30.0
     backoff_cap_s: PositiveSeconds = 3600.0
-    give_up_after_h: PositiveSeconds = 72.0
+    give_up_after_h: PositiveHours = 72.0
     commitment_timeout_s: PositiveSeconds = 600.0
 
 
@@ -191,7 +192,7 @@ class Source(PeerTable):
     max_series: Annotated[int, Field(ge=1)] = 200
     backoff_s: PositiveSeconds = 30.0
     backoff_cap_s: PositiveSeconds = 1800.0
-    give_up_after_h: PositiveSeconds = 24.0
+    give_up_after_h: PositiveHours = 24.0
 
     @property
     def senders(self) -> tuple[str, ...]:

@@ -33,7 +33,6 @@ from pipeline.types import ObjectReference
 
 log = logging.getLogger(__name__)
 
-AFTER_START = timedelta(hours=1)  # where all machines were off, an archive is up later than the node
 STAY_S = 5.0  # how long an association stays open for a commitment report
 
 # Failure reasons of a commitment report (PS3.3 C.14.1.1): asking again may help, sending again will not.
@@ -75,11 +74,8 @@ class Pace:
     def decide(
         self, error: NodeError, attempts: int, now: datetime, first_at: datetime, chance: float
     ) -> datetime | None:
-        """As `RetryPolicy.decide`; but nothing is given up soon after the start: the node may have been off."""
-        give_up_after = timedelta(seconds=self.retry.give_up_after_s)
-        started = min(self.started or first_at, now)  # later where the clock was put back
-        counts_from = started + min(AFTER_START, give_up_after) - give_up_after
-        return self.retry.decide(error, attempts, now, max(first_at, counts_from), chance)
+        """As `RetryPolicy.decide`."""
+        return self.retry.decide(error, attempts, now, first_at, chance, self.started)
 
 
 @dataclass(frozen=True)

@@ -261,3 +261,14 @@ def test_a_window_needs_a_day_before_deliveries_are_given_up() -> None:
         config.parse({"delivery": {"give_up_after_h": 10}, "destinations": [late]})
     (parsed,) = config.parse({"destinations": [late]}).destinations
     assert str(parsed.opening) == "19:00-06:30"
+
+
+@pytest.mark.parametrize(
+    ("table", "key", "longest"),
+    [("delivery", "give_up_after_h", 876_000), ("completion", "incomplete_after_s", 3_153_600_000)],
+)
+def test_no_time_is_longer_than_a_century(table: str, key: str, longest: int) -> None:
+    """As written for "never": the date did not exist, and the thread that computed it ended."""
+    assert getattr(getattr(config.parse({table: {key: longest}}), table), key) == longest
+    with pytest.raises(ConfigError, match=rf"{table}\.{key}: at most a hundred years, which are {longest}"):
+        config.parse({table: {key: longest + 1}})

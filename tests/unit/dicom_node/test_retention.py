@@ -6,6 +6,7 @@ from collections.abc import Callable
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from pydicom.dataset import Dataset
@@ -475,6 +476,22 @@ def test_sources_go_early_oldest_first_until_there_is_room(desk: Bench) -> None:
     retention = Retention(desk.config, desk.ledger, desk.spool, lambda _: next(free))
     assert [item.series_uid for item in retention.purge_early(now)] == uids[:2]
     assert desk.files()[0] == 12
+
+
+def test_of_files_that_cannot_be_removed_one_series_is_given_up(
+    desk: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Restored by root, say: all series lost their files by name, and none was gone."""
+    uids = _several(desk)
+    retention = Retention(desk.config, desk.ledger, desk.spool, lambda _: Disk(0, 10))
+    with monkeypatch.context() as denied:
+        denied.setattr(desk.spool, "remove", Mock(side_effect=PermissionError(13, "Permission denied")))
+        now = at(2 * 3600 + 601)
+        assert [item.series_uid for item in retention.purge_early(now)] == uids[:1]
+        assert retention.purge_early(now) == []
+    assert desk.files()[0] == 36
+    assert [item.series_uid for item in retention.purge_early(now)] == uids[1:]
+    assert desk.files()[0] == 0
 
 
 def test_not_where_the_config_forbids_it_or_there_is_room(desk: Bench) -> None:
