@@ -26,6 +26,7 @@ from dicom_node.config_base import (
     TEXT,
     AbsolutePath,
     AeTitle,
+    IpAddress,
     Port,
     PositiveHours,
     PositiveSeconds,
@@ -57,17 +58,11 @@ class NodeSection(Section):
     """[node]"""
 
     ae_title: AeTitle = "DICOMNODE"
-    bind: str = "127.0.0.1"
+    bind: IpAddress = "127.0.0.1"
     port: Port = 11112
     state_dir: AbsolutePath = Path("/var/lib/dicomnode")
     database: str | None = None
     database_password_file: SecretFile | None = None
-
-    @field_validator("bind")
-    @classmethod
-    def _address(cls, value: str) -> str:
-        ipaddress.ip_address(value)
-        return value
 
     @field_validator("database")
     @classmethod

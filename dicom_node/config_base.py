@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import re
 from functools import partial
@@ -60,6 +61,11 @@ def host_name(value: str) -> str:
     return value
 
 
+def _ip_address(value: str) -> str:
+    ipaddress.ip_address(value)
+    return value
+
+
 def _span(longest: float, value: float) -> float:
     """Added to the present it must be a date that there is, and timers have an end too."""
     if value > longest:
@@ -69,6 +75,7 @@ def _span(longest: float, value: float) -> float:
 
 AeTitle = Annotated[str, AfterValidator(_ae_title)]
 HostName = Annotated[str, AfterValidator(host_name)]
+IpAddress = Annotated[str, AfterValidator(_ip_address)]
 ShortName = Annotated[str, AfterValidator(_short_name)]
 Port = Annotated[int, Field(ge=0, le=65535)]
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False), AfterValidator(partial(_span, CENTURY_S))]

@@ -11,7 +11,7 @@ import random
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from itertools import islice
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from pydicom.uid import generate_uid
 
 from dicom_node import commitment
 from dicom_node.carrier import Carrier
+from dicom_node.clock import utc_now
 from dicom_node.commitment import CommitmentReport
 from dicom_node.config import AnyDestination, Config
 from dicom_node.errors import NodeError, NotWanted, PermanentError, TransientError
@@ -38,11 +39,6 @@ STAY_S = 5.0  # how long an association stays open for a commitment report
 # Failure reasons of a commitment report (PS3.3 C.14.1.1): asking again may help, sending again will not.
 _ASK_AGAIN = {0x0110, 0x0213, 0x0131}  # processing failure, resource limitation, duplicate transaction UID
 _HOPELESS = {0x0119, 0x0122}  # class and instance conflict, SOP class not supported
-
-
-def utc_now() -> datetime:
-    """The clock of the node."""
-    return datetime.now(UTC)
 
 
 @dataclass(frozen=True)

@@ -16,9 +16,10 @@ from pathlib import Path
 import sdnotify
 
 from dicom_node import certificates, logs
+from dicom_node.clock import utc_now
 from dicom_node.config import Config
 from dicom_node.errors import ConfigError, NodeError
-from dicom_node.node import Node, utc_now
+from dicom_node.node import Node
 from dicom_node.sole_use import sole_use
 from dicom_node.web import app
 from dicom_node.web.server import WebServer

@@ -55,8 +55,14 @@ class Bench:
         complete(self.ledger)
         analyse(self.ledger)
         for result in self.ledger.details(SERIES).results:
-            self.spool.write_result(result.path, result.kind.encode())
+            self.keep(result.path, result.kind.encode())
         deliver(self.ledger)
+
+    def keep(self, name: str, content: bytes) -> None:
+        """A file of a result, as a worker writes it."""
+        path = self.spool.results / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
 
     def purge(self, now: datetime = LATER) -> list[str]:
         self.now = now
@@ -438,7 +444,7 @@ def test_nothing_outside_the_state_folder_goes(desk: Bench) -> None:
 
 def test_of_results_the_folder_of_the_revision_goes(desk: Bench) -> None:
     for name in ("a/0001/default/sr.dcm", "a/0001/default/picture.png", "a/0002/default/sr.dcm"):
-        desk.spool.write_result(name, b"x")
+        desk.keep(name, b"x")
     desk.spool.remove([], ["a/0001/default/sr.dcm"])
     assert [path.name for path in (desk.spool.results / "a").iterdir()] == ["0002"]
     desk.spool.remove([], ["a/0001/default/sr.dcm"])
