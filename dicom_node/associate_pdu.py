@@ -21,9 +21,7 @@ _USER_INFORMATION = 0x50
 _MAXIMUM_LENGTH, _VERSION_NAME = 0x51, 0x55
 _USER_ITEM_TYPES = frozenset(range(0x51, 0x5A)) - {_MAXIMUM_LENGTH, _VERSION_NAME}  # the others of PS3.7 D.3.3
 _VERSION_NAME_LENGTH = 16
-_USUAL_LENGTH = struct.pack(
-    ">L", 16384
-)  # of PDUs, for a peer that does not say what it takes: every one takes that
+_USUAL_LENGTH = struct.pack(">L", 16384)  # of PDUs, for a peer that does not say: every one takes that
 
 
 def readable(pdu: bytearray) -> bytearray:
@@ -49,7 +47,8 @@ def _user(data: bytes) -> bytes:
     except ValueError:
         return data
     told = dict(items)
-    kept = [(_MAXIMUM_LENGTH, told.get(_MAXIMUM_LENGTH, _USUAL_LENGTH))]
+    length = told.get(_MAXIMUM_LENGTH, b"")
+    kept = [(_MAXIMUM_LENGTH, length if len(length) == len(_USUAL_LENGTH) else _USUAL_LENGTH)]
     kept += [(kind, value) for kind, value in items if kind in _USER_ITEM_TYPES]
     if name := _name(told.get(_VERSION_NAME, b"")):
         kept.append((_VERSION_NAME, name))

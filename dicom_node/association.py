@@ -215,12 +215,8 @@ class _Answers(DIMSEServiceProvider):
         return super().get_msg(block) if block else (None, None)
 
 
-class _Instances(MessageProvider):
+class _Instances(_Answers, MessageProvider):
     """The same, where instances come beside the answers: each within the bound, and one at a time."""
-
-    def get_msg(self, block: bool = False) -> Any:
-        """Only the reactor does not wait; it gets nothing."""
-        return super().get_msg(block) if block else (None, None)
 
     def receive_primitive(self, primitive: P_DATA) -> None:
         """A peer that sends on without waiting for our answers would fill the queue (PS3.7 D.3.3.3)."""

@@ -14,13 +14,14 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from itertools import islice
 from typing import cast
 
 from dicom_node import tls
 from dicom_node.audit_events import EVENTS, Event
 from dicom_node.audit_message import RECORDING_STOPPED, Node, Reporter
+from dicom_node.clock import utc_now
 from dicom_node.config import Config
 from dicom_node.errors import ConfigError
 from dicom_node.syslog import FOLDER, DailyFile, Datagrams, Sink, Stream, frame
@@ -29,11 +30,6 @@ LOGGER = logging.getLogger(__name__)
 BATCH = 100
 RETRY_S = 5.0
 STOP_S = 5.0
-
-
-def utc_now() -> datetime:
-    """The present."""
-    return datetime.now(UTC)
 
 
 @dataclass(frozen=True)

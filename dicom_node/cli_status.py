@@ -21,6 +21,7 @@ from dicom_node.certificates import KEEPS_OLD
 from dicom_node.cli_common import DEFAULT_CONFIG, ConfigOption, JsonOption, SeriesArgument, open_ledger, stdout
 from dicom_node.errors import IllegalTransition, TransientError
 from dicom_node.ledger import Ledger, SeriesRecord
+from dicom_node.ledger_writer import RECALL_REMEDY
 from dicom_node.result_file import Quarantine, damaged
 from dicom_node.retention import LOW_DISK, Disk, Retention
 from dicom_node.spool import Spool
@@ -213,6 +214,9 @@ def retry_failed(
     with open_ledger(config) as ledger:
         failed = ledger.list_series(states=(SeriesState.FAILED,), limit=None)
         for series in (one for one in failed if reason.casefold() in one.reason.casefold()):
+            if RECALL_REMEDY in series.reason:  # `retry` refuses it
+                refused.append(f"series {series.series_uid} is left as it is: {series.reason}")
+                continue
             try:
                 done.append(series if dry_run else _retry(ledger, settings, series.series_uid))
             except IllegalTransition as error:  # it is not failed any more: somebody was faster

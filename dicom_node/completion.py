@@ -52,7 +52,8 @@ NO_SLICE = frozenset(  # words of ImageType
     | {"REFORMATTED", "PROJECTION", "RENDERING"}
 )
 CHEST = re.compile(
-    r"chest|thora|t[oó]r[aá][ckx]|lung|pulm|brust|poumon|poitrine|petto|polmon|\bc[ap]{2}\b|\btap\b|\bhrct\b|covid"
+    r"chest|thora|t[oó]r[aá][ckx]|lung|pulm|brust|poumon|poitrine|petto|polmon|covid"
+    r"|(?<![a-z])([ct][\W_]?a[\W_]?p|thx|chst|hrct)(?![a-z])"
     r"|klatk|hrudn|keuhko|\blongen\b|грудн|л[её]гк|θώρακ|胸|肺|흉부|폐",
     re.IGNORECASE,
 )

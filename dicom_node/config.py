@@ -26,7 +26,9 @@ from dicom_node.config_base import (
     TEXT,
     AbsolutePath,
     AeTitle,
+    IpAddress,
     Port,
+    PositiveHours,
     PositiveSeconds,
     Seconds,
     SecretFile,
@@ -56,17 +58,11 @@ class NodeSection(Section):
     """[node]"""
 
     ae_title: AeTitle = "DICOMNODE"
-    bind: str = "127.0.0.1"
+    bind: IpAddress = "127.0.0.1"
     port: Port = 11112
     state_dir: AbsolutePath = Path("/var/lib/dicomnode")
     database: str | None = None
     database_password_file: SecretFile | None = None
-
-    @field_validator("bind")
-    @classmethod
-    def _address(cls, value: str) -> str:
-        ipaddress.ip_address(value)
-        return value
 
     @field_validator("database")
     @classmethod
@@ -147,7 +143,7 @@ class DeliverySection(Section):
 
     backoff_s: PositiveSeconds = 30.0
     backoff_cap_s: PositiveSeconds = 3600.0
-    give_up_after_h: PositiveSeconds = 72.0
+    give_up_after_h: PositiveHours = 72.0
     commitment_timeout_s: PositiveSeconds = 600.0
 
 
@@ -191,7 +187,7 @@ class Source(PeerTable):
     max_series: Annotated[int, Field(ge=1)] = 200
     backoff_s: PositiveSeconds = 30.0
     backoff_cap_s: PositiveSeconds = 1800.0
-    give_up_after_h: PositiveSeconds = 24.0
+    give_up_after_h: PositiveHours = 24.0
 
     @property
     def senders(self) -> tuple[str, ...]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import re
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -13,6 +15,7 @@ from dicom_node.errors import ConfigError
 
 CREDENTIAL = "credential:"  # in place of a folder: a file that systemd hands to the service (LoadCredential=)
 CREDENTIALS_FOLDER = "CREDENTIALS_DIRECTORY"
+CENTURY_S = 100 * 365 * 86400.0
 TEXT = "utf-8-sig"  # of files that people write: some editors begin them with a byte order mark, which nobody sees
 
 
@@ -58,12 +61,26 @@ def host_name(value: str) -> str:
     return value
 
 
+def _ip_address(value: str) -> str:
+    ipaddress.ip_address(value)
+    return value
+
+
+def _span(longest: float, value: float) -> float:
+    """Added to the present it must be a date that there is, and timers have an end too."""
+    if value > longest:
+        raise ValueError(f"at most a hundred years, which are {longest:.0f}")
+    return value
+
+
 AeTitle = Annotated[str, AfterValidator(_ae_title)]
 HostName = Annotated[str, AfterValidator(host_name)]
+IpAddress = Annotated[str, AfterValidator(_ip_address)]
 ShortName = Annotated[str, AfterValidator(_short_name)]
 Port = Annotated[int, Field(ge=0, le=65535)]
-Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-PositiveSeconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False), AfterValidator(partial(_span, CENTURY_S))]
+PositiveSeconds = Annotated[float, Field(gt=0, allow_inf_nan=False), AfterValidator(partial(_span, CENTURY_S))]
+PositiveHours = Annotated[float, Field(gt=0, allow_inf_nan=False), AfterValidator(partial(_span, CENTURY_S / 3600))]
 AbsolutePath = Annotated[Path, AfterValidator(_absolute)]
 SecretFile = Annotated[Path, AfterValidator(_secret_file)]
 

@@ -22,7 +22,6 @@ from dicom_node.destinations import Url, is_loopback, web_address, web_fault, we
 from dicom_node.errors import ConfigError
 from dicom_node.tls import ClientTls
 
-CHANNELS = ("webhook", "mail")
 Kind = Literal["failures", "backlog", "disk", "certificates", "crash", "clinical"]
 Hours = Annotated[float, Field(ge=0, le=8760, allow_inf_nan=False)]
 

@@ -8,14 +8,9 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
-from dicom_node.config_base import AbsolutePath, Port, SecretFile, Section
+from dicom_node.config_base import AbsolutePath, IpAddress, Port, SecretFile, Section
 from dicom_node.config_security import identity_of
 from dicom_node.tls import Identity
-
-
-def _address(value: str) -> str:
-    ipaddress.ip_address(value)
-    return value
 
 
 def _host_name(value: str) -> str:
@@ -30,7 +25,7 @@ class WebSection(Section):
     """[web]"""
 
     enabled: bool = True
-    bind: Annotated[str, AfterValidator(_address)] = "127.0.0.1"
+    bind: IpAddress = "127.0.0.1"
     port: Port = 8104
     hosts: tuple[Annotated[str, AfterValidator(_host_name)], ...] = ()
     tls: bool = False

@@ -11,7 +11,7 @@ import random
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from itertools import islice
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from pydicom.uid import generate_uid
 
 from dicom_node import commitment
 from dicom_node.carrier import Carrier
+from dicom_node.clock import utc_now
 from dicom_node.commitment import CommitmentReport
 from dicom_node.config import AnyDestination, Config
 from dicom_node.errors import NodeError, NotWanted, PermanentError, TransientError
@@ -33,17 +34,11 @@ from pipeline.types import ObjectReference
 
 log = logging.getLogger(__name__)
 
-AFTER_START = timedelta(hours=1)  # where all machines were off, an archive is up later than the node
 STAY_S = 5.0  # how long an association stays open for a commitment report
 
 # Failure reasons of a commitment report (PS3.3 C.14.1.1): asking again may help, sending again will not.
 _ASK_AGAIN = {0x0110, 0x0213, 0x0131}  # processing failure, resource limitation, duplicate transaction UID
 _HOPELESS = {0x0119, 0x0122}  # class and instance conflict, SOP class not supported
-
-
-def utc_now() -> datetime:
-    """The clock of the node."""
-    return datetime.now(UTC)
 
 
 @dataclass(frozen=True)
@@ -75,11 +70,8 @@ class Pace:
     def decide(
         self, error: NodeError, attempts: int, now: datetime, first_at: datetime, chance: float
     ) -> datetime | None:
-        """As `RetryPolicy.decide`; but nothing is given up soon after the start: the node may have been off."""
-        give_up_after = timedelta(seconds=self.retry.give_up_after_s)
-        started = min(self.started or first_at, now)  # later where the clock was put back
-        counts_from = started + min(AFTER_START, give_up_after) - give_up_after
-        return self.retry.decide(error, attempts, now, max(first_at, counts_from), chance)
+        """As `RetryPolicy.decide`."""
+        return self.retry.decide(error, attempts, now, first_at, chance, self.started)
 
 
 @dataclass(frozen=True)

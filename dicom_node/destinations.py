@@ -19,7 +19,6 @@ from dicom_node.tls import ClientTls
 from pipeline.types import ResultKind
 
 DEFAULT_PROFILE = "default"
-PROTOCOLS = ("dimse", "dicomweb", "hl7")
 
 
 def _window(value: str) -> str:

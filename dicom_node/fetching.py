@@ -66,6 +66,7 @@ class Fetcher:
         self._wait_for_filing = wait_for_filing
         self._on_change = on_change
         self._policy = policy(source)
+        self._started = clock()
         self._stopped = False
 
     def interrupt(self) -> None:
@@ -101,6 +102,7 @@ class Fetcher:
             now,
             retrieval.created_at,
             random.random(),  # noqa: S311
+            self._started,
         )
         if again is None:
             self._ledger.retrieval_ended(retrieval.id, RetrievalState.FAILED, str(error), now)

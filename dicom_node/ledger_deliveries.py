@@ -66,14 +66,6 @@ class DeliveryRoom(LedgerRoom):
         with self._read() as session:
             return [delivery_record(row) for row in session.execute(query)]
 
-    def next_sent_at(self, destination: str) -> datetime | None:
-        """The earliest time at which something still SENT was sent or last asked about; None: nothing is SENT."""
-        query = select(func.min(func.coalesce(DeliveryRow.asked_at, DeliveryRow.sent_at))).where(
-            DeliveryRow.destination == destination, DeliveryRow.state == DeliveryState.SENT
-        )
-        with self._read() as session:
-            return session.scalar(query)
-
     def deliveries_of_transaction(self, transaction_uid: str) -> list[Delivery]:
         """Those whose commitment was asked for under this Transaction UID; empty when unknown."""
         query = delivery_query().where(DeliveryRow.transaction_uid == transaction_uid).order_by(*IN_ORDER)

@@ -20,7 +20,7 @@ from dicom_node.ledger_rows import (
     series_query,
     series_record,
 )
-from dicom_node.ledger_writer import LedgerRoom, Writer, refuse
+from dicom_node.ledger_writer import RECALL_REMEDY, LedgerRoom, Writer, refuse
 from dicom_node.states import DeliveryState, InstanceState, SeriesState
 from dicom_node.tables import (
     DeliveryRow,
@@ -177,12 +177,15 @@ class StatusRoom(LedgerRoom):
 
         Raises:
             NotFound: never received.
-            IllegalTransition: it is still being received, waits for its study or for a worker.
+            IllegalTransition: it is still being received, waits for its study or for a worker; or its results in
+                the PACS are wrong and its files purged.
         """
         with self._write(now) as writer:
             row = writer.series(series_uid)
             if row.state in (SeriesState.RECEIVING, SeriesState.COMPLETE, SeriesState.QUEUED):
                 raise refuse(row, "it is under way, there is nothing to do again")
+            if row.state == SeriesState.FAILED and RECALL_REMEDY in row.reason:
+                raise refuse(row, row.reason)  # the only trace of wrong results: not to be lost for nothing
             deliveries = writer.current_deliveries(row)
             unsent = [delivery for delivery in deliveries if delivery.state in UNSENT]
             gone = destinations is not None and any(one.destination not in destinations for one in unsent)

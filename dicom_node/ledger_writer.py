@@ -30,7 +30,7 @@ from pipeline.types import ResultKind
 PURGED_REMEDY = "the files of this one were purged: send it again, then `dicomnode retry`"
 RECALL_REMEDY = (
     "its results in the PACS are wrong and cannot be replaced, because its files were purged here: reject them "
-    "there, or send the series again"
+    "there and cancel the series, or send it again"
 )
 IDENTITY_FIELDS = tuple(SeriesIdentity.__dataclass_fields__)
 

@@ -6,10 +6,11 @@ import logging
 import threading
 from collections.abc import Callable
 from concurrent.futures import Executor
-from datetime import UTC, datetime
+from datetime import datetime
 
 from dicom_node.announcements import AnnouncementService
 from dicom_node.audit import AuditTrail
+from dicom_node.clock import utc_now
 from dicom_node.commitment import CommitmentReport
 from dicom_node.config import Config
 from dicom_node.coordinator import Coordinator
@@ -34,11 +35,6 @@ from pipeline.errors import ResultError
 log = logging.getLogger(__name__)
 
 NUDGE_S = 5.0  # commands of other processes (retry, cancel, pull) are noticed so soon
-
-
-def utc_now() -> datetime:
-    """The present, time zone aware."""
-    return datetime.now(UTC)
 
 
 class Node:

@@ -121,14 +121,19 @@ class Retention:
         return gone
 
     def purge_early(self, now: datetime) -> list[Purgeable]:
-        """While the disk is short: sources before their time, oldest first, until it is not."""
+        """While the disk is short: sources before their time, oldest first, until it is not.
+
+        Of files that cannot be removed one series is given up at most, not one after the other for nothing.
+        """
         done: list[Purgeable] = []
+        if self._remove(now) is not None:
+            return done
         ages = Ages(now - GRACE, self._ages(now).results_before)
         while self._rules.early_when_low and self._disk().short and len(done) < BATCH:
             purged = self._purge(ages, now, limit=1)
-            if not purged:
-                break
             done += purged
+            if not purged or self._remove(now) is not None:
+                break
         return done
 
     def _purge(self, ages: Ages, now: datetime, limit: int | None) -> list[Purgeable]:

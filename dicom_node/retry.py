@@ -9,6 +9,7 @@ from dicom_node.errors import NodeError, PermanentError
 
 # 2**40 first pauses are longer than any cap; beyond it the power only risks an overflow.
 _MOST_DOUBLINGS = 40
+AFTER_START = timedelta(hours=1)  # where all machines were off, an archive is up later than the node
 FEWEST_ATTEMPTS = 3  # also where the time is up: the node itself may have been off, and the peer starts after it
 
 
@@ -56,7 +57,13 @@ class RetryPolicy:
         return longest * (1.0 - self.jitter * random)
 
     def decide(
-        self, error: NodeError, attempts: int, now: datetime, first_at: datetime, random: float
+        self,
+        error: NodeError,
+        attempts: int,
+        now: datetime,
+        first_at: datetime,
+        random: float,
+        started: datetime | None = None,
     ) -> datetime | None:
         """When to try again, or None to give up.
 
@@ -66,10 +73,14 @@ class RetryPolicy:
             now: time of the failure.
             first_at: when the first attempt was due; the last one is made `give_up_after_s` later, or is the third.
             random: from [0, 1).
+            started: since when the node runs: nothing is given up soon after that, as the node may have been off.
+                None where that does not matter.
         """
         if isinstance(error, PermanentError):
             return None
-        end = first_at + timedelta(seconds=self.give_up_after_s)
+        give_up_after = timedelta(seconds=self.give_up_after_s)
+        counts_from = min(started or first_at, now) + min(AFTER_START, give_up_after) - give_up_after
+        end = max(first_at, counts_from) + give_up_after
         again = now + timedelta(seconds=self.pause_s(attempts, random))
         if now >= end:
             return again if attempts < FEWEST_ATTEMPTS else None

@@ -38,8 +38,10 @@ OTHER_PART = re.compile(
     re.IGNORECASE,
 )
 SPINE = re.compile(r"spine|wirbel|(?<![a-z])[bhl]ws(?![a-z])|rachis|colonn[ae]", re.IGNORECASE)  # thoracic, too
-EXPIRATION = re.compile(r"(?<![a-z])expi?(?![a-z])|exs?pir|ausatm|呼气|呼氣|호기", re.IGNORECASE)
-INSPIRATION = re.compile(r"(?<![a-z])insp|einatm|吸气|吸氣|흡기", re.IGNORECASE)
+EXPIRATION = re.compile(
+    r"(?<![a-z])exs?pi?(?![a-z])|e(xs?|ks)pir|(?<![a-z])espir|ausatm|wydech|呼气|呼氣|호기", re.IGNORECASE
+)
+INSPIRATION = re.compile(r"(?<![a-z])insp|einatm|(?<![a-z])wdech|吸气|吸氣|흡기", re.IGNORECASE)
 STAYS = CHOSEN | {SeriesState.FAILED}
 LOSING = STAYS | {SeriesState.COMPLETE, SeriesState.NOT_ANALYSED}
 

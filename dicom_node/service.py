@@ -8,17 +8,19 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
 import sdnotify
 
 from dicom_node import certificates, logs
+from dicom_node.clock import utc_now
 from dicom_node.config import Config
 from dicom_node.errors import ConfigError, NodeError
-from dicom_node.node import Node, utc_now
+from dicom_node.node import Node
+from dicom_node.sole_use import sole_use
 from dicom_node.web import app
 from dicom_node.web.server import WebServer
 from dicom_node.worker_pool import WorkerPool
@@ -37,16 +39,18 @@ def run(config: Config) -> None:
 
     Raises:
         ConfigError: see `refuse_faults`.
-        NodeError: another node uses the state folder, the port is taken, the database cannot be opened or was
-            taken away, or a thread of the node died (systemd starts it anew).
+        NodeError: another node uses the state folder or the database, the port is taken, the database cannot be
+            opened or was taken away, or a thread of the node died (systemd starts it anew).
     """
     logs.set_up(config.log.level)
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     notifier = sdnotify.SystemdNotifier()
-    with only_one(config.node.state_dir):
+    with ExitStack() as stack:
+        stack.enter_context(only_one(config.node.state_dir))
         refuse_faults(config)
+        taken = stack.enter_context(sole_use(config.database_url, config.node.state_dir))
         node = Node(config)
         page = _page(config, node)
         try:
@@ -56,7 +60,7 @@ def run(config: Config) -> None:
             if page is not None:
                 page.start()
             notifier.notify(f"READY=1\nSTATUS={config.node.ae_title} on port {port}")
-            _watch(node, config, stop, notifier)
+            _watch(node, config, stop, notifier, taken)
         finally:
             notifier.notify("STOPPING=1")
             if page is not None:
@@ -101,7 +105,13 @@ def doctor_faults(config: Config) -> list[str]:
     return doctor.file_faults(config)
 
 
-def _watch(node: Node, config: Config, stop: threading.Event, notifier: sdnotify.SystemdNotifier) -> None:
+def _watch(
+    node: Node,
+    config: Config,
+    stop: threading.Event,
+    notifier: sdnotify.SystemdNotifier,
+    taken: Callable[[], str] = lambda: "",
+) -> None:
     """Tell systemd that all is well, as long as it is; and the log, once a day, which certificates end soon."""
     interval_us = os.environ.get("WATCHDOG_USEC", "")
     pause_s = int(interval_us) / 2e6 if interval_us.isdigit() and int(interval_us) else LOOK_EVERY_S
@@ -119,6 +129,8 @@ def _watch(node: Node, config: Config, stop: threading.Event, notifier: sdnotify
         lost = node.ledger_lost()
         if lost:  # every further answer 0x0000 would be forgotten with this process
             raise NodeError(f"stopped, because {lost}; docs/running.md, Backup, says what to do")
+        if other := taken():
+            raise NodeError(f"stopped, because {other}; each node needs a database of its own (node.database)")
         notifier.notify("WATCHDOG=1")
 
 

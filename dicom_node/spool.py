@@ -74,18 +74,6 @@ class Spool:
         self._write_whole(path, head, data)
         return path
 
-    def write_result(self, relative: str | PurePath, data: Encoded) -> Path:
-        """Keep one result object below ``results/``; replaces what is there. Durable when this returns.
-
-        Raises:
-            LowDisk, OSError: as for `write`.
-        """
-        path = _inside(self.results, relative)
-        self.require_room(len(data))
-        _make_folder(path.parent)
-        self._write_whole(path, data)
-        return path
-
     def pending(self) -> list[Path]:
         """Files of ``incoming/`` in the order of their arrival."""
         return sorted(self.incoming.glob(f"*{DICOM_SUFFIX}"))

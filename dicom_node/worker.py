@@ -69,6 +69,7 @@ def spoilt_by_surprises() -> Iterator[None]:
     except PipelineError:
         raise
     except Exception as error:
+        log.exception("unexpected error in the analysis")  # to the node goes what it is, not where it was
         if not _on_cuda():
             raise
         said = str(error).partition("\n")[0]

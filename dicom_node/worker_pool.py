@@ -156,8 +156,10 @@ class _Slot(threading.Thread):
                 self._process.kill()
 
     def run(self) -> None:
-        with suppress(_Closed):
+        try:
             self._serve()
+        except _Closed:
+            self._leave()
 
     def _serve(self) -> None:
         worker = self._replace()
@@ -173,9 +175,9 @@ class _Slot(threading.Thread):
                 break
             if self._closed.is_set():
                 task.future.cancel()
-            elif task.future.set_running_or_notify_cancel():
-                if worker.is_dead():  # it died while idle: no task's fault
-                    worker = self._replace()
+                continue
+            worker = self._alive(worker, task)
+            if task.future.set_running_or_notify_cancel():
                 with self._lock:
                     self._current = task.future
                 end = self._do(task, worker)
@@ -185,6 +187,23 @@ class _Slot(threading.Thread):
                 if worker.is_dead() and not self._closed.is_set():
                     worker = self._replace()
         worker.end()
+
+    def _leave(self) -> None:
+        """Nobody waits for what no process will do."""
+        with suppress(queue.Empty):
+            while (task := self._tasks.get_nowait()) is not None:
+                task.future.cancel()
+            self._tasks.put(None)  # it is for another slot
+
+    def _alive(self, worker: _Worker, task: _Task) -> _Worker:
+        """The worker, or its successor where it died while it was idle, which is no task's fault."""
+        if not worker.is_dead():
+            return worker
+        try:
+            return self._replace()
+        except _Closed:
+            task.future.cancel()
+            raise
 
     def _do(self, task: _Task, worker: _Worker) -> Callable[[], None]:
         """One task; gives back how its future is to be settled."""

@@ -19,7 +19,7 @@ from pipeline.pixels import MIN_HU
 FIELD_MM = 440.0  # the widest that the shipped network has learnt: 431 mm
 CUT_AREA_MM2 = 400.0  # of lung that reaches the edge of a slice; what is found in room air is smaller
 TALL_SHARE = 0.7  # height of aerated lung by its width; 0.9 to 1.0 where nothing is dense
-APART_SHARE = 0.25  # of the lungs; larger is a lung without any air
+APART_SHARE = 0.1  # of the lungs; larger is dense lung apart from all air, and no stomach
 
 Finds = Callable[[Floats], MaskArray]
 

@@ -9,6 +9,7 @@ from enum import StrEnum
 
 from dicom_node.config import AnyDestination
 from dicom_node.ledger_records import Backlog, SeriesRecord
+from dicom_node.ledger_writer import RECALL_REMEDY
 from dicom_node.states import SeriesState
 
 WORDS: Mapping[SeriesState, str] = {
@@ -32,6 +33,10 @@ WHY_IT_WAITS: Mapping[SeriesState, str] = {
     SeriesState.ANALYSED: "Results wait for a destination, or for its word that it keeps them.",
 }
 REMEDIES = (
+    (
+        r"its results in the PACS are wrong",
+        "Reject in the PACS the results that the story of the series names, then cancel it; or have it sent again.",
+    ),
     (
         r"^not delivered to [^:]*: config.toml has no destination",
         "Where it was renamed, retry: the series is analysed again for the destinations that there are.",
@@ -101,7 +106,8 @@ def most(states: Iterable[SeriesState], counts: Mapping[SeriesState, int]) -> in
 
 def may_retry(series: SeriesRecord) -> bool:
     """Whether the ledger would take a retry; it decides in the end."""
-    return series.state not in (SeriesState.RECEIVING, SeriesState.COMPLETE, SeriesState.QUEUED)
+    under_way = series.state in (SeriesState.RECEIVING, SeriesState.COMPLETE, SeriesState.QUEUED)
+    return not under_way and RECALL_REMEDY not in series.reason
 
 
 def may_cancel(series: SeriesRecord) -> bool:

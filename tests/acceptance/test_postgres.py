@@ -1,9 +1,12 @@
-"""A node on PostgreSQL: it makes its tables, serves, and goes on after the database was away at the start."""
+"""A node on PostgreSQL: alone there, it makes its tables, serves, and waits for a database that is away."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
+from dicom_node.sole_use import SoleUse
 from pipeline import phantom
 from tests.fixtures.dcmtk import Dcmtk
 from tests.fixtures.postgres import Server
@@ -18,7 +21,12 @@ def test_from_an_empty_database_to_results(tmp_path: Path, postgres: Server, dcm
     node = Served(
         tmp_path / "node", node={"state_dir": str(state_dir), "port": 0, "database": postgres.url("served")}
     )
+    other = SoleUse(postgres.url("served"), "dicomnode on elsewhere, /var/lib/dicomnode")
     try:
+        other.take()
+        with pytest.raises(RuntimeError, match=r"dicomnode on elsewhere, /var/lib/dicomnode \(since"):
+            node.start()
+        other.release()
         node.start()
         assert node.command("check").returncode == 0
         phantom.write_series(phantom.make(SPEC), tmp_path / "ct")

@@ -14,9 +14,10 @@ from pydicom.uid import generate_uid
 
 from dicom_node import config as configuration
 from dicom_node import query, scu
+from dicom_node.clock import utc_now
 from dicom_node.commitment import CommitmentReport
 from dicom_node.config import Destination
-from dicom_node.courier import Pace, utc_now
+from dicom_node.courier import Pace
 from dicom_node.delivery import DeliveryService
 from dicom_node.errors import PermanentError
 from dicom_node.ledger import Delivery

@@ -13,8 +13,9 @@ from pydicom import dcmread
 
 from dicom_node import config as configuration
 from dicom_node import dicomweb
+from dicom_node.clock import utc_now
 from dicom_node.config import WebDestination
-from dicom_node.courier import Pace, utc_now
+from dicom_node.courier import Pace
 from dicom_node.delivery import DeliveryService
 from dicom_node.errors import PermanentError, TransientError
 from dicom_node.states import SeriesState

@@ -263,12 +263,17 @@ def _named(name: bytes) -> Callable[[wire.Items], wire.Items]:
     [
         lambda items: [*items, (0x5F, b"of a later edition")],
         lambda items: [item for item in items if item[0] != wire.MAXIMUM_LENGTH],
+        lambda items: [(kind, b"@\0" if kind == wire.MAXIMUM_LENGTH else value) for kind, value in items],
+        lambda items: [item for item in items if item[0] != wire.CLASS_UID],
+        lambda items: [(kind, b"" if kind == wire.CLASS_UID else value) for kind, value in items],
+        lambda items: [],
         _named(b"LONGER THAN SIXTEEN"),
         _named(b"V1.0\0"),
         _named("Gerät".encode("latin-1")),
         _named(b""),
     ],
-    ids=["unknown", "no maximum length", "long name", "padded name", "name in Latin-1", "no name"],
+    ids=["unknown", "no maximum length", "short maximum length", "no class", "empty class"]
+    + ["nothing", "long name", "padded name", "name in Latin-1", "no name"],
 )
 def test_what_a_request_says_beside_decides_nothing(
     node: Node, conversation: list[bytes], change: Callable[[wire.Items], wire.Items]

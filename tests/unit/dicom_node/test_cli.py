@@ -27,6 +27,7 @@ from dicom_node.alarms import Notice
 from dicom_node.cli_exit import Status
 from dicom_node.errors import ConfigError, LowDisk, NodeError, NotFound, PermanentError, TransientError
 from dicom_node.ledger import Ledger
+from dicom_node.ledger_writer import RECALL_REMEDY
 from dicom_node.notifier import trial
 from tests.fixtures.outbox import Outbox
 from tests.fixtures.part10 import write_object
@@ -176,7 +177,8 @@ def outbox(tmp_path: Path) -> Iterator[Outbox]:
 def test_what_failed_for_one_reason_is_done_again_at_once(
     outbox: Outbox, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for number, why in ((7, "the PACS was away"), (8, "the PACS was away"), (9, "worker process died")):
+    wrong = f"the PACS was away; {RECALL_REMEDY}"
+    for number, why in ((7, "the PACS was away"), (8, "the PACS was away"), (9, "worker process died"), (6, wrong)):
         outbox.fill(series_uid=f"1.2.3.{number}")
         for delivery in outbox.deliveries(series_uid=f"1.2.3.{number}").values():
             outbox.ledger.delivery_failed(delivery.id, outbox.clock(), why)
@@ -187,11 +189,13 @@ def test_what_failed_for_one_reason_is_done_again_at_once(
     away = ["retry-failed", "--reason", "pacs WAS", "--config", str(config)]
     assert run([*away, "--dry-run", "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
-    assert (told["dry_run"], len(told["series"]), told["refused"]) == (True, 2, [])
+    assert (told["dry_run"], len(told["series"])) == (True, 2)
+    (refused,) = told["refused"]
+    assert refused.startswith("series 1.2.3.6 is left as it is: ") and RECALL_REMEDY in refused
     assert run(away) == 0
-    assert capsys.readouterr().out.endswith("2 series are done again\n")
-    states = [outbox.series(f"1.2.3.{number}").state for number in (7, 8, 9)]
-    assert states == ["analysed", "analysed", "failed"]
+    assert capsys.readouterr().out.endswith(f"{refused}\n2 series are done again\n")
+    states = [outbox.series(f"1.2.3.{number}").state for number in (7, 8, 9, 6)]
+    assert states == ["analysed", "analysed", "failed", "failed"]
     assert run([*away, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["series"] == []
 

@@ -12,6 +12,7 @@ from pydicom.dataset import Dataset
 from dicom_node import query
 from dicom_node.errors import PermanentError
 from dicom_node.ledger import Ledger, Retrieval
+from dicom_node.retry import FEWEST_ATTEMPTS
 from dicom_node.states import RetrievalState, SeriesState
 from tests.fixtures.paper_archive import ENTRY, PaperArchive
 from tests.unit.dicom_node.test_coordinator import SOFT, Bench, ct
@@ -152,6 +153,25 @@ def test_it_is_asked_again_while_a_gap_is_waited_for(bench: Bench, pacs: PaperAr
     assert retrieval(bench).fetched == 1
     bench.after(10)
     assert bench.state() is S.COMPLETE
+
+
+def test_after_the_node_was_off_a_source_that_is_up_later_than_it_is_asked_again(
+    bench: Bench, pacs: PaperArchive
+) -> None:
+    hold(pacs, *range(1, 6))
+    pacs.withheld = {f"{SOFT}.5"}
+    send(bench, 1, 2, 3, 4)
+    for _ in range(4):
+        bench.after(40)
+    assert retrieval(bench).attempts >= FEWEST_ATTEMPTS
+    pacs.go_away()
+    bench.now += timedelta(days=2)  # longer than give_up_after_h
+    bench.restart()
+    bench.after(10)
+    assert retrieval(bench).state is R.WAITING
+    pacs.error, pacs.withheld = None, set()
+    bench.after(3600)
+    assert retrieval(bench).state is R.DONE
 
 
 def test_what_it_lists_and_never_sends_ends_as_incomplete_with_its_numbers(

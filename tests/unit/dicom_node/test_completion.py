@@ -165,6 +165,7 @@ def test_what_is_analysed(instances: list[InstanceRecord]) -> None:
 
 WORDS = (
     "TC TORACE ADDOME,TC Tórax/abdomen,TAC toracica,BT Toraks,TK klatki piersiowej,CT hrudníku,КТ органов грудной"
+    ",CT C/A/P,CT C-A-P,CT_CAP_1.0,CT T/A/P,THX/ABD,CHST W CONTRAST"
 )
 
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
 from dicom_node import config, config_complaints
-from dicom_node.config_base import read_secret
-from dicom_node.config_notify import CHANNELS, Mail, Webhook
-from dicom_node.destinations import PROTOCOLS
+from dicom_node.config_base import Section, read_secret
+from dicom_node.config_notify import AnyNotification, Mail, Webhook
 from dicom_node.errors import ConfigError
 from dicom_node.web.passwords import read_users
 from tests.fixtures.page import USERS
@@ -169,7 +169,22 @@ def test_a_byte_order_mark_is_no_part_of_what_people_write(tmp_path: Path) -> No
 
 
 def test_every_kind_of_an_entry_is_known() -> None:
-    assert set(config_complaints.KINDS) == {*PROTOCOLS, *CHANNELS}
+    names = {
+        get_args(model.model_fields[field].annotation)[0]: model
+        for union, field in ((config.AnyDestination, "protocol"), (AnyNotification, "by"))
+        for model in _models(union)
+    }
+    assert names == config_complaints.KINDS
+    assert len(names) == 5
+
+
+def _models(union: object) -> list[type[Section]]:
+    """The tables that a discriminated union of annotated tables allows."""
+    if isinstance(union, type):
+        return [union]
+    return [
+        model for part in get_args(union) if get_args(part) or isinstance(part, type) for model in _models(part)
+    ]
 
 
 def test_a_profile_may_have_the_name_of_a_protocol_and_is_named_in_complaints() -> None:
@@ -261,3 +276,14 @@ def test_a_window_needs_a_day_before_deliveries_are_given_up() -> None:
         config.parse({"delivery": {"give_up_after_h": 10}, "destinations": [late]})
     (parsed,) = config.parse({"destinations": [late]}).destinations
     assert str(parsed.opening) == "19:00-06:30"
+
+
+@pytest.mark.parametrize(
+    ("table", "key", "longest"),
+    [("delivery", "give_up_after_h", 876_000), ("completion", "incomplete_after_s", 3_153_600_000)],
+)
+def test_no_time_is_longer_than_a_century(table: str, key: str, longest: int) -> None:
+    """As written for "never": the date did not exist, and the thread that computed it ended."""
+    assert getattr(getattr(config.parse({table: {key: longest}}), table), key) == longest
+    with pytest.raises(ConfigError, match=rf"{table}\.{key}: at most a hundred years, which are {longest}"):
+        config.parse({table: {key: longest + 1}})

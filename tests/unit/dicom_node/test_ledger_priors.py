@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from dicom_node.errors import IllegalTransition
 from dicom_node.ledger import Ages, CurrentCt, JobRecord, Ledger, PriorRules, SeriesIdentity, Verdict
 from dicom_node.result_file import QUARANTINED
 from dicom_node.states import JobState, SeriesState
@@ -349,5 +350,8 @@ def test_a_result_that_shows_another_patients_and_cannot_be_made_again_fails_vis
     assert "another patient's" in shown.series.reason
     assert "reject them" in shown.series.reason
     assert not any(result.current for result in shown.results)
+    with pytest.raises(IllegalTransition, match="reject them"):
+        ledger.retry(f"{SECOND}.1", at(15))  # the reason is all that says so
+    assert ledger.details(f"{SECOND}.1").series == shown.series
     ledger.file_instances([filing(4, f"{SECOND}.1", identity=identity(SECOND, "20260201"))], at(20))
     assert ledger.series(f"{SECOND}.1").state is SeriesState.RECEIVING, "it was sent again"

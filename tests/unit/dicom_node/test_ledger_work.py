@@ -308,11 +308,10 @@ def test_a_postponed_delivery_counts_its_attempts(ledger: Ledger) -> None:
 
 def test_next_times_are_none_where_nothing_waits(ledger: Ledger) -> None:
     assert ledger.next_delivery_at("pacs") is None
-    assert ledger.next_sent_at("pacs") is None
     analysed(ledger)
     assert ledger.next_delivery_at("pacs") == START
     deliver(ledger)
-    assert (ledger.next_delivery_at("pacs"), ledger.next_sent_at("pacs")) == (None, None)
+    assert ledger.next_delivery_at("pacs") is None
 
 
 def test_the_last_commitment_makes_the_series_delivered(ledger: Ledger) -> None:
@@ -352,7 +351,6 @@ def test_commitment_is_asked_for_by_transaction(ledger: Ledger) -> None:
     assert [delivery.id for delivery in found] == ids[:2]
     assert {delivery.asked_at for delivery in found} == {at(5)}
     assert ledger.deliveries_of_transaction("2.25.2") == []
-    assert ledger.next_sent_at("pacs") == at(1)
     assert [delivery.id for delivery in ledger.sent_deliveries("pacs", at(4))] == ids[2:]
     assert [delivery.id for delivery in ledger.sent_deliveries("pacs", at(5))] == ids
 

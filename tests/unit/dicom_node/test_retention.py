@@ -6,6 +6,7 @@ from collections.abc import Callable
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from pydicom.dataset import Dataset
@@ -54,8 +55,14 @@ class Bench:
         complete(self.ledger)
         analyse(self.ledger)
         for result in self.ledger.details(SERIES).results:
-            self.spool.write_result(result.path, result.kind.encode())
+            self.keep(result.path, result.kind.encode())
         deliver(self.ledger)
+
+    def keep(self, name: str, content: bytes) -> None:
+        """A file of a result, as a worker writes it."""
+        path = self.spool.results / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
 
     def purge(self, now: datetime = LATER) -> list[str]:
         self.now = now
@@ -437,7 +444,7 @@ def test_nothing_outside_the_state_folder_goes(desk: Bench) -> None:
 
 def test_of_results_the_folder_of_the_revision_goes(desk: Bench) -> None:
     for name in ("a/0001/default/sr.dcm", "a/0001/default/picture.png", "a/0002/default/sr.dcm"):
-        desk.spool.write_result(name, b"x")
+        desk.keep(name, b"x")
     desk.spool.remove([], ["a/0001/default/sr.dcm"])
     assert [path.name for path in (desk.spool.results / "a").iterdir()] == ["0002"]
     desk.spool.remove([], ["a/0001/default/sr.dcm"])
@@ -475,6 +482,22 @@ def test_sources_go_early_oldest_first_until_there_is_room(desk: Bench) -> None:
     retention = Retention(desk.config, desk.ledger, desk.spool, lambda _: next(free))
     assert [item.series_uid for item in retention.purge_early(now)] == uids[:2]
     assert desk.files()[0] == 12
+
+
+def test_of_files_that_cannot_be_removed_one_series_is_given_up(
+    desk: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Restored by root, say: all series lost their files by name, and none was gone."""
+    uids = _several(desk)
+    retention = Retention(desk.config, desk.ledger, desk.spool, lambda _: Disk(0, 10))
+    with monkeypatch.context() as denied:
+        denied.setattr(desk.spool, "remove", Mock(side_effect=PermissionError(13, "Permission denied")))
+        now = at(2 * 3600 + 601)
+        assert [item.series_uid for item in retention.purge_early(now)] == uids[:1]
+        assert retention.purge_early(now) == []
+    assert desk.files()[0] == 36
+    assert [item.series_uid for item in retention.purge_early(now)] == uids[1:]
+    assert desk.files()[0] == 0
 
 
 def test_not_where_the_config_forbids_it_or_there_is_room(desk: Bench) -> None:

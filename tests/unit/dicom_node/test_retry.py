@@ -74,6 +74,16 @@ def test_what_waited_while_the_node_was_off_is_tried_more_than_once() -> None:
     assert POLICY.decide(BUSY, 3, NOW, first_at, 0.0) is None
 
 
+def test_nothing_is_given_up_in_the_first_hour_after_a_start() -> None:
+    """The node may have been off, and the peer starts after it."""
+    first_at = NOW - timedelta(hours=80)
+    for minutes, again in ((0, True), (59, True), (60, False)):
+        started = NOW - timedelta(minutes=minutes)
+        assert (POLICY.decide(BUSY, 80, NOW, first_at, 0.0, started) is not None) == again
+    ahead = NOW + timedelta(days=400)  # the clock was put back since
+    assert POLICY.decide(BUSY, 80, NOW, first_at, 0.0, ahead) == NOW + timedelta(hours=1)
+
+
 @given(policies, attempts, chance)
 def test_a_permanent_error_ends_it(policy: RetryPolicy, n: int, random: float) -> None:
     assert policy.decide(PermanentError("refused"), n, NOW, NOW, random) is None

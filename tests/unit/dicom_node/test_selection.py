@@ -147,6 +147,13 @@ OF_A_STUDY_OF_CHEST_AND_MORE: dict[tuple[str, str], tuple[bool, bool]] = {  # na
     ("Lunge Exspiration", "CHEST"): (True, True),
     ("CHEST EXPANDED FOV", "CHEST"): (True, False),
     ("Insp/Exp", "CHEST"): (True, False),
+    ("C/A/P 1mm", "ABDOMEN"): (True, False),
+    ("Thx/Abd 1mm", "ABDOMEN"): (True, False),
+    ("Torace espirio", "CHEST"): (True, True),
+    ("TORAX ESPIRACION", "CHEST"): (True, True),
+    ("Klatka wydech", "CHEST"): (True, True),
+    ("CHEST EXSP 1.0", "CHEST"): (True, True),
+    ("Chest respiratory gated", "CHEST"): (True, False),
 }
 
 

@@ -106,6 +106,14 @@ def test_a_ledger_that_was_taken_away_ends_the_service(monkeypatch: pytest.Monke
         service._watch(node, Config(), stop, FakeNotifier(stop, after=100))  # type: ignore[arg-type]
 
 
+def test_another_node_on_the_database_ends_the_service(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WATCHDOG_USEC", "2000")
+    stop = threading.Event()
+    notifier = FakeNotifier(stop, after=100)
+    with pytest.raises(NodeError, match=r"because dicomnode on elsewhere has taken.*node\.database"):
+        service._watch(FakeNode(looks=100), Config(), stop, notifier, lambda: "dicomnode on elsewhere has taken it")  # type: ignore[arg-type]
+
+
 def test_a_node_sees_that_its_ledger_was_removed_or_replaced(tmp_path: Path) -> None:
     node = Node(parse({"node": {"state_dir": str(tmp_path), "port": 0}}))
     try:

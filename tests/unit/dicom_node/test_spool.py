@@ -175,8 +175,6 @@ def test_the_reserve_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     spool.write(meta(), bytes(90_000))
     with pytest.raises(LowDisk):
         spool.write(meta(), bytes(110_000))
-    with pytest.raises(LowDisk):
-        spool.write_result("a.dcm", bytes(110_000))
     free.f_bavail = 2000  # recovers by itself
     assert spool.write(meta(), bytes(110_000)).exists()
 
@@ -271,31 +269,6 @@ class TestSetAside:
     def test_a_file_that_is_nowhere_is_an_error(self, spool: Spool) -> None:
         with pytest.raises(FileNotFoundError):
             spool.set_aside(spool.incoming / "gone.dcm", "broken")
-
-
-class TestResults:
-    """Encoded result objects."""
-
-    def test_are_written_whole_and_may_be_written_again(self, spool: Spool) -> None:
-        path = spool.write_result("12/default/sr.dcm", DATA)
-        assert path == spool.results / "12/default/sr.dcm"
-        assert spool.write_result("12/default/sr.dcm", DATA) == path
-        assert files(spool) == {path}
-        assert path.read_bytes() == DATA
-
-    def test_do_not_leave_their_folder(self, spool: Spool) -> None:
-        with pytest.raises(ValueError, match="does not lie below results"):
-            spool.write_result("../archive/1.dcm", DATA)
-
-    @pytest.mark.parametrize(("name", "nth"), [("open", 1), ("write", 1), ("fsync", 1), ("rename", 1)])
-    def test_a_fault_does_not_harm_what_is_there(
-        self, spool: Spool, monkeypatch: pytest.MonkeyPatch, name: str, nth: int
-    ) -> None:
-        path = spool.write_result("sr.dcm", DATA)
-        with failing(monkeypatch, name, errno.ENOSPC, nth), pytest.raises(LowDisk):
-            spool.write_result("sr.dcm", b"new")
-        assert path.read_bytes() == DATA
-        assert files(spool) == {path}
 
 
 def test_what_is_spooled_names_its_sender(spool: Spool) -> None:

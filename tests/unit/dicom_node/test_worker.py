@@ -36,9 +36,12 @@ def failed(error: Exception) -> Exception:
     return caught.value
 
 
-def test_an_error_of_cuda_spoils_the_process_and_goes_on_as_text(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_error_of_cuda_spoils_the_process_and_goes_on_as_text(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     error = torch.AcceleratorError("CUDA error: device-side assert triggered\nFor debugging consider …")
     assert failed(error) is error, "without CUDA the process is as good as before"
+    assert "in failed" in caplog.text, "where it was is told by the log alone"
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     spoilt = failed(error)
     assert type(spoilt) is WorkerSpoilt

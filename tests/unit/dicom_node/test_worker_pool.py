@@ -186,6 +186,29 @@ def test_a_process_that_cannot_start_fails_its_task() -> None:
         pool.shutdown(cancel_futures=True)
 
 
+@pytest.mark.parametrize("before", [0, 1], ids=["none was ever there", "the one that was has died"])
+def test_shutdown_settles_what_waits_for_a_process_that_cannot_be_started(
+    monkeypatch: pytest.MonkeyPatch, before: int
+) -> None:
+    tried = threading.Event()
+
+    def no_room(*_: object) -> None:
+        tried.set()
+        raise OSError(11, "Resource temporarily unavailable")
+
+    pool = WorkerPool(before, deadline_s=WAIT_S)
+    pids = [pool.submit(os.getpid).result(WAIT_S) for _ in range(before)]
+    monkeypatch.setattr(worker_pool, "_Worker", no_room)
+    if not before:
+        pool = WorkerPool(1, deadline_s=WAIT_S)
+    for pid in pids:
+        psutil.Process(pid).kill()
+    waiting = [pool.submit(os.getpid) for _ in range(2)]
+    assert tried.wait(WAIT_S)
+    pool.shutdown()
+    assert all(future.done() for future in waiting)
+
+
 def test_each_process_knows_its_number(tmp_path: Path) -> None:
     pool = WorkerPool(2, deadline_s=WAIT_S, warm_up=partial(sign, str(tmp_path)))
     try:

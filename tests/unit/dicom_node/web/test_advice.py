@@ -8,6 +8,7 @@ import pytest
 
 from dicom_node import config
 from dicom_node.ledger import Backlog
+from dicom_node.ledger_writer import RECALL_REMEDY
 from dicom_node.states import SeriesState
 from dicom_node.web import advice
 from dicom_node.web.advice import Tone
@@ -51,6 +52,7 @@ def test_a_destination_whose_window_is_shut_only_waits() -> None:
         (SeriesState.FAILED, "given up after 3 attempt(s), the last: it took longer than 900 s", "deadline_s"),
         (SeriesState.FAILED, "given up after 3 attempt(s), the last: the worker process died", "batch_slices"),
         (SeriesState.FAILED, "given up after 3 attempt(s), the last: unexpected error", "The log"),
+        (SeriesState.FAILED, f"a prior is another patient's; {RECALL_REMEDY}", "Reject in the PACS"),
         (SeriesState.FAILED, "no such model", "`dicomnode doctor`"),
         (SeriesState.INCOMPLETE, "gaps", "`dicomnode pull`"),
         (SeriesState.DELIVERED, "", ""),
@@ -69,6 +71,7 @@ def test_buttons_are_where_the_ledger_would_take_them() -> None:
         SeriesState.COMPLETE,
         SeriesState.QUEUED,
     ]
+    assert not advice.may_retry(series_record(state=SeriesState.FAILED, reason=f"why; {RECALL_REMEDY}"))
     assert [state for state in SeriesState if not advice.may_cancel(may[state])] == [
         SeriesState.DELIVERED,
         SeriesState.CANCELLED,
