@@ -25,6 +25,7 @@ MIN_AREA_MM2 = 60.0
 AIRWAY_AREA_MM2 = 800.0  # trachea, main bronchi and oesophagus are smaller, in the middle of the chest
 MIDDLE_MM = 35.0
 BOTH_SHARE = 0.15  # of the air on one side by that on the other, from which on there are two lungs to go by
+STRAY_SHARE = 0.01  # of what is found, on either side, that does not count for where the lungs end
 SPINE_SHARE = 0.8  # of the lungs' depth, behind which there is lung beside the spine
 CORNER_AREA_MM2 = (25.0, 3000.0)
 EDGE_SHARE = 0.6  # of the bounding box's outer edges
@@ -89,8 +90,8 @@ def find_lung_air(
     if not reference.any():
         return reference, reference
     rows = np.flatnonzero(reference.any(axis=(0, 2)))
-    row = _mean_of(np.broadcast_to(np.arange(hu.shape[1])[:, None], hu.shape), labels, count)
-    column = _mean_of(np.broadcast_to(np.arange(hu.shape[2]), hu.shape), labels, count)
+    row = mean_of(np.broadcast_to(np.arange(hu.shape[1])[:, None], hu.shape), labels, count)
+    column = mean_of(np.broadcast_to(np.arange(hu.shape[2]), hu.shape), labels, count)
     central = np.abs(column - find_middle(reference, body_middle)) * spacing_mm[2] < MIDDLE_MM
     before_spine = row < rows[0] + SPINE_SHARE * (rows[-1] - rows[0])
     airway = kept & central & before_spine & (area < AIRWAY_AREA_MM2)
@@ -114,11 +115,18 @@ def find_middle(air: MaskArray, body_middle: float) -> float:
     left = int(per_column.sum()) - right
     if min(right, left) < BOTH_SHARE * max(right, left):
         return body_middle
-    columns = np.flatnonzero(per_column)
-    return float(columns[0] + columns[-1]) / 2
+    first, last = outer_columns(air)
+    return (first + last) / 2
 
 
-def _mean_of(values: npt.NDArray[np.generic], labels: Labels, count: int) -> PerLabel:
+def outer_columns(air: MaskArray) -> tuple[int, int]:
+    """Columns between which the lungs lie; a little that a network finds in an arm or blanket moves neither."""
+    before = np.cumsum(np.count_nonzero(air, axis=(0, 1)))
+    first, last = np.searchsorted(before, before[-1] * np.array([STRAY_SHARE, 1 - STRAY_SHARE]))
+    return int(first), int(last)
+
+
+def mean_of(values: npt.NDArray[np.generic], labels: Labels, count: int) -> PerLabel:
     """Mean of `values` per label; that of the background means nothing."""
     labelled = labels > 0
     members = labels[labelled]
@@ -146,7 +154,7 @@ def _without_bowel(hu: Floats, air: MaskArray, spacing_mm: Spacing) -> MaskArray
     """Components in 3D that are not pure gas and large enough; small ones only well above the lung bases."""
     labels, count = ndimage.label(air, np.ones((3, 3, 3)))
     voxels = np.bincount(labels.ravel(), minlength=count + 1).astype(np.float64)
-    gas = _mean_of(hu < GAS_HU, labels, count) > 0.5
+    gas = mean_of(hu < GAS_HU, labels, count) > 0.5
     if len(hu) == 1:
         area = voxels * spacing_mm[1] * spacing_mm[2]
         lung = (area >= SLICE_AREA_MM2) & (~gas | (area >= LUNG_AREA_MM2))
@@ -158,12 +166,13 @@ def _without_bowel(hu: Floats, air: MaskArray, spacing_mm: Spacing) -> MaskArray
         return np.zeros_like(air)
     largest = voxels[lung].max()
     lung &= voxels >= max(MIN_SHARE * largest, MIN_ML * 1000 / np.prod(spacing_mm))
-    main = lung & (voxels >= MAIN_SHARE * largest)
+    centre = mean_of(np.broadcast_to(np.arange(len(hu))[:, None, None], hu.shape), labels, count)
+    lowest = ndimage.find_objects(labels)[int(np.where(lung, voxels, 0).argmax()) - 1][0].start
+    main = lung & (voxels >= MAIN_SHARE * largest) & (centre >= lowest)  # a colon may be as large
     if not main.any():
         return np.zeros_like(air)
     heights = np.flatnonzero(main[labels].any(axis=(1, 2)))
     base = heights[0] + BASE_SHARE * (heights[-1] - heights[0])
-    centre = _mean_of(np.broadcast_to(np.arange(len(hu))[:, None, None], hu.shape), labels, count)
     return np.asarray((main | (lung & (centre > base)))[labels])
 
 
@@ -174,8 +183,7 @@ def find_seam(air: MaskArray, hu: Floats, middle: float) -> npt.NDArray[np.intp]
     the way follows the junction line. It moves at most one column per row and keeps near `middle`, a column.
     """
     columns = np.arange(hu.shape[2])
-    wide = np.flatnonzero(air.any(axis=(0, 1)))
-    width = 2 * np.abs(wide[[0, -1]] - middle).max() + 1
+    width = 2 * np.abs(np.array(outer_columns(air)) - middle).max() + 1
     cost = air * (1 + np.clip(-hu - 700, 0, 300) / 100)
     if len(hu) > 1:
         cost = ndimage.gaussian_filter1d(cost, 1.0, axis=0)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,18 +22,16 @@ from pipeline.lung_air import (
 )
 from pipeline.lung_fill import Chest, close_in_plane, fill_lung, grow
 from pipeline.lung_ribs import find_wall
+from pipeline.lung_view import Finds, ask, cut_lung, find_padding, near_air
 from pipeline.types import Lung
 
-METHOD = "built-in 2"  # raised whenever another mask comes out
-NETWORK_METHOD = "built-in 3 with lung network"
+METHOD = "built-in 3"  # raised whenever another mask comes out
+NETWORK_METHOD = "built-in 4 with lung network"
 COARSE_MM = 2.0  # in plane
 COARSE_SLICE_MM = 3.0
 MARGIN_MM = 40.0
 HOLE_MM2 = 400.0  # the largest that is a vessel or bronchus where a network looks for dense lung
 RIM_SHARE = 0.2  # of a voxel near the border that must be covered, if it is air, to belong to the lung
-
-
-Finds = Callable[[Floats], MaskArray]
 
 
 def builtin(hu: HuArray, spacing_mm: Spacing, network: Finds | None = None) -> LabelArray:
@@ -51,9 +49,12 @@ def builtin(hu: HuArray, spacing_mm: Spacing, network: Finds | None = None) -> L
     coarse = _shrink(hu, factors)
     spacing = (spacing_mm[0] * factors[0], spacing_mm[1] * factors[1], spacing_mm[2] * factors[2])
     body = find_body(coarse, spacing)
+    found = None if network is None else ask(network, coarse, body, spacing)
+    if found is not None:
+        body |= cut_lung(found, coarse, body, spacing)
     body_middle = find_body_middle(body)
     air, airways = find_lung_air(coarse, body, body_middle, spacing)
-    found = None if network is None else network(coarse) & body
+    found = None if found is None else near_air(found & body, air, spacing)
     known = air if found is None else air | found
     if not known.any():
         return np.zeros(hu.shape, np.uint8)
@@ -64,7 +65,9 @@ def builtin(hu: HuArray, spacing_mm: Spacing, network: Finds | None = None) -> L
         lungs[box], is_right[box] = _filled(air[box], place)
     else:
         lungs[box], is_right[box] = _joined(air[box], found[box], place)
-    return _refine(hu, lungs, is_right, factors)
+    labels = _refine(hu, lungs, is_right, factors)
+    labels[:, find_padding(hu)] = Lung.BACKGROUND
+    return labels
 
 
 @dataclass(frozen=True)

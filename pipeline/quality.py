@@ -16,6 +16,7 @@ from scipy import ndimage
 from pipeline.accuracy import Healthy
 from pipeline.arrays import CtVolume, LesionMasks, LungMask, MaskArray
 from pipeline.kernel import Sharpness, sharpness
+from pipeline.lung_view import find_padding
 from pipeline.notation import percent
 from pipeline.types import Flag, Region, RegionScores, Scores
 
@@ -164,10 +165,12 @@ def _ends(volume: CtVolume, lungs: LungMask) -> list[Flag]:
 
 
 def _image_edge(volume: CtVolume, lungs: LungMask) -> Flag | None:
-    labels = lungs.labels
-    edges = (labels[:, 0], labels[:, -1], labels[:, :, 0], labels[:, :, -1])
-    touching = max(np.count_nonzero(edge) for edge in edges) * volume.spacing_mm[0] * min(volume.spacing_mm[1:])
-    if touching <= EDGE_MM2:
+    """Lung that reaches the edge of the images, or what was reconstructed in them: a circle, often."""
+    edge = np.ones(volume.hu.shape[1:], dtype=bool)
+    edge[1:-1, 1:-1] = False
+    edge |= ndimage.binary_dilation(find_padding(volume.hu))
+    touching = sum(int(np.count_nonzero(plane[edge])) for plane in lungs.labels)
+    if touching * volume.spacing_mm[0] * min(volume.spacing_mm[1:]) <= EDGE_MM2:
         return None
     return Flag("field-of-view", "Lung touches the edge of the images: a part lies outside the field of view.")
 

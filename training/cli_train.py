@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from pipeline.lung_builtin import Finds
+from pipeline.lung_view import Finds
 from pipeline.preprocess import Preprocessing
 from pipeline.unet import LEVELS, Architecture
 from training import export as exporting

@@ -13,7 +13,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from pipeline.arrays import HuArray, LabelArray
-from pipeline.lung_builtin import Finds
+from pipeline.lung_view import Finds
 from pipeline.lungs import builtin
 from pipeline.preprocess import Preprocessing
 from pipeline.unet import Architecture

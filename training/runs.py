@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from pipeline.lung_builtin import Finds
+from pipeline.lung_view import Finds
 from pipeline.segment import Room
 from pipeline.unet import UNet
 from training import (

@@ -139,6 +139,17 @@ class TestBuiltinOnPhantom:
         assert (labels > 0).sum() > 0.9 * lung.sum()
         assert (labels > 0)[framed].mean() < 0.05
 
+    @pytest.mark.parametrize("gas_hu", [-1000, -900], ids=["gas", "not gas alone"])
+    def test_a_wide_colon_below_the_lungs_is_none(self, phantom: Phantom, found: LabelArray, gas_hu: int) -> None:
+        """Two loops of more than a litre: larger than a tenth of a lung, which bowel was thought never to be."""
+        rows, columns = np.indices((180, 180))
+        loops = (np.abs(columns - 89.5) - 40) ** 2 + (rows - 80) ** 2 < 15**2
+        abdomen = np.repeat(np.where(phantom.hu[:1] > -500, 40, phantom.hu[:1]), 50, axis=0)
+        abdomen[:, loops] = gas_hu
+        labels = builtin(np.concatenate([abdomen, phantom.hu]).astype(np.int16), phantom.spacing_mm)
+        assert not labels[:50].any()
+        assert (labels[50:] == found).mean() > 0.9999
+
     @pytest.mark.parametrize("value", [-1024, 40])
     def test_nothing_but_air_or_tissue(self, value: int) -> None:
         assert not builtin(np.full((5, 40, 40), value, np.int16), (5.0, 4.0, 4.0)).any()
@@ -199,7 +210,7 @@ class TestOneLungIsOpaque:
 class TestSegment:
     def test_method_and_labels(self, phantom: Phantom, found: LabelArray) -> None:
         mask = segment(as_volume(phantom), None, "cpu")
-        assert mask.method == "built-in 2"
+        assert mask.method == "built-in 3"
         assert (mask.labels == found).all()
 
     def test_no_lungs_is_a_reason(self, phantom: Phantom) -> None:

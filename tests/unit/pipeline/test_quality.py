@@ -108,6 +108,18 @@ def test_lung_at_the_edge_of_the_images(phantom: Phantom) -> None:
     assert set(found(cut, lungs, LesionMasks(*masks))) == {"field-of-view"}
 
 
+def test_lung_at_the_edge_of_a_round_field(phantom: Phantom) -> None:
+    """The images end far from the lungs, but what was reconstructed does not; a wide circle is no warning."""
+    volume = as_volume(phantom)
+    for radius, codes in ((48, set()), (32, {"field-of-view"})):
+        outside = np.hypot(*(np.indices((100, 100)) - 49.5)) > radius
+        lesions = phantom.lesions
+        masks = LesionMasks(lesions.infection & ~outside, lesions.consolidation & ~outside)
+        cut = replace(volume, hu=np.where(outside, -1024, volume.hu).astype(np.int16))
+        lungs = replace(phantom.lungs, labels=np.where(outside, 0, phantom.lungs.labels).astype(np.uint8))
+        assert set(found(cut, lungs, masks)) == codes
+
+
 def test_oblique(phantom: Phantom) -> None:
     assert found_in(phantom, oblique_deg=(8.0, 0.0, 0.0)) == {}
     assert "15 degrees" in found_in(phantom, oblique_deg=(15.0, 0.0, 0.0))["oblique"].text
