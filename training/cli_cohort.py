@@ -217,7 +217,8 @@ class _Place:
         with closing(Ledger(self.settings.database_url, migrate=False)) as ledger:
             if self.pacs:
                 pause = threading.Event().wait
-                retrieval = Retrieval(self.settings, self._source(), ledger, self.out, pause)
+                cases = wanted.but_not
+                retrieval = Retrieval(self.settings, self._source(), ledger, self.out, pause, cases)
                 wanted = replace(wanted, study_uids=retrieval.run(criteria, rate, fetched))
                 if retrieval.more:
                     told = f"note: more than {criteria.limit} studies match: a larger --limit asks for them too"

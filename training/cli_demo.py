@@ -14,8 +14,7 @@ from rich.table import Table
 
 from pipeline import RESEARCH_USE_ONLY, notation
 from training import demo as demonstration
-from training import runs
-from training.cli_options import Device, Json, Seed, Threads, console, quiet_for, say_json
+from training.cli_options import Device, Json, Seed, Threads, console, quiet_for, say_json, set_threads
 from training.demo import Outcome, Size
 
 
@@ -42,7 +41,7 @@ def demo(
     from training.evaluate import PAGE  # as in `cli_evaluate`
 
     quiet_for(json)
-    runs.set_threads(threads)
+    set_threads(threads)
     folder = out or Path(tempfile.mkdtemp(prefix="dicomnode-train-demo-"))
     console.print(f"dicomnode-train demo. {RESEARCH_USE_ONLY}. A toy: it learns from drawn chests alone.")
     console.print(f"everything lies in {folder}", markup=False, highlight=False, soft_wrap=True)

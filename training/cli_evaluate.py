@@ -14,8 +14,8 @@ from rich.table import Table
 from pipeline import lungs as pipeline_lungs
 from pipeline.types import PipelineSettings
 from training import cohort as cohorts
-from training import prepared, runs
-from training.cli_options import CohortDir, Device, Json, Threads, console, quiet_for, say_json
+from training import prepared
+from training.cli_options import CohortDir, Device, Json, Threads, console, quiet_for, say_json, set_threads
 from training.cohort import Case
 from training.errors import CohortError
 
@@ -56,7 +56,7 @@ def evaluate(
         raise CohortError("--lungs weights and --lung-weights PATH go together")
     if lung_weights is not None:
         pipeline_lungs.check_weights(lung_weights)
-    runs.set_threads(threads)
+    set_threads(threads)
     plan = evaluation.Plan(
         title=f"Evaluation on {cohort.resolve().name}" + (f", {split} cases" if split else ""),
         cases=_cases(cohort, labels, split),

@@ -8,6 +8,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
+import torch
 import typer
 from rich.console import Console
 from rich.table import Table
@@ -89,3 +90,9 @@ def show(metrics: dict[str, Any], out: Path) -> None:
             table.add_row(name, str(one["cases"]), *figures)
     console.print(table)
     console.print(f"written to {out}")
+
+
+def set_threads(threads: int) -> None:
+    """Torch threads; 0 leaves the choice to torch."""
+    if threads:
+        torch.set_num_threads(threads)

@@ -32,12 +32,14 @@ from training.cli_options import (
     quiet_for,
     refuse_other_lungs,
     say_json,
+    set_threads,
     show,
 )
+from training.crossval import CrossValidation, cross_validate
 from training.data import Folders, Setting
 from training.errors import RunError
 from training.recipes import LUNGS, UNET1, UNET2
-from training.runs import CrossValidation, LungData, Where
+from training.runs import LungData, Where
 
 
 def lungs(
@@ -61,7 +63,7 @@ def lungs(
 
     Example: dicomnode-train lungs --cohort healthy --phantoms 14 --out runs/lungs
     """
-    runs.set_threads(threads)
+    set_threads(threads)
     if grid % 2**LEVELS:
         raise RunError(f"--grid {grid} is no multiple of {2**LEVELS}")
     setting = Setting(
@@ -94,7 +96,7 @@ def unet1(
 
     Example: dicomnode-train unet1 --cohort COHORT --recipe fine --phantoms 12 --out runs/unet1
     """
-    runs.set_threads(threads)
+    set_threads(threads)
     where = Where(out, device)
     setting, network = _setting(lungs, lung_run, phantoms, features, where)
     folders = Folders(cohort, volumes, volume_labels)
@@ -118,7 +120,7 @@ def unet2(
 
     Example: dicomnode-train unet2 --cohort COHORT --start runs/unet1 --recipe split --out runs/unet2
     """
-    runs.set_threads(threads)
+    set_threads(threads)
     where = Where(out, device)
     setting, network = _setting(lungs, lung_run, phantoms, Architecture().features, where)
     runs.all_data_unet2(Folders(cohort), setting, named(UNET2, recipe), start, seed, where, network)
@@ -163,7 +165,7 @@ def crossval(
     Example: dicomnode-train crossval --cohort COHORT --recipe fine --em split --folds 5 --out runs/crossval
     """
     quiet_for(json)
-    runs.set_threads(threads)
+    set_threads(threads)
     where = Where(out, device)
     setting, network = _setting(lungs, lung_run, phantoms, features, where)
     what = CrossValidation(
@@ -177,7 +179,7 @@ def crossval(
         start,
         choose,
     )
-    metrics = runs.cross_validate(what, where)
+    metrics = cross_validate(what, where)
     if json:
         say_json(metrics)
     show(metrics, out)

@@ -26,6 +26,7 @@ LABEL_MAP_STORAGE = "1.2.840.10008.5.1.4.1.1.66.7"
 SOP_CLASSES = frozenset({SegmentationStorage, LABEL_MAP_STORAGE, RTStructureSetStorage})
 OFF_GRID = 0.1  # of a voxel: SEG frames must lie on the CT's voxels
 OFF_SLICE = 0.5  # of a slice distance: a contour belongs to the nearest slice
+DECIMALS = 3  # of a slice distance: contours of one plane differ in the digits behind
 COARSE = 1.5  # slice distances between planes, from which on slices between them lack what was drawn
 ALONE = "build the cohort from a folder that holds the series it was drawn on alone"
 CLOSED = frozenset({"CLOSED_PLANAR", "CLOSEDPLANAR_XOR"})
@@ -250,13 +251,14 @@ def _fill(contour: Dataset, ct: CtVolume, mask: MaskArray) -> float:
     along = indices[:, 2]
     if np.ptp(along) > OFF_SLICE:
         raise CohortError("a contour is not parallel to the slices of the CT")
-    place = int(np.rint(along.mean()))
+    plane = round(float(along.mean()), DECIMALS)
+    place = round(plane)
     slices, rows, columns = ct.hu.shape
     low, high = indices[:, :2].min(axis=0), indices[:, :2].max(axis=0)
     if not 0 <= place < slices or (low < -OFF_SLICE).any() or (high > (columns - 0.5, rows - 0.5)).any():
         raise CohortError("a contour lies outside the image")
     mask[place] ^= rasterise(indices[:, :2], (rows, columns))
-    return float(along.mean())
+    return plane
 
 
 def _indices(points: npt.NDArray[np.float64], ct: CtVolume) -> npt.NDArray[np.float64]:
@@ -276,7 +278,8 @@ def _require_planes_of(ct: CtVolume, planes: Collection[float], series: Iterable
     Only where it names other series than the CT's: on that one a person may have left slices out.
     """
     named = {str(one.get("SeriesInstanceUID") or "") for one in series} - {""}
-    apart = float(np.diff(np.array(sorted(planes), float)).min(initial=np.inf))
+    steps = np.diff(np.array(sorted(planes), float))
+    apart = float(steps[steps > OFF_GRID].min(initial=np.inf))  # nearer ones are one plane, drawn twice
     if named and str(ct.headers[0].get("SeriesInstanceUID")) not in named and COARSE < apart < np.inf:
         raise CohortError(
             f"its planes lie {apart:.1f} of the CT's slice distances apart: it was drawn on another series with "

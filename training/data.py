@@ -20,9 +20,9 @@ from pipeline.unet import Architecture
 from training import cohort, dataset, images, phantoms, prepared
 from training.batches import Pool
 from training.cohort import Case
-from training.crossval import Held
 from training.dataset import Example, Lungs, Source
 from training.errors import CohortError
+from training.held import Held
 from training.regions import Regions
 
 LungSource = Literal["none", "builtin", "network", "cohort"]

@@ -23,8 +23,8 @@ from pipeline.preprocess import Preprocessing
 from pipeline.types import Lung, PipelineSettings
 from training import rates
 from training.cohort import Case
-from training.crossval import RIVAL_HU
 from training.dataset import Source
+from training.held import RIVAL_HU
 from training.rates import Counts, Rates
 from training.score import Overlap, overlap
 

@@ -3,13 +3,14 @@
 CT comes by C-MOVE into the node, which must be running, or by C-GET into a folder of the cohort (`retrieve` of the
 source in config.toml). Drawings and reports (SEG, RTSTRUCT, SR) come by C-GET into that folder always: the node
 keeps none. What is asked for and has come stands in `retrieval.csv`, so that the command, given again, goes on.
+What the table calls here is looked for until its study is a case: retention may have removed it from the node.
 """
 
 from __future__ import annotations
 
 import csv
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -73,6 +74,7 @@ class Retrieval:
         ledger: tells what has come to the node.
         out: folder of the cohort.
         pause: waits so many seconds.
+        cases: studies that are in the cohort already: what has come of them is not asked for again.
 
     Attributes:
         more: whether studies that match were left out because of the limit.
@@ -83,6 +85,7 @@ class Retrieval:
     ledger: Ledger
     out: Path
     pause: Callable[[float], object]
+    cases: Collection[str] = frozenset()
     rows: dict[str, Row] = field(default_factory=dict)
     more: bool = False
 
@@ -104,7 +107,7 @@ class Retrieval:
         self._write()
         failures = 0
         for number, row in enumerate(list(self.rows.values()), start=1):
-            if row.state != "here":
+            if not self._is_here(row):
                 error = self._fetch(row)
                 failures = failures + 1 if error is not None else 0
                 if error is not None and failures == FAILURES_IN_A_ROW:
@@ -159,12 +162,29 @@ class Retrieval:
         self._note(replace(row, state="failed" if reason else "here", reason=reason))
         return None
 
+    def _is_here(self, row: Row) -> bool:
+        """Whether it needs no asking: the table says that it came, and it is still there or has become a case."""
+        if row.state != "here" or row.study_uid in self.cases:
+            return row.state == "here"
+        return max(self._in_the_node(row), self._in_the_folder(row)) >= max(row.instances, 1)
+
+    def _in_the_node(self, row: Row) -> int:
+        """How many instances the ledger has whose files are there, not purged."""
+        current = self.ledger.current_instances(row.series_uid)
+        return len({record.sop_instance_uid for record in current if not record.purged})
+
+    def _in_the_folder(self, row: Row) -> int:
+        return len(list(self._folder(row).glob("*.dcm")))
+
+    def _folder(self, row: Row) -> Path:
+        return self.out / RECEIVED / hashlib.sha256(row.series_uid.encode()).hexdigest()[:32]
+
     def _goes_to_the_node(self, row: Row) -> bool:
         return row.modality not in ANNOTATION_MODALITIES and self.source.retrieve == "move"
 
     def _into_the_node(self, row: Row) -> int:
-        """By C-MOVE; how many instances the ledger has in the end. Nothing is asked for that is there already."""
-        here = len(self.ledger.current_instances(row.series_uid))
+        """By C-MOVE; how many instances the node has in the end. Nothing is asked for that is there already."""
+        here = self._in_the_node(row)
         if here and here >= row.instances:
             return here
         ae_title = self.config.node.ae_title
@@ -172,7 +192,7 @@ class Retrieval:
         limit_s = self.source.retrieve_timeout_s
         sent = retrieve.move(self.source, requests, ae_title, ae_title, limit_s).completed
         for _ in range(LOOKS):
-            here = len(self.ledger.current_instances(row.series_uid))
+            here = self._in_the_node(row)
             if here >= (sent or row.instances):
                 break
             self.pause(LOOK_EVERY_S)
@@ -180,7 +200,7 @@ class Retrieval:
 
     def _into_the_folder(self, row: Row) -> int:
         """By C-GET; how many instances came."""
-        folder = self.out / RECEIVED / hashlib.sha256(row.series_uid.encode()).hexdigest()[:32]
+        folder = self._folder(row)
         folder.mkdir(parents=True, exist_ok=True)
         classes = ANNOTATIONS if row.modality in ANNOTATION_MODALITIES else {CTImageStorage}
         syntaxes = UNCOMPRESSED if len(classes) > 1 else TRANSFER_SYNTAXES
@@ -211,13 +231,18 @@ class Retrieval:
 
 
 def joined(archived: Iterable[Study], received: Iterable[Study]) -> Iterator[Study]:
-    """Studies of the node with what lies in the folder of them; those of the folder alone follow."""
+    """Studies of the node with what lies in the folder of them; those of the folder alone follow.
+
+    CT of the folder counts where the node has purged a series of the study.
+    """
     beside = {study.uid: study for study in received}
     for study in archived:
         other = beside.pop(study.uid, None)
         if other is not None:
+            purged = any(instance.purged for _, instances in study.series for instance in instances)
+            images = other if purged and other.series else study
             annotations = [*study.annotations, *other.annotations]
-            study = replace(study, annotations=annotations, faults=[*study.faults, *other.faults])
+            study = replace(images, annotations=annotations, faults=[*study.faults, *other.faults])
         yield study
     yield from (study for study in beside.values() if study.series)
 

@@ -24,6 +24,7 @@ from tests.fixtures.postgres import Server
 from tests.fixtures.served import Served, series_uid
 from tests.fixtures.studies import ct
 
+BLOCKS = list(blocks())
 OF_TRAINING = ("docs/training.md", "docs/results.md")  # pages whose commands need no node and no PACS
 
 
@@ -126,9 +127,27 @@ def _placeholders(folder: Path) -> dict[str, str]:
     }
 
 
-@pytest.mark.parametrize("block", list(blocks()), ids=lambda block: f"{block[0].page}:{block[0].line}")
-def test_a_block_of_a_page(machine: Machine, block: list[Shown]) -> None:
-    for shown in block:
+@pytest.fixture(scope="module")
+def followed(machine: Machine) -> Machine:
+    """The machine of a reader who has done all that the blocks say; what tests have run is not run again."""
+    _follow(machine, BLOCKS)
+    return machine
+
+
+def _follow(machine: Machine, read: Sequence[Sequence[Shown]]) -> None:
+    for block in read:
+        for shown in block:
+            if why_not(shown, not_run.BLOCKS) is None:
+                machine.run(shown.text)
+
+
+@pytest.mark.parametrize(
+    "number", range(len(BLOCKS)), ids=lambda number: f"{BLOCKS[number][0].page}:{BLOCKS[number][0].line}"
+)
+def test_a_block_of_a_page(machine: Machine, number: int) -> None:
+    """After those that a reader meets before it."""
+    _follow(machine, BLOCKS[:number])
+    for shown in BLOCKS[number]:
         _run_or_look(machine, shown, not_run.BLOCKS)
 
 
@@ -140,69 +159,69 @@ def _run_or_look(machine: Machine, shown: Shown, table: Sequence[NotRun]) -> Non
     return None
 
 
-def test_what_installation_and_operation_made_is_there(machine: Machine, served: Served) -> None:
-    """They did what they say; runs after them."""
-    dependencies = next((machine.root / "opt/dicomnode/lib").glob("python*/site-packages"))
+def test_what_installation_and_operation_made_is_there(followed: Machine, served: Served) -> None:
+    """The blocks did what they say."""
+    dependencies = next((followed.root / "opt/dicomnode/lib").glob("python*/site-packages"))
     assert list(dependencies.glob("dicomnode-*.dist-info"))
-    assert (machine.root / "etc/dicomnode/config.toml").read_text() == (ROOT / "config.toml").read_text()
-    assert "dicomnode" in (machine.root / "etc/passwd").read_text()
-    assert (machine.root / "var/lib/dicomnode").stat().st_mode & 0o777 == 0o700
-    assert (machine.here / "RESULTS" / "picture.png").is_file()
-    assert (machine.root / "var/backups/dicomnode.dump").stat().st_size > 0
-    assert served.show(series_uid(machine.here / "CT")) is not None  # Orthanc has sent it
+    assert (followed.root / "etc/dicomnode/config.toml").read_text() == (ROOT / "config.toml").read_text()
+    assert "dicomnode" in (followed.root / "etc/passwd").read_text()
+    assert (followed.root / "var/lib/dicomnode").stat().st_mode & 0o777 == 0o700
+    assert (followed.here / "RESULTS" / "picture.png").is_file()
+    assert (followed.root / "var/backups/dicomnode.dump").stat().st_size > 0
+    assert served.show(series_uid(followed.here / "CT")) is not None  # Orthanc has sent it
 
 
 @pytest.mark.parametrize(
     "run", ["lungs", "volumes", "unet1", "unet2", "volumes-whole", "archive", "one-host", "two-hosts"]
 )
-def test_a_run_has_its_weights_and_its_log(machine: Machine, run: str) -> None:
-    folder = machine.here / "runs" / run
+def test_a_run_has_its_weights_and_its_log(followed: Machine, run: str) -> None:
+    folder = followed.here / "runs" / run
     assert (folder / "network.safetensors").stat().st_size > 0
     assert [row["epoch"] for row in csv.DictReader((folder / "log.csv").open())] == ["1"]
 
 
-def test_two_hosts_train_what_one_trains(machine: Machine) -> None:
+def test_two_hosts_train_what_one_trains(followed: Machine) -> None:
     """Two processes each; the sums of a batch are those of all of them."""
     one, two = (
-        [float(row["loss"]) for row in csv.DictReader((machine.here / "runs" / name / "log.csv").open())]
+        [float(row["loss"]) for row in csv.DictReader((followed.here / "runs" / name / "log.csv").open())]
         for name in ("one-host", "two-hosts")
     )
     assert two == pytest.approx(one, rel=0.01)
 
 
-def test_cross_validation_scores_every_case(machine: Machine) -> None:
-    metrics = json.loads((machine.here / "runs/crossval/metrics.json").read_text())
+def test_cross_validation_scores_every_case(followed: Machine) -> None:
+    metrics = json.loads((followed.here / "runs/crossval/metrics.json").read_text())
     assert {metrics[name]["cases"] for name in ("infection", "threshold", "split-whole")} == {6}
 
 
-def test_the_packages_load(machine: Machine) -> None:
-    demo, toy = (package.load(machine.here / folder) for folder in ("demo", "first-hour/package"))
+def test_the_packages_load(followed: Machine) -> None:
+    demo, toy = (package.load(followed.here / folder) for folder in ("demo", "first-hour/package"))
     assert (demo.identity.name, toy.identity.name) == ("demo", "toy")
     assert (demo.lungs is None, toy.lungs is None) == (False, True)
-    assert (machine.here / "demo" / "LICENSE-MODEL").is_file()
+    assert (followed.here / "demo" / "LICENSE-MODEL").is_file()
     assert [len(demo.manifest.training.stories), demo.unet1.arch.features] == [3, 16]
     for folder in ("published", "published-two"):
-        published = package.load(machine.here / folder)
+        published = package.load(followed.here / folder)
         assert published.identity.name == "published"
 
 
 @pytest.mark.parametrize("folder", ["evaluation", "build/results/medseg-train", "first-hour/evaluation"])
-def test_an_evaluation_has_a_page_and_every_number(machine: Machine, folder: str) -> None:
-    made = machine.here / folder
+def test_an_evaluation_has_a_page_and_every_number(followed: Machine, folder: str) -> None:
+    made = followed.here / folder
     assert "</html>" in (made / "evaluation.html").read_text()
     assert json.loads((made / "metrics.json").read_text())["severity"]["cases"] >= 3
     assert (made / "cases.csv").is_file()
 
 
-def test_a_cohort_has_its_case_once_with_drawing_and_report(machine: Machine) -> None:
-    (row,) = csv.DictReader((machine.here / "COHORT" / "cases.csv").open())
+def test_a_cohort_has_its_case_once_with_drawing_and_report(followed: Machine) -> None:
+    (row,) = csv.DictReader((followed.here / "COHORT" / "cases.csv").open())
     assert (row["drawn"], row["consolidation"]) == ("infection", "0")
-    assert len(list((machine.here / "PREPARED" / "arrays").iterdir())) == 1
+    assert len(list((followed.here / "PREPARED" / "arrays").iterdir())) == 1
 
 
 @pytest.mark.parametrize("shown", list(inline()), ids=str)
-def test_a_command_within_the_text(machine: Machine, shown: Shown) -> None:
-    _run_or_look(machine, shown, not_run.TEXT)
+def test_a_command_within_the_text(followed: Machine, shown: Shown) -> None:
+    _run_or_look(followed, shown, not_run.TEXT)
 
 
 def test_the_table_of_what_is_not_run_is_in_contributing() -> None:

@@ -136,17 +136,22 @@ def test_what_belongs_to_another_image_is_refused(tmp_path: Path, ct: CtVolume) 
     assert "outside the image" in refused(drawings.as_seg(again, masks, tmp_path / "longer.dcm"), ct)
 
 
+def drawn_on(series_uid: str, ct: CtVolume, rois: dict[str, Any], folder: Path) -> Path:
+    """An RTSTRUCT that names this series."""
+    ds = drawings.rt_struct(ct, rois)
+    referenced = Dataset()
+    referenced.RTReferencedStudySequence = [Dataset()]
+    referenced.RTReferencedStudySequence[0].RTReferencedSeriesSequence = [Dataset()]
+    referenced.RTReferencedStudySequence[0].RTReferencedSeriesSequence[0].SeriesInstanceUID = series_uid
+    ds.ReferencedFrameOfReferenceSequence = [referenced]
+    return drawings.write(ds, folder / "rt.dcm", RTStructureSetStorage)
+
+
 def test_a_drawing_on_thinner_or_thicker_slices_of_the_study_is_refused(tmp_path: Path, ct: CtVolume) -> None:
     """Of one frame of reference with the CT: thin contours would cut each other out, thick ones leave gaps."""
 
     def rt(*slices: float, series: str) -> Path:
-        ds = drawings.rt_struct(ct, {"GGO": [square(10.5, 20.5, one) for one in slices]})
-        referenced = Dataset()
-        referenced.RTReferencedStudySequence = [Dataset()]
-        referenced.RTReferencedStudySequence[0].RTReferencedSeriesSequence = [Dataset()]
-        referenced.RTReferencedStudySequence[0].RTReferencedSeriesSequence[0].SeriesInstanceUID = series
-        ds.ReferencedFrameOfReferenceSequence = [referenced]
-        return drawings.write(ds, tmp_path / "rt.dcm", RTStructureSetStorage)
+        return drawn_on(series, ct, {"GGO": [square(10.5, 20.5, one) for one in slices]}, tmp_path)
 
     own = str(ct.headers[0].SeriesInstanceUID)
     assert "thinner slices" in refused(rt(4.0, 4.2, 4.4, series="1.2.3"), ct)
@@ -159,6 +164,38 @@ def test_a_drawing_on_thinner_or_thicker_slices_of_the_study_is_refused(tmp_path
     seg.ReferencedSeriesSequence[0].SeriesInstanceUID = "1.2.3"
     seg.save_as(tmp_path / "seg.dcm")
     assert "thicker slices" in refused(tmp_path / "seg.dcm", ct)
+
+
+@pytest.mark.parametrize("step_mm", [1.25, 0.7])
+@pytest.mark.parametrize("first", [1.0, 1.5])
+@pytest.mark.parametrize("jitter", [0.0, 1e-6, 0.02])
+def test_two_rois_on_thicker_slices_are_refused_as_one_is(
+    tmp_path: Path, step_mm: float, first: float, jitter: float
+) -> None:
+    """Means of many points on one plane differ in their last digits, also half-way between two slices."""
+    spec = phantom.PhantomSpec(slices=24, rows=64, columns=64, slice_spacing_mm=step_mm)
+    folder = tmp_path / "ct"
+    ct = volume.load(phantom.write_series(phantom.make(spec), folder), PipelineSettings())
+    planes = [first + 4 * k for k in range(5)]
+    rois = {
+        "GGO": [square(10.5, 20.5, one - jitter) for one in planes],
+        "consolidation": [np.repeat(square(12.5, 33.5, one + jitter), 9, axis=0) for one in planes],
+    }
+    for taken in ({"GGO": rois["GGO"]}, rois):
+        assert "thicker slices" in refused(drawn_on("1.2.3", ct, taken, tmp_path), ct)
+    own = str(ct.headers[0].SeriesInstanceUID)
+    assert len(contours.read(drawn_on(own, ct, rois, tmp_path), ct, TABLE).drawings) == 2
+
+
+def test_a_hole_lies_in_the_slice_of_what_it_cuts(tmp_path: Path) -> None:
+    """Also where both lie half-way between two slices, but for the last digit."""
+    spec = phantom.PhantomSpec(slices=24, rows=64, columns=64, slice_spacing_mm=0.7)
+    ct = volume.load(phantom.write_series(phantom.make(spec), tmp_path / "ct"), PipelineSettings())
+    planes = [k + 0.5 for k in range(2, 20, 4)]
+    hole = [np.repeat(square(14.5, 18.5, one), 7, axis=0) + (0, 0, 2e-6) for one in planes]
+    rois = {"GGO": [square(10.5, 20.5, one) for one in planes] + hole}
+    (drawing,) = contours.read(drawn_on("", ct, rois, tmp_path), ct, TABLE).drawings
+    assert drawing.mask.sum() == len(planes) * (10 * 10 - 4 * 4)
 
 
 SPARSE = (np.arange(12) % 3 == 0)[:, None, None]
