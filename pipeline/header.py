@@ -43,6 +43,7 @@ _EMPTY_IF_ABSENT = (  # type 2 in the modules of every result object (PS3.3 C.7.
 )
 _OPTIONAL = (
     "IssuerOfPatientID",
+    "IssuerOfPatientIDQualifiersSequence",
     "OtherPatientIDsSequence",
     "PatientAge",
     "PatientSize",

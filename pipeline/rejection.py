@@ -35,6 +35,7 @@ def build(analysis: Analysis, context: ResultContext) -> Dataset | None:
         ),
         **provenance.arguments(analysis, context, source, ResultKind.REJECTION),
     )
+    built.copy_patient_and_study_information(patient)  # highdicom's class takes the mandatory attributes alone
     return provenance.finish(built, analysis, context, source)
 
 

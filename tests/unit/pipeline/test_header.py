@@ -141,6 +141,22 @@ def test_results_of_a_source_with_several_values_for_one_pass_the_checks() -> No
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
+def test_every_object_says_of_which_issuer_the_patient_id_is_and_that_dates_were_shifted() -> None:
+    qualifiers = Dataset()
+    qualifiers.UniversalEntityID, qualifiers.UniversalEntityIDType = "1.2.276.0.76", "ISO"
+    attributes = {
+        "IssuerOfPatientID": "HOSPITAL B",
+        "IssuerOfPatientIDQualifiersSequence": [qualifiers],
+        "LongitudinalTemporalInformationModified": "MODIFIED",
+    }
+    profile = Profile(lungs_seg=True, slice_pictures=True, pdf=True)
+    analysis = make_analysis(attributes=attributes)
+    for kind, ds in build_set(analysis, make_context(profile=profile)).items():
+        assert ds.IssuerOfPatientID == "HOSPITAL B", kind
+        assert ds.IssuerOfPatientIDQualifiersSequence == [qualifiers], kind
+        assert ds.LongitudinalTemporalInformationModified == "MODIFIED", kind
+
+
 def test_identity_is_kept_even_where_it_is_not_valid() -> None:
     long_id = b"PATIENT-" * 10  # more than the 64 characters of LO
     normalised = header.normalise(source((0x00100020, b"LO", long_id), (0x00080050, b"SH", b"A" * 20)))
