@@ -22,7 +22,15 @@ from pipeline.priors import Priors
 from pipeline.types import Analysis, Lung, ObjectReference, ResultKind
 
 _SAME_MM = 1e-6  # decimal strings of more than 16 characters are shortened
-_IDENTITY = ("PatientID", "PatientName", "PatientBirthDate", "AccessionNumber", "StudyInstanceUID", "StudyID")
+_IDENTITY = (
+    "PatientID",
+    "IssuerOfPatientID",
+    "PatientName",
+    "PatientBirthDate",
+    "AccessionNumber",
+    "StudyInstanceUID",
+    "StudyID",
+)
 _MASKS: Mapping[tuple[str, str], Callable[[Analysis], MaskArray]] = {
     (codes.OPACITY.value, ""): lambda analysis: analysis.lesions.infection,
     (codes.CONSOLIDATION.value, ""): lambda analysis: analysis.lesions.consolidation,

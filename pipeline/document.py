@@ -28,7 +28,7 @@ def build(analysis: Analysis, context: ResultContext) -> Dataset | None:
     """The document, or None where the profile does not want it."""
     if not context.profile.pdf:
         return None
-    source = header.normalise(analysis.volume.headers[0])
+    source = header.of_series(analysis.volume.headers)
     described = provenance.arguments(analysis, context, source, ResultKind.DOCUMENT)
     equipment = described.pop("contributing_equipment")
     built = SOPClass(

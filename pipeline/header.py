@@ -28,6 +28,7 @@ _UIDS = ("StudyInstanceUID", "SeriesInstanceUID", "SOPClassUID", "SOPInstanceUID
 _IDENTITY = ("PatientName", "PatientID", "IssuerOfPatientID", "AccessionNumber", "StudyID")
 # A SEG in another frame of reference lies on no image, so that one stays too, however it is written.
 _AS_RECEIVED = frozenset({*_UIDS, *_IDENTITY, "FrameOfReferenceUID"})
+_LOSS = ("LossyImageCompression", "LossyImageCompressionRatio", "LossyImageCompressionMethod")
 _EMPTY_IF_ABSENT = (  # type 2 in the modules of every result object (PS3.3 C.7.1.1, C.7.2.1, C.7.5.1)
     "PatientName",
     "PatientID",
@@ -43,6 +44,7 @@ _EMPTY_IF_ABSENT = (  # type 2 in the modules of every result object (PS3.3 C.7.
 )
 _OPTIONAL = (
     "IssuerOfPatientID",
+    "IssuerOfPatientIDQualifiersSequence",
     "OtherPatientIDsSequence",
     "PatientAge",
     "PatientSize",
@@ -77,9 +79,7 @@ _OPTIONAL = (
     "ImagePositionPatient",
     "PixelSpacing",
     "SliceThickness",
-    "LossyImageCompression",
-    "LossyImageCompressionRatio",
-    "LossyImageCompressionMethod",
+    *_LOSS,
     "RequestAttributesSequence",
     "RequestedProcedureID",
     "RequestedProcedureDescription",
@@ -128,6 +128,20 @@ def normalise(header: Dataset) -> SourceHeader:
         ds.FrameOfReferenceUID = uids.derive("frame of reference", str(ds.SeriesInstanceUID))
         notes.append("FrameOfReferenceUID is missing; one was derived from the series")
     return SourceHeader(ds, tuple(notes))
+
+
+def of_series(headers: Sequence[Dataset]) -> SourceHeader:
+    """`normalise` of the first slice; compressed with loss where any slice was (PS3.3 C.7.6.1.1.5).
+
+    Slices of one series may come from the scanner and, later, from an archive that keeps them so.
+    """
+    source = normalise(headers[0])
+    lossy = next((each for each in headers if each.get("LossyImageCompression") == "01"), None)
+    if lossy is not None and source.ds.get("LossyImageCompression") != "01":
+        for keyword in _LOSS:
+            if keyword in lossy:
+                _copy(lossy, keyword, source.ds, [])
+    return source
 
 
 def evidence(headers: Sequence[Dataset]) -> list[Dataset]:

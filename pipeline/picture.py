@@ -55,7 +55,7 @@ def build(analysis: Analysis, context: ResultContext) -> Dataset | None:
     """The picture as Secondary Capture Image (PS3.3 A.8.1), or None where the profile does not want it."""
     if not context.profile.picture:
         return None
-    source = header.normalise(analysis.volume.headers[0])
+    source = header.of_series(analysis.volume.headers)
     built = capture(
         np.asarray(render(analysis, context)),
         source,
@@ -155,7 +155,7 @@ def _draw_figures(canvas: Canvas, analysis: Analysis, numbers: dict[int, int]) -
 
 def _draw_title(canvas: Canvas, analysis: Analysis, context: ResultContext) -> None:
     """Title and banner."""
-    source = header.normalise(analysis.volume.headers[0])
+    source = header.of_series(analysis.volume.headers)
     number = series_number(source.ds)
     of_series = f"CT series {number}, " if number else ""
     canvas.text((24, 42), "Lung opacity on chest CT", 30, TEXT, anchor="lm", weight="bold")

@@ -12,6 +12,8 @@ from pipeline.types import Analysis, Region, RegionScores
 BAR_ENDS = (0.1, 0.25, 0.5, 1.0)  # the bars end at the first that is long enough
 CONSOLIDATION_RGB = DESCRIPTIONS[Subject.CONSOLIDATION].rgb
 INFECTION_RGB = DESCRIPTIONS[Subject.INFECTION].rgb
+WARNING_PX = (17, 16, 15, 14, 13)  # letters of the warnings: the largest in which all have room
+LEADING_PX = 7  # from line to line, beside the letters
 _SCORE_WIDTH = 184
 _COLUMNS = {Region.BOTH: 244, Region.RIGHT: 342, Region.LEFT: 440}  # right ends of the columns of the table
 _SIDES = {Region.RIGHT: "Right lung", Region.LEFT: "Left lung"}
@@ -113,25 +115,32 @@ def _column(scores: RegionScores) -> dict[str, str]:
     }
 
 
-def warnings_height(analysis: Analysis, width: int) -> int:
-    """Pixels that a box of this width needs for every flag."""
-    return 46 + 24 * sum(len(wrap(flag.text, 17, width - 52)) for flag in analysis.flags)
+def warnings_height(analysis: Analysis, width: int, size: int = WARNING_PX[0]) -> int:
+    """Pixels that a box of this width needs for every flag, in letters of `size`."""
+    lines = sum(len(wrapped) for wrapped in _wrapped_flags(analysis, width, size))
+    return 70 + (size + LEADING_PX) * (lines - 1)
+
+
+def _wrapped_flags(analysis: Analysis, width: int, size: int) -> list[list[str]]:
+    return [wrap(flag.text, size, width - 52) for flag in analysis.flags]
 
 
 def draw_warnings(canvas: Canvas, box: Box, analysis: Analysis) -> None:
-    """Every flag in words; what does not fit is counted and left to the report."""
+    """Every flag in words, smaller where they are many; what still does not fit is counted: the report has it."""
     canvas.panel(box, PANEL)
     title, colour = ("Check before use", AMBER) if analysis.flags else ("No quality warnings", MUTED)
     canvas.text((box.left + 16, box.top + 26), title, 19, colour, anchor="lm", weight="bold")
-    y, last = box.top + 56, box.bottom - 14
-    for number, flag in enumerate(analysis.flags):
-        lines = wrap(flag.text, 17, box.width - 52)
-        is_last = number == len(analysis.flags) - 1
-        if y + 24 * (len(lines) - (1 if is_last else 0)) > last:
-            rest = len(analysis.flags) - number
-            canvas.text((box.left + 36, y), f"and {rest} more: see the report", 17, AMBER, anchor="lm")
+    fitting = (size for size in WARNING_PX if warnings_height(analysis, box.width, size) <= box.height)
+    size = next(fitting, WARNING_PX[-1])
+    step, y, last = size + LEADING_PX, box.top + 56, box.bottom - 14
+    flags = _wrapped_flags(analysis, box.width, size)
+    for number, lines in enumerate(flags):
+        is_last = number == len(flags) - 1
+        if y + step * (len(lines) - (1 if is_last else 0)) > last:
+            rest = len(flags) - number
+            canvas.text((box.left + 36, y), f"and {rest} more: see the report", size, AMBER, anchor="lm")
             return
         canvas.draw.ellipse((box.left + 18, y - 3, box.left + 24, y + 3), fill=AMBER)
         for line in lines:
-            canvas.text((box.left + 36, y), line, 17, TEXT, anchor="lm")
-            y += 24
+            canvas.text((box.left + 36, y), line, size, TEXT, anchor="lm")
+            y += step

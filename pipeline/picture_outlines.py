@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from contourpy import contour_generator
 from PIL import Image, ImageDraw
+from scipy import ndimage
 
 from pipeline.arrays import MaskArray
 from pipeline.picture_canvas import BACKGROUND, Rgb
@@ -21,6 +22,7 @@ from pipeline.subjects import Subject
 FINE_PX = 600  # a narrower picture has a line of one pixel, a wider one of two
 EDGE_PX = 1  # dark, on both sides
 DASH_PX, GAP_PX = 7.0, 4.0
+HALF = 127.5
 DASHED = frozenset({Subject.CONSOLIDATION})
 
 Line = npt.NDArray[np.float64]
@@ -28,9 +30,27 @@ Line = npt.NDArray[np.float64]
 
 def lines(mask: MaskArray, size: tuple[int, int]) -> list[Line]:
     """The closed borders of a mask, holes too, as (x, y) points on a picture of `size` (width, height)."""
-    enlarged = Image.fromarray(mask.astype(np.uint8) * 255).resize(size, Image.Resampling.BILINEAR)
-    padded = np.pad(np.asarray(enlarged, np.float32), 1)
-    return [np.asarray(line, np.float64) - 1.0 for line in contour_generator(z=padded).lines(127.5)]
+    padded = np.pad(_resized(mask, size), 1)
+    return [np.asarray(line, np.float64) - 1.0 for line in contour_generator(z=padded).lines(HALF)]
+
+
+def _resized(mask: MaskArray, size: tuple[int, int]) -> npt.NDArray[np.float32]:
+    """How much of each pixel of the picture is in the mask, 0 to 255; borders run at the half.
+
+    Where the picture has fewer pixels than the slice, a region may fill the half of none: it is made as large as
+    the pixels on which it lies, for what counts in the figures is outlined.
+    """
+    picture = Image.fromarray(mask.astype(np.uint8) * 255).resize(size, Image.Resampling.BILINEAR)
+    share = np.array(picture, np.float32)
+    if size[0] < mask.shape[1] or size[1] < mask.shape[0]:
+        labels, _ = ndimage.label(mask)
+        for label, box in enumerate(ndimage.find_objects(labels), start=1):
+            rows, columns = np.nonzero(labels[box] == label)
+            rows, columns = rows + box[0].start, columns + box[1].start
+            under = rows * size[1] // mask.shape[0], columns * size[0] // mask.shape[1]
+            if share[under].max() <= HALF:
+                share[under] = 255.0
+    return share
 
 
 def draw_outline(picture: Image.Image, mask: MaskArray, rgb: Rgb, dashed: bool) -> None:

@@ -29,7 +29,7 @@ def build(analysis: Analysis, context: ResultContext) -> Dataset | None:
     """The object, or None where the profile does not want it."""
     if not context.profile.slice_pictures:
         return None
-    source = header.normalise(analysis.volume.headers[0])
+    source = header.of_series(analysis.volume.headers)
     frames = [np.asarray(frame) for frame in render(analysis)]
     built = capture(frames[0], source, provenance.arguments(analysis, context, source, ResultKind.SLICES))
     ds = provenance.finish(built, analysis, context, source)

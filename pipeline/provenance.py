@@ -151,7 +151,13 @@ def at_moment(built: Dataset, moment_of_job: datetime, source: SourceHeader) -> 
     for item in ds.get("ContributingEquipmentSequence", ()):
         if item.PurposeOfReferenceCodeSequence[0].CodeValue == codes.PROCESSING_EQUIPMENT.value:
             item.ContributionDateTime = DT(created.replace(microsecond=0))
-    for keyword in ("PatientName", "TimezoneOffsetFromUTC", "SpecificCharacterSet"):
+    # But for the name these are of the SOP Common Module (PS3.3 C.12.1), which highdicom does not copy.
+    for keyword in (
+        "PatientName",
+        "TimezoneOffsetFromUTC",
+        "SpecificCharacterSet",
+        "LongitudinalTemporalInformationModified",
+    ):
         if keyword in source.ds:
             ds.add(source.ds[keyword])
     return ds

@@ -23,7 +23,7 @@ def build(analysis: Analysis, context: ResultContext) -> Dataset | None:
     """The note that names every object of earlier sets of this study, or None where there is nothing to reject."""
     if not context.profile.rejection_note or not context.superseded:
         return None
-    source = header.normalise(analysis.volume.headers[0])
+    source = header.of_series(analysis.volume.headers)
     patient = provenance.nameless(source)
     rejected = [_named(patient, reference) for reference in context.superseded]
     built = KeyObjectSelectionDocument(
@@ -35,6 +35,7 @@ def build(analysis: Analysis, context: ResultContext) -> Dataset | None:
         ),
         **provenance.arguments(analysis, context, source, ResultKind.REJECTION),
     )
+    built.copy_patient_and_study_information(patient)  # highdicom's class takes the mandatory attributes alone
     return provenance.finish(built, analysis, context, source)
 
 

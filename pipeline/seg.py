@@ -62,7 +62,7 @@ def _build(
     masks = [analysis.volume.to_source(found[subject]) for subject in subjects]
     with_content = np.logical_or.reduce([pixels.any(axis=(1, 2)) for pixels in masks])
     slices = range(len(with_content)) if context.profile.empty_frames else np.flatnonzero(with_content).tolist()
-    source = header.normalise(analysis.volume.headers[0])
+    source = header.of_series(analysis.volume.headers)
     ds = provenance.finish(_skeleton(analysis, context, kind, subjects, source), analysis, context, source)
     _write_references(ds, [analysis.volume.headers[index] for index in slices])
     _write_dimensions(ds, uids.derive("dimensions", str(ds.SOPInstanceUID)))

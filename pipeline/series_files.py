@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pydicom
-from pydicom.dataset import FileDataset
+from pydicom.dataset import Dataset, FileDataset
 from pydicom.uid import CTImageStorage, MediaStorageDirectoryStorage
 
 from pipeline import others, pixels
@@ -26,7 +26,7 @@ def series_in(folder: Path) -> dict[str, list[Path]]:
     for path in sorted(p for p in folder.rglob("*") if p.is_file() and not _is_beside(p)):
         header = _header(path)
         if header is not None and (uid := str(header.get("SeriesInstanceUID") or "")):
-            found[header.get("SOPClassUID") == CTImageStorage].setdefault(uid, []).append(path)
+            found[_may_be_a_slice(header)].setdefault(uid, []).append(path)
     if not any(found.values()):
         raise SeriesRejected(f"{folder} holds no DICOM files")
     return found[True] or found[False]
@@ -46,10 +46,15 @@ def _header(path: Path) -> FileDataset | None:
             raise _damaged(path, (str(error).strip() or type(error).__name__).split("\n")[0]) from error
         return None
     directory = header.file_meta.get("MediaStorageSOPClassUID") == MediaStorageDirectoryStorage
-    cut_off = header.get("SOPClassUID", CTImageStorage) == CTImageStorage and not header.get("SeriesInstanceUID")
-    if cut_off and not directory and _claims_to_be_dicom(path):
-        raise _damaged(path, "it ends before it says of which series it is")
+    homeless = _may_be_a_slice(header) and not header.get("SeriesInstanceUID")
+    if homeless and not directory and _claims_to_be_dicom(path):
+        raise _damaged(path, "it does not say of which series it is")
     return header
+
+
+def _may_be_a_slice(header: Dataset) -> bool:
+    """By its class, or because that is absent or empty: the reading of the series then says so."""
+    return (header.get("SOPClassUID") or CTImageStorage) == CTImageStorage
 
 
 def _damaged(path: Path, why: str) -> SeriesRejected:

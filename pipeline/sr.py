@@ -48,7 +48,7 @@ _DISCLAIMER = (
 
 def build(analysis: Analysis, context: ResultContext) -> Dataset:
     """The SR of a result set. It names the SEG objects in `context.segmentations` and the SR that it replaces."""
-    source = header.normalise(analysis.volume.headers[0])
+    source = header.of_series(analysis.volume.headers)
     built = Comprehensive3DSR(
         evidence=[
             provenance.nameless(source),

@@ -15,7 +15,7 @@ from pydicom.filewriter import write_dataset
 
 from pipeline import checks, header, sr
 from pipeline.errors import ResultError
-from pipeline.types import Profile
+from pipeline.types import Profile, ResultKind
 from tests.fixtures.results import build_set, make_analysis, make_context, through_bytes
 
 
@@ -141,6 +141,38 @@ def test_results_of_a_source_with_several_values_for_one_pass_the_checks() -> No
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
+def test_results_of_slices_of_which_some_were_compressed_with_loss_say_so() -> None:
+    """The first slice as the scanner sent it, one that was late from an archive that compresses."""
+
+    def compress(number: int, ds: Dataset) -> None:
+        if number == 5:
+            ds.LossyImageCompression, ds.LossyImageCompressionRatio = "01", "9.5"
+            ds.LossyImageCompressionMethod = "ISO_15444_1"
+
+    profile = Profile(lungs_seg=True, slice_pictures=True)
+    built = build_set(make_analysis(edit=compress), make_context(profile=profile))
+    for kind in (ResultKind.LESIONS, ResultKind.LUNGS, ResultKind.PICTURE, ResultKind.SLICES):
+        ds = built[kind]
+        assert (ds.LossyImageCompression, ds.LossyImageCompressionRatio) == ("01", 9.5), kind
+        assert ds.LossyImageCompressionMethod == "ISO_15444_1", kind
+
+
+def test_every_object_says_of_which_issuer_the_patient_id_is_and_that_dates_were_shifted() -> None:
+    qualifiers = Dataset()
+    qualifiers.UniversalEntityID, qualifiers.UniversalEntityIDType = "1.2.276.0.76", "ISO"
+    attributes = {
+        "IssuerOfPatientID": "HOSPITAL B",
+        "IssuerOfPatientIDQualifiersSequence": [qualifiers],
+        "LongitudinalTemporalInformationModified": "MODIFIED",
+    }
+    profile = Profile(lungs_seg=True, slice_pictures=True, pdf=True)
+    analysis = make_analysis(attributes=attributes)
+    for kind, ds in build_set(analysis, make_context(profile=profile)).items():
+        assert ds.IssuerOfPatientID == "HOSPITAL B", kind
+        assert ds.IssuerOfPatientIDQualifiersSequence == [qualifiers], kind
+        assert ds.LongitudinalTemporalInformationModified == "MODIFIED", kind
+
+
 def test_identity_is_kept_even_where_it_is_not_valid() -> None:
     long_id = b"PATIENT-" * 10  # more than the 64 characters of LO
     normalised = header.normalise(source((0x00100020, b"LO", long_id), (0x00080050, b"SH", b"A" * 20)))

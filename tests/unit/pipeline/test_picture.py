@@ -162,6 +162,18 @@ def test_warnings_are_written_and_too_many_are_counted(analysis: Analysis) -> No
     assert (below.max(axis=-1) < 60).all()  # nothing is written over the edge
 
 
+@pytest.mark.parametrize(("number", "size"), [(4, 17), (6, 14), (11, 13)])
+def test_many_warnings_are_written_smaller_before_any_is_left_out(number: int, size: int) -> None:
+    """As many as a part of a chest with contrast and a sharp kernel has: who sees no SR sees them here only."""
+    text = "The lungs are cut off at the lowest slice: volumes and scores are those of a part of the lungs."
+    flags = tuple(Flag(f"F{each}", f"{each}. {text}") for each in range(number))
+    words = picture.draw(make_analysis(flags=flags), make_context()).words
+    found = [word for word in words if "The lungs are cut off" in word.text]
+    assert [word.size for word in found] == [size] * number
+    assert all(word.box.bottom <= picture._WARNINGS.bottom for word in found)
+    assert not any("more: see the report" in word.text for word in words)
+
+
 def test_a_case_without_lungs_on_one_side_and_one_slice_of_lung_can_be_drawn(analysis: Analysis) -> None:
     labels = np.zeros_like(analysis.lungs.labels)
     labels[10] = analysis.lungs.labels[10] == 1

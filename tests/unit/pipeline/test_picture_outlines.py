@@ -89,6 +89,20 @@ def test_holes_have_a_border_too_and_nothing_has_none() -> None:
     assert lines(np.zeros((40, 40), bool), (80, 80)) == []
 
 
+@pytest.mark.parametrize("side", [1, 2, 5])
+@pytest.mark.parametrize("shrunk", [2, 5])
+def test_a_region_that_is_smaller_than_a_pixel_of_the_picture_is_outlined(side: int, shrunk: int) -> None:
+    """As on a matrix of 1024, whose slices are shown at a third of that."""
+    mask = np.zeros((400, 600), bool)
+    mask[101 : 101 + side, 203 : 203 + side] = True
+    mask[300, 50:250] = True
+    found = sorted(lines(mask, (600 // shrunk, 400 // shrunk)), key=len)
+    assert len(found) == 2
+    for line, (row, column) in zip(found, ((101 + side / 2, 203 + side / 2), (300.5, 150.0)), strict=True):
+        middle = (line.min(axis=0) + line.max(axis=0) + 1) / 2
+        assert np.abs(middle * shrunk - (column, row)).max() <= shrunk
+
+
 @pytest.mark.parametrize("dashed", [False, True])
 def test_the_line_lies_on_the_border_with_a_dark_edge(dashed: bool) -> None:
     mask = np.zeros((40, 40), bool)

@@ -61,6 +61,18 @@ def test_it_names_every_object_of_the_old_set(analysis: Analysis) -> None:
     assert list(checks.complaints(ds, analysis, {}, old_set(analysis))) == []
 
 
+def test_it_names_the_patient_and_the_study_as_the_objects_do_that_it_rejects() -> None:
+    """An archive with patients of several issuers would file a note without issuer for another one."""
+    attributes = {"IssuerOfPatientID": "HOSPITAL B", "PatientIdentityRemoved": "NO", "ClinicalTrialSiteID": "7"}
+    analysis = make_analysis(attributes=attributes)
+    ds = note(analysis, context_of(analysis))
+    for keyword, value in {**attributes, "StudyDescription": "Synthetic chest CT"}.items():
+        assert ds.get(keyword) == value
+    assert str(ds.PatientName) == str(analysis.volume.headers[0].PatientName)
+    del ds.IssuerOfPatientID
+    assert list(checks.complaints(ds, analysis, {}, old_set(analysis))) == ["IssuerOfPatientID is not the source's"]
+
+
 def test_only_where_the_profile_asks_and_something_is_superseded(analysis: Analysis) -> None:
     assert rejection.build(analysis, context_of(analysis, profile=Profile())) is None
     assert rejection.build(analysis, context_of(analysis, superseded=())) is None

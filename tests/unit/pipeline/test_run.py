@@ -101,6 +101,22 @@ def test_a_damaged_file_is_told_for_it_may_be_a_slice(
     assert not (tmp_path / "out").exists()
 
 
+def test_a_slice_whose_uids_are_empty_is_told(tmp_path: Path) -> None:
+    """As exports write them whose class and instance stand in the file meta alone."""
+    files = phantom.write_series(phantom.make(SPEC), tmp_path)
+    last = pydicom.dcmread(files[-1])
+    last.SOPClassUID = ""
+    last.save_as(files[-1])
+    (only,) = series_files.series_in(tmp_path).values()
+    assert only == files
+    with pytest.raises(SeriesRejected, match="SOPClassUID is missing or empty"):
+        run.analyse(only, SETTINGS)
+    last.SeriesInstanceUID = ""
+    last.save_as(files[-1])
+    with pytest.raises(SeriesRejected, match=f"{files[-1].name} cannot be read as DICOM .*of which series it is"):
+        series_files.series_in(tmp_path)
+
+
 def test_a_folder_without_dicom_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SeriesRejected, match="no DICOM files"):
         series_files.series_in(tmp_path)
