@@ -54,10 +54,11 @@ def flags(
     `healthy`: what the model finds in lungs without opacity.
     """
     header = volume.headers[0]
-    of_header: tuple[Callable[[Dataset], Flag | None], ...] = (_kernel, _contrast, _lossy, _derived)
+    of_header: tuple[Callable[[Dataset], Flag | None], ...] = (_kernel, _contrast, _derived)
     found = [
         _not_found(scores),
         *(check(header) for check in of_header),
+        _lossy(volume),
         _spacing(volume),
         _gaps(volume),
         _oblique(volume),
@@ -112,8 +113,9 @@ def _contrast(header: Dataset) -> Flag | None:
     return Flag("contrast", "Contrast medium was given: vessels may be read as consolidation, mean HU is raised.")
 
 
-def _lossy(header: Dataset) -> Flag | None:
-    if _text(header, "LossyImageCompression") != "01":
+def _lossy(volume: CtVolume) -> Flag | None:
+    """Of any slice: some may come from the scanner, and others from an archive that keeps them so."""
+    if all(_text(header, "LossyImageCompression") != "01" for header in volume.headers):
         return None
     return Flag("lossy", "The images were compressed with loss: HU and fine opacities may be changed.")
 

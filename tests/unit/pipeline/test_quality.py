@@ -85,6 +85,12 @@ def test_header_without_fault(phantom: Phantom, attributes: dict[str, Any]) -> N
     assert found_in(phantom, attributes) == {}
 
 
+def test_loss_of_a_single_slice(phantom: Phantom) -> None:
+    volume = as_volume(phantom)
+    volume.headers[-1].LossyImageCompression = "01"
+    assert set(found(volume, phantom.lungs, phantom.lesions)) == {"lossy"}
+
+
 @pytest.mark.parametrize(
     ("covered", "codes"),
     [
