@@ -118,8 +118,10 @@ class SoleUse:
 def _told(row: RowMapping | None) -> str:
     if row is None:  # it has gone in this moment
         return "another node"
-    name, address = row["application_name"] or "another node", row["client_addr"]
-    return f"{name}{f' at {address}' if address else ''} (since {row['backend_start']:%Y-%m-%d %H:%M %Z})"
+    # PostgreSQL tells roles little of each other's sessions.
+    name, address, since = (row[column] for column in ("application_name", "client_addr", "backend_start"))
+    told = f"{name or 'another node'}{f' at {address}' if address else ''}"
+    return f"{told} (since {since:%Y-%m-%d %H:%M %Z})" if since else told
 
 
 @contextmanager

@@ -54,6 +54,20 @@ def test_a_second_node_is_refused_and_told_of_the_first(node: Callable[[str], So
     second.take()
 
 
+def test_one_of_another_role_is_refused_too_though_little_is_told_of_it(
+    node: Callable[[str], SoleUse], postgres: Server
+) -> None:
+    postgres.run("CREATE ROLE other LOGIN")
+    second = SoleUse(postgres.url("postgres").replace("dicomnode@", "other@"), "second")
+    try:
+        node("first").take()
+        with pytest.raises(NodeError, match=r"node\.database: first uses this database"):
+            second.take()
+    finally:
+        second.release()
+        postgres.run("DROP ROLE other")
+
+
 def test_a_session_that_was_cut_is_taken_up_again(node: Callable[[str], SoleUse], postgres: Server) -> None:
     """A restarted server, or a network that was away."""
     first, second = node("first"), node("second")
