@@ -96,7 +96,9 @@ class Dispatcher:
         executor = self._executor
         if executor is None:
             return "the workers are stopped"
-        return "no worker process lives" if isinstance(executor, WorkerPool) and not executor.pids else ""
+        if not isinstance(executor, WorkerPool):
+            return ""
+        return executor.fault or ("" if executor.pids else "no worker process lives")
 
     @property
     def worker_pids(self) -> list[int]:
@@ -136,7 +138,7 @@ class Dispatcher:
     def _worker_pool(self) -> Executor:
         analysis = self._config.analysis
         warm_up = partial(worker.warm_up, share_devices=analysis.device == "auto")
-        return WorkerPool(analysis.workers, analysis.deadline_s, warm_up)
+        return WorkerPool(analysis.workers, analysis.deadline_s, warm_up, insists=True)
 
     def _end_cancelled(self) -> None:
         """What runs for a revision that is superseded, or against a person's wish, is stopped where it can be."""

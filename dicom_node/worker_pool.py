@@ -83,12 +83,23 @@ class WorkerPool(Executor):
         slots: number of processes.
         deadline_s: a task that takes longer is ended with `DeadlineExceeded`.
         warm_up: a picklable function that each process calls with its number (from 0) before its first task.
+        insists: where no process gets ready, tasks wait for one that does: it is no task's fault, and a night's
+            series would fail one after the other. Else the task fails with `WorkerDied`.
     """
 
-    def __init__(self, slots: int, deadline_s: float, warm_up: Callable[[int], object] | None = None) -> None:
+    def __init__(
+        self,
+        slots: int,
+        deadline_s: float,
+        warm_up: Callable[[int], object] | None = None,
+        *,
+        insists: bool = False,
+    ) -> None:
         self._tasks: queue.SimpleQueue[_Task | None] = queue.SimpleQueue()
         self._closed = threading.Event()
-        self._slots = [_Slot(number, self._tasks, self._closed, deadline_s, warm_up) for number in range(slots)]
+        self._slots = [
+            _Slot(number, self._tasks, self._closed, deadline_s, warm_up, insists) for number in range(slots)
+        ]
         for slot in self._slots:
             slot.start()
 
@@ -117,8 +128,13 @@ class WorkerPool(Executor):
         return list(self._slots)
 
     @property
+    def fault(self) -> str:
+        """What keeps a process from getting ready; empty where nothing is known to."""
+        return next((slot.fault for slot in self._slots if slot.fault), "")
+
+    @property
     def pids(self) -> list[int]:
-        """Process ids of the workers that live."""
+        """Process ids of the workers that live, without those whose predecessors did not get ready."""
         return [pid for slot in self._slots if (pid := slot.pid) is not None]
 
     def _kill(self, future: Future[Any]) -> None:
@@ -136,10 +152,12 @@ class _Slot(threading.Thread):
         closed: threading.Event,
         deadline_s: float,
         warm_up: Callable[[int], object] | None,
+        insists: bool,
     ) -> None:
         super().__init__(name=f"worker-slot-{number}", daemon=True)
         self._number, self._tasks, self._closed = number, tasks, closed
-        self._deadline_s, self._warm_up = deadline_s, warm_up
+        self._deadline_s, self._warm_up, self._insists = deadline_s, warm_up, insists
+        self.fault = ""  # what keeps the process from getting ready
         self._process: multiprocessing.process.BaseProcess | None = None
         self._current: Future[Any] | None = None
         self._lock = threading.Lock()  # guards process and task against a kill while they are being replaced
@@ -147,7 +165,7 @@ class _Slot(threading.Thread):
     @property
     def pid(self) -> int | None:
         process = self._process
-        return process.pid if process is not None and process.is_alive() else None
+        return process.pid if process is not None and process.is_alive() and not self.fault else None
 
     def stop(self, future: Future[Any] | None = None) -> None:
         """Kill the process; with `future` only while it works for that one."""
@@ -176,7 +194,12 @@ class _Slot(threading.Thread):
             if self._closed.is_set():
                 task.future.cancel()
                 continue
-            worker = self._alive(worker, task)
+            try:
+                worker = self._warm(worker, task)
+            except WorkerDied as error:
+                if task.future.set_running_or_notify_cancel():
+                    task.future.set_exception(error)
+                continue
             if task.future.set_running_or_notify_cancel():
                 with self._lock:
                     self._current = task.future
@@ -195,25 +218,42 @@ class _Slot(threading.Thread):
                 task.future.cancel()
             self._tasks.put(None)  # it is for another slot
 
-    def _alive(self, worker: _Worker, task: _Task) -> _Worker:
-        """The worker, or its successor where it died while it was idle, which is no task's fault."""
-        if not worker.is_dead():
-            return worker
+    def _warm(self, worker: _Worker, task: _Task) -> _Worker:
+        """The worker once it is warm, or a successor.
+
+        Raises:
+            WorkerDied: it did not get so far; where the pool insists, another is started until one does.
+        """
         try:
-            return self._replace()
+            while True:
+                if worker.is_dead():
+                    worker = self._replace()
+                fault = worker.start()
+                if not fault:
+                    self.fault = ""
+                    return worker
+                if not self._insists:
+                    raise WorkerDied(fault)
+                self._pause(fault)
         except _Closed:
             task.future.cancel()
             raise
 
+    def _pause(self, fault: str) -> None:
+        """Before the next attempt; raises _Closed."""
+        if self._closed.is_set():
+            raise _Closed
+        self.fault = fault
+        log.error("%s: %s; next attempt in %g s", self.name, fault, PAUSE_S)
+        if self._closed.wait(PAUSE_S):
+            raise _Closed
+
     def _do(self, task: _Task, worker: _Worker) -> Callable[[], None]:
         """One task; gives back how its future is to be settled."""
         try:
-            worker.await_ready()
             answer = worker.ask(task.message, self._deadline_s)
         except (EOFError, OSError):
-            worker.process.join(END_S)  # it is ending: let it say how
-            worker.kill()
-            reason = f"the worker process died ({_how(worker.process.exitcode)})"
+            reason = f"the worker process died ({worker.ending()})"
             return partial(task.future.set_exception, WorkerDied(reason))
         except DeadlineExceeded as error:
             # Dead before the caller hears of it: a second attempt must not meet the first one's files.
@@ -226,14 +266,16 @@ class _Slot(threading.Thread):
 
     def _replace(self) -> _Worker:
         """Start a process in the place of one that is dead; again and again where the system has no room."""
+        had_room = True
         while True:
             try:
                 worker = _Worker(self._number, self._warm_up)
                 break
             except OSError as error:
-                log.error("%s: no process can be started, next attempt in %g s: %s", self.name, PAUSE_S, error)
-                if self._closed.wait(PAUSE_S):
-                    raise _Closed from error
+                had_room = False
+                self._pause(f"no process can be started ({error})")
+        if not had_room:
+            self.fault = ""
         with self._lock:
             self._process = worker.process
             if self._closed.is_set():  # a kill may have met the process before
@@ -265,6 +307,17 @@ class _Worker:
             self.await_ready()
         return self._ready
 
+    def start(self) -> str:
+        """Wait until the process is warm; else it is dead then, and this says why."""
+        try:
+            self.await_ready()
+        except (EOFError, OSError):
+            return f"the worker process died before it was ready ({self.ending()})"
+        except DeadlineExceeded as error:
+            self.kill()
+            return str(error)
+        return ""
+
     def await_ready(self) -> None:
         """Wait until the process is warm; raises EOFError when it dies before, DeadlineExceeded after long."""
         if not self._ready:
@@ -280,6 +333,12 @@ class _Worker:
         if not wait([self._connection, self.process.sentinel], min(deadline_s, LONGEST_S)):
             raise DeadlineExceeded(f"{what} took longer than {deadline_s:g} s and was stopped")
         return self._connection.recv_bytes()
+
+    def ending(self) -> str:
+        """How it ends, of one whose pipe has; dead when this returns."""
+        self.process.join(END_S)
+        self.kill()
+        return _how(self.process.exitcode)
 
     def kill(self) -> None:
         """Dead when this returns."""

@@ -20,6 +20,7 @@ import pytest
 
 from dicom_node import config as configuration
 from dicom_node import spool as spool_module
+from dicom_node import worker
 from dicom_node.config import Config
 from dicom_node.dispatch import Dispatcher, revision_folder
 from dicom_node.errors import TransientError
@@ -86,6 +87,10 @@ def hang(request: AnalysisRequest) -> AnalysisOutcome:
 
 def die_for(series_folder: str, request: AnalysisRequest) -> AnalysisOutcome:
     return die(request) if series_folder in str(request.out_dir) else succeed(request)
+
+
+def never_ready(_number: int, *, share_devices: bool) -> None:
+    raise ImportError("a library is missing")
 
 
 # --- the bench ---
@@ -162,6 +167,23 @@ def _queued(ledger: Ledger, series_uid: str = SERIES, study_uid: str = "1.2.3") 
     receive(ledger, series_uid, study_uid=study_uid)
     complete(ledger, series_uid)
     choose(ledger, series_uid)
+
+
+def test_series_wait_while_no_worker_gets_ready(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the pool of the node itself: a broken library must not fail all of a night's series."""
+    _queued(bench.ledger)
+    monkeypatch.setattr(worker, "warm_up", never_ready)
+    made = Dispatcher(bench.config, bench.ledger, bench.folder, bench.folder, bench.clock, analyse=succeed)
+    made.start()
+    made.pump()
+    pause = threading.Event()
+    while "before it was ready" not in made.fault:
+        pause.wait(0.01)
+    assert made.worker_pids == []
+    assert made.pump() == 0
+    made.stop()
+    (job,) = bench.details().jobs
+    assert (job.state, job.attempts) == (JobState.WAITING, 0)
 
 
 def test_a_job_becomes_results_and_deliveries(bench: Bench) -> None:

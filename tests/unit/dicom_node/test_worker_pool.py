@@ -72,8 +72,9 @@ def slow_start(seconds: float, _number: int) -> None:
     time.sleep(seconds)
 
 
-def fail_to_start(_number: int) -> None:
-    raise ImportError("a library is missing")
+def fail_to_start(cured: str, _number: int) -> None:
+    if not Path(cured).exists():
+        raise ImportError("a library is missing")
 
 
 def sign(folder: str, number: int) -> None:
@@ -177,13 +178,47 @@ def test_the_deadline_kills(tmp_path: Path) -> None:
         pool.shutdown(cancel_futures=True)
 
 
-def test_a_process_that_cannot_start_fails_its_task() -> None:
-    pool = WorkerPool(1, deadline_s=WAIT_S, warm_up=fail_to_start)
+def test_a_process_that_does_not_get_ready_fails_its_task(tmp_path: Path) -> None:
+    pool = WorkerPool(1, deadline_s=WAIT_S, warm_up=partial(fail_to_start, str(tmp_path / "cured")))
     try:
-        with pytest.raises(WorkerDied, match="exit status 1"):
-            pool.submit(int, "7").result(WAIT_S)
+        for _ in range(2):
+            with pytest.raises(WorkerDied, match="before it was ready.*exit status 1"):
+                pool.submit(int, "7").result(WAIT_S)
+        (tmp_path / "cured").touch()
+        assert pool.submit(int, "7").result(WAIT_S) == 7
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def test_a_pool_that_insists_has_its_tasks_wait_for_a_process_that_gets_ready(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While none does no task is at fault: a night's series would each fail for the same reason."""
+    monkeypatch.setattr(worker_pool, "PAUSE_S", 0.01)
+    warm_up, pause = partial(fail_to_start, str(tmp_path / "cured")), threading.Event()
+    pool = WorkerPool(1, WAIT_S, warm_up, insists=True)
+    try:
+        task = pool.submit(int, "7")
+        while not pool.fault:
+            pause.wait(0.01)
+        assert pool.fault == "the worker process died before it was ready (exit status 1)"
+        assert pool.pids == []
+        assert not task.done()
+        (tmp_path / "cured").touch()
+        assert task.result(WAIT_S) == 7
+        assert not pool.fault
+        assert len(pool.pids) == 1
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def test_a_task_that_waits_for_a_process_can_be_cancelled(tmp_path: Path) -> None:
+    pool = WorkerPool(1, WAIT_S, partial(fail_to_start, str(tmp_path / "never")), insists=True)
+    task = pool.submit(int, "7")
+    assert task.cancel()
+    other = pool.submit(int, "8")
+    pool.shutdown(cancel_futures=True)
+    assert other.cancelled()
 
 
 @pytest.mark.parametrize("before", [0, 1], ids=["none was ever there", "the one that was has died"])
