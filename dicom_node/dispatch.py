@@ -98,7 +98,7 @@ class Dispatcher:
             return "the workers are stopped"
         if not isinstance(executor, WorkerPool):
             return ""
-        return executor.fault or ("" if executor.pids else "no worker process lives")
+        return "" if executor.pids else executor.fault or "no worker process lives"
 
     @property
     def worker_pids(self) -> list[int]:

@@ -43,15 +43,11 @@ class RetentionRoom(LedgerRoom):
             _mark(writer, row, ages, found)
             return found
 
-    def remove_marked(self, remove: Remove, now: datetime) -> int:
-        """Have the files of every marked series removed. Returns of how many series.
-
-        Raises:
-            OSError: what `remove` raised last, after all have been tried; those series stay marked.
-        """
+    def remove_marked(self, remove: Remove, now: datetime) -> list[OSError]:
+        """Have the files of every marked series removed. Returns what `remove` raised; those series stay marked."""
         with self._read() as session:
             marked = session.scalars(select(SeriesRow.id).where(SeriesRow.purging).order_by(SeriesRow.id)).all()
-        failure: OSError | None = None
+        failures: list[OSError] = []
         for series_id in marked:
             try:
                 with self._write(now) as writer:
@@ -59,10 +55,8 @@ class RetentionRoom(LedgerRoom):
                     remove(*_marked_paths(writer.session, row))
                     row.purging = False
             except OSError as error:  # one file that cannot be removed must not keep all others
-                failure = error
-        if failure is not None:
-            raise failure
-        return len(marked)
+                failures.append(error)
+        return failures
 
 
 def _due(ages: Ages) -> Select[SeriesRow]:

@@ -28,6 +28,7 @@ CHECK_S = 10.0  # how often the disk is looked at
 PURGE_EVERY = timedelta(minutes=10)  # files are looked for whose time has come
 BATCH = 50  # series at a time: a stop waits for no more
 FOR_EVER = 36_500.0  # days: what is longer would lead to before the year 1, where no date is
+MOST_STUCK = 3  # series whose files cannot be removed, from which on no more is given up early
 GRACE = timedelta(minutes=10)  # files that came again are put away by then, whatever [retention] says
 HEADROOM = 1.25  # of the reserve: below this sources go before their time
 
@@ -91,9 +92,9 @@ class Retention:
         """
         self._remove(now)
         done = self._purge(self._ages(now), now, limit)
-        failure = self._remove(now)
-        if failure is not None:
-            raise failure
+        failures = self._remove(now)
+        if failures:
+            raise failures[-1]
         return done
 
     def audit_due(self, now: datetime) -> list[Path]:
@@ -123,16 +124,17 @@ class Retention:
     def purge_early(self, now: datetime) -> list[Purgeable]:
         """While the disk is short: sources before their time, oldest first, until it is not.
 
-        Of files that cannot be removed one series is given up at most, not one after the other for nothing.
+        Not one after the other for nothing: it ends with a series whose files cannot be removed, and does not begin
+        where there are several such. A few must not keep all others.
         """
         done: list[Purgeable] = []
-        if self._remove(now) is not None:
-            return done
+        stuck = len(self._remove(now))
         ages = Ages(now - GRACE, self._ages(now).results_before)
-        while self._rules.early_when_low and self._disk().short and len(done) < BATCH:
+        while self._rules.early_when_low and stuck < MOST_STUCK and self._disk().short and len(done) < BATCH:
             purged = self._purge(ages, now, limit=1)
             done += purged
-            if not purged or self._remove(now) is not None:
+            before, stuck = stuck, len(self._remove(now))
+            if not purged or stuck > before:
                 break
         return done
 
@@ -145,14 +147,12 @@ class Retention:
                 done.append(marked)
         return done
 
-    def _remove(self, now: datetime) -> OSError | None:
-        """Remove what is marked; gives what went wrong with some of it, which stays marked for the next call."""
-        try:
-            self._ledger.remove_marked(self._spool.remove, now)
-        except OSError as error:
-            LOGGER.error("files of a series that is due cannot be removed: %s", error)
-            return error
-        return None
+    def _remove(self, now: datetime) -> list[OSError]:
+        """Remove what is marked; gives what went wrong with each series that stays marked for the next call."""
+        failures = self._ledger.remove_marked(self._spool.remove, now)
+        if failures:
+            LOGGER.error("files of %d series that are due cannot be removed: %s", len(failures), failures[-1])
+        return failures
 
     def _ages(self, now: datetime) -> Ages:
         kept_days = (self._rules.source_days, self._rules.result_days)

@@ -30,7 +30,8 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 START_S = 300.0  # how long a process may take until it is ready: imports from a cold disk
 LOOK_S = 5.0  # how often a process that waits for a task is looked after
-PAUSE_S = 5.0  # before the next attempt to start a process
+PAUSE_S = 5.0  # before the next attempt to start a process; doubles with each
+LONGEST_PAUSE_S = 60.0
 LONGEST_S = 1e6  # eleven days; poll(2) takes no more than 2**31 ms
 END_S = 5.0  # how long a process may take to end by itself before it is killed
 READY = b""  # what a process sends once it is warm: deadlines count from then on
@@ -158,6 +159,7 @@ class _Slot(threading.Thread):
         self._number, self._tasks, self._closed = number, tasks, closed
         self._deadline_s, self._warm_up, self._insists = deadline_s, warm_up, insists
         self.fault = ""  # what keeps the process from getting ready
+        self._pause_s = PAUSE_S
         self._process: multiprocessing.process.BaseProcess | None = None
         self._current: Future[Any] | None = None
         self._lock = threading.Lock()  # guards process and task against a kill while they are being replaced
@@ -195,11 +197,13 @@ class _Slot(threading.Thread):
                 task.future.cancel()
                 continue
             try:
-                worker = self._warm(worker, task)
+                worker = self._warm(worker)
             except WorkerDied as error:
-                if task.future.set_running_or_notify_cancel():
-                    task.future.set_exception(error)
+                self._give_back(task, error)
                 continue
+            except _Closed:
+                task.future.cancel()
+                raise
             if task.future.set_running_or_notify_cancel():
                 with self._lock:
                     self._current = task.future
@@ -218,35 +222,32 @@ class _Slot(threading.Thread):
                 task.future.cancel()
             self._tasks.put(None)  # it is for another slot
 
-    def _warm(self, worker: _Worker, task: _Task) -> _Worker:
-        """The worker once it is warm, or a successor.
+    def _warm(self, worker: _Worker) -> _Worker:
+        """The worker once it is warm, or the successor of one that is dead; raises WorkerDied."""
+        if worker.is_dead():
+            worker = self._replace()
+        if fault := worker.start():
+            raise WorkerDied(fault)
+        self.fault, self._pause_s = "", PAUSE_S
+        return worker
 
-        Raises:
-            WorkerDied: it did not get so far; where the pool insists, another is started until one does.
-        """
-        try:
-            while True:
-                if worker.is_dead():
-                    worker = self._replace()
-                fault = worker.start()
-                if not fault:
-                    self.fault = ""
-                    return worker
-                if not self._insists:
-                    raise WorkerDied(fault)
-                self._pause(fault)
-        except _Closed:
-            task.future.cancel()
-            raise
+    def _give_back(self, task: _Task, error: WorkerDied) -> None:
+        """What no process got ready for: to another slot, or to this one later; or it fails."""
+        if self._insists:
+            self._tasks.put(task)
+            self._pause(str(error))
+        elif task.future.set_running_or_notify_cancel():
+            task.future.set_exception(error)
 
     def _pause(self, fault: str) -> None:
         """Before the next attempt; raises _Closed."""
         if self._closed.is_set():
             raise _Closed
         self.fault = fault
-        log.error("%s: %s; next attempt in %g s", self.name, fault, PAUSE_S)
-        if self._closed.wait(PAUSE_S):
+        log.error("%s: %s; next attempt in %g s", self.name, fault, self._pause_s)
+        if self._closed.wait(self._pause_s):
             raise _Closed
+        self._pause_s = min(2 * self._pause_s, LONGEST_PAUSE_S)
 
     def _do(self, task: _Task, worker: _Worker) -> Callable[[], None]:
         """One task; gives back how its future is to be settled."""
@@ -275,7 +276,7 @@ class _Slot(threading.Thread):
                 had_room = False
                 self._pause(f"no process can be started ({error})")
         if not had_room:
-            self.fault = ""
+            self.fault, self._pause_s = "", PAUSE_S
         with self._lock:
             self._process = worker.process
             if self._closed.is_set():  # a kill may have met the process before

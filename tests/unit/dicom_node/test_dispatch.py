@@ -174,11 +174,15 @@ def test_series_wait_while_no_worker_gets_ready(bench: Bench, monkeypatch: pytes
     _queued(bench.ledger)
     monkeypatch.setattr(worker, "warm_up", never_ready)
     made = Dispatcher(bench.config, bench.ledger, bench.folder, bench.folder, bench.clock, analyse=succeed)
+    bench.dispatchers.append(made)
     made.start()
     made.pump()
     pause = threading.Event()
-    while "before it was ready" not in made.fault:
+    for _ in range(int(WAIT_S / 0.01)):
+        if "before it was ready" in made.fault:
+            break
         pause.wait(0.01)
+    assert "before it was ready" in made.fault
     assert made.worker_pids == []
     assert made.pump() == 0
     made.stop()

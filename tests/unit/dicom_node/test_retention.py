@@ -14,6 +14,7 @@ from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian, RLELossl
 from sqlalchemy import select
 
 from dicom_node import completion
+from dicom_node import retention as retention_module
 from dicom_node.config import Config, parse
 from dicom_node.ingest import Ingest
 from dicom_node.ledger import Ledger
@@ -484,20 +485,38 @@ def test_sources_go_early_oldest_first_until_there_is_room(desk: Bench) -> None:
     assert desk.files()[0] == 12
 
 
-def test_of_files_that_cannot_be_removed_one_series_is_given_up(
+def test_files_that_cannot_be_removed_are_not_given_up_one_series_after_the_other(
     desk: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Restored by root, say: all series lost their files by name, and none was gone."""
     uids = _several(desk)
+    monkeypatch.setattr(retention_module, "MOST_STUCK", 2)
     retention = Retention(desk.config, desk.ledger, desk.spool, lambda _: Disk(0, 10))
+    now = at(2 * 3600 + 601)
     with monkeypatch.context() as denied:
         denied.setattr(desk.spool, "remove", Mock(side_effect=PermissionError(13, "Permission denied")))
-        now = at(2 * 3600 + 601)
-        assert [item.series_uid for item in retention.purge_early(now)] == uids[:1]
-        assert retention.purge_early(now) == []
+        given_up = [[item.series_uid for item in retention.purge_early(now)] for _ in range(4)]
+    assert given_up == [uids[:1], uids[1:2], [], []]
     assert desk.files()[0] == 36
-    assert [item.series_uid for item in retention.purge_early(now)] == uids[1:]
+    assert [item.series_uid for item in retention.purge_early(now)] == uids[2:]
     assert desk.files()[0] == 0
+
+
+def test_one_series_that_cannot_be_removed_keeps_no_other(desk: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    uids = _several(desk)
+    retention = Retention(desk.config, desk.ledger, desk.spool, lambda _: Disk(0, 10))
+    now, remove = at(2 * 3600 + 601), desk.spool.remove
+    stuck = [instance.path for instance in desk.ledger.current_instances(uids[0])]
+
+    def all_but_the_first(archived: list[str], results: list[str]) -> None:
+        if set(stuck) & set(archived):
+            raise PermissionError(13, "Permission denied")
+        remove(archived, results)
+
+    monkeypatch.setattr(desk.spool, "remove", all_but_the_first)
+    assert [item.series_uid for item in retention.purge_early(now)] == uids[:1]
+    assert [item.series_uid for item in retention.purge_early(now)] == uids[1:]
+    assert desk.files()[0] == 12
 
 
 def test_not_where_the_config_forbids_it_or_there_is_room(desk: Bench) -> None:

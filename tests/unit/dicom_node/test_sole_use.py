@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
@@ -12,7 +13,7 @@ from dicom_node.errors import NodeError, TransientError
 from dicom_node.sole_use import LOST_AFTER_S, SoleUse
 from tests.fixtures.postgres import Server
 
-CUT = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name LIKE 'first%'"
+CUT = "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE application_name LIKE 'first%'"
 
 
 class Clock:
@@ -33,7 +34,7 @@ def clock() -> Clock:
 @pytest.fixture
 def node(postgres: Server, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], SoleUse]]:
     """Makes nodes, by name, of one database."""
-    monkeypatch.setitem(sole_use.SESSION, "lock_timeout", 20)
+    monkeypatch.setitem(sole_use.SESSION, "lock_timeout", 500)
     made: list[SoleUse] = []
 
     def make(name: str) -> SoleUse:
@@ -110,6 +111,22 @@ def test_the_time_of_being_refused_begins_anew(
     first.look()
     postgres.run(CUT)
     second.take()
+    first.look()
+    assert not first.lost()
+
+
+def test_so_it_does_after_the_database_was_away(
+    node: Callable[[str], SoleUse], postgres: Server, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = node("first"), node("second")
+    first.take()
+    postgres.run(CUT)
+    second.take()
+    first.look()
+    with monkeypatch.context() as away:
+        away.setattr(sole_use, "connected", Mock(side_effect=TransientError("no route")))
+        first.look()
+    clock.now += LOST_AFTER_S
     first.look()
     assert not first.lost()
 

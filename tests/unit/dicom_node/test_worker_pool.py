@@ -77,8 +77,22 @@ def fail_to_start(cured: str, _number: int) -> None:
         raise ImportError("a library is missing")
 
 
+def fail_but_the_first(number: int) -> None:
+    if number:
+        raise ImportError("a library is missing")
+
+
 def sign(folder: str, number: int) -> None:
     write(str(Path(folder) / str(number)), str(os.getpid()))
+
+
+def await_fault(pool: WorkerPool) -> None:
+    pause = threading.Event()
+    for _ in range(int(WAIT_S / 0.01)):
+        if pool.fault:
+            return
+        pause.wait(0.01)
+    raise AssertionError("no fault")
 
 
 def await_file(path: Path) -> None:
@@ -195,12 +209,10 @@ def test_a_pool_that_insists_has_its_tasks_wait_for_a_process_that_gets_ready(
 ) -> None:
     """While none does no task is at fault: a night's series would each fail for the same reason."""
     monkeypatch.setattr(worker_pool, "PAUSE_S", 0.01)
-    warm_up, pause = partial(fail_to_start, str(tmp_path / "cured")), threading.Event()
-    pool = WorkerPool(1, WAIT_S, warm_up, insists=True)
+    pool = WorkerPool(1, WAIT_S, partial(fail_to_start, str(tmp_path / "cured")), insists=True)
     try:
         task = pool.submit(int, "7")
-        while not pool.fault:
-            pause.wait(0.01)
+        await_fault(pool)
         assert pool.fault == "the worker process died before it was ready (exit status 1)"
         assert pool.pids == []
         assert not task.done()
@@ -212,13 +224,39 @@ def test_a_pool_that_insists_has_its_tasks_wait_for_a_process_that_gets_ready(
         pool.shutdown(cancel_futures=True)
 
 
-def test_a_task_that_waits_for_a_process_can_be_cancelled(tmp_path: Path) -> None:
+def test_a_task_that_waits_for_a_process_can_be_cancelled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker_pool, "PAUSE_S", 0.01)
+    pool = WorkerPool(1, WAIT_S, partial(fail_to_start, str(tmp_path / "cured")), insists=True)
+    try:
+        task = pool.submit(int, "7")
+        await_fault(pool)
+        assert task.cancel()
+        other = pool.submit(int, "8")
+        (tmp_path / "cured").touch()
+        assert other.result(WAIT_S) == 8
+        assert task.cancelled()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def test_shutdown_cancels_what_waits_for_a_process(tmp_path: Path) -> None:
     pool = WorkerPool(1, WAIT_S, partial(fail_to_start, str(tmp_path / "never")), insists=True)
-    task = pool.submit(int, "7")
-    assert task.cancel()
-    other = pool.submit(int, "8")
-    pool.shutdown(cancel_futures=True)
-    assert other.cancelled()
+    tasks = [pool.submit(int, "7") for _ in range(2)]
+    await_fault(pool)
+    pool.shutdown()
+    assert all(task.cancelled() for task in tasks)
+
+
+def test_a_slot_that_gets_no_process_ready_holds_no_task_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One of two GPUs fails: the other one's process does all there is."""
+    monkeypatch.setattr(worker_pool, "PAUSE_S", 0.2)
+    pool = WorkerPool(2, WAIT_S, fail_but_the_first, insists=True)
+    try:
+        tasks = [pool.submit(int, str(number)) for number in range(20)]
+        assert [task.result(WAIT_S) for task in tasks] == list(range(20))
+        assert len(pool.pids) == 1
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 @pytest.mark.parametrize("before", [0, 1], ids=["none was ever there", "the one that was has died"])
