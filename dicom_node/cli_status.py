@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated
 
@@ -14,15 +14,16 @@ from rich.console import Console, RenderableType
 from rich.live import Live
 from rich.text import Text
 
-from dicom_node import certificates, cli_exit
+from dicom_node import certificates, cli_exit, redo
 from dicom_node import config as configuration
 from dicom_node import console as show
 from dicom_node.certificates import KEEPS_OLD
 from dicom_node.cli_common import DEFAULT_CONFIG, ConfigOption, JsonOption, SeriesArgument, open_ledger, stdout
+from dicom_node.clock import utc_now
 from dicom_node.errors import IllegalTransition, TransientError
-from dicom_node.ledger import Ledger, SeriesRecord
+from dicom_node.ledger import SeriesRecord
 from dicom_node.ledger_writer import RECALL_REMEDY
-from dicom_node.result_file import Quarantine, damaged
+from dicom_node.result_file import Quarantine
 from dicom_node.retention import LOW_DISK, Disk, Retention
 from dicom_node.spool import Spool
 from dicom_node.states import SeriesState
@@ -93,7 +94,7 @@ def overview(config: Path, text: str, states: Collection[SeriesState], limit: in
         series=series,
         quarantine=Quarantine.of(settings.node.state_dir),
         disk=_disk(settings),
-        expiring=certificates.expiring(settings, datetime.now(UTC)),
+        expiring=certificates.expiring(settings, utc_now()),
         tls_faults=certificates.not_in_use(settings),
         untold=untold,
     )
@@ -193,7 +194,7 @@ def retry(uid: SeriesArgument, config: ConfigOption = DEFAULT_CONFIG, json: Json
     """
     settings = configuration.load(config)
     with open_ledger(config) as ledger:
-        record = _retry(ledger, settings, uid)
+        record = redo.retry(ledger, settings, uid, utc_now())
     _tell(record, json)
 
 
@@ -218,7 +219,7 @@ def retry_failed(
                 refused.append(f"series {series.series_uid} is left as it is: {series.reason}")
                 continue
             try:
-                done.append(series if dry_run else _retry(ledger, settings, series.series_uid))
+                done.append(series if dry_run else redo.retry(ledger, settings, series.series_uid, utc_now()))
             except IllegalTransition as error:  # it is not failed any more: somebody was faster
                 refused.append(str(error))
     if json:
@@ -231,11 +232,6 @@ def retry_failed(
     typer.echo(f"{len(done)} series {'would be' if dry_run else 'are'} done again")
 
 
-def _retry(ledger: Ledger, settings: configuration.Config, uid: str) -> SeriesRecord:
-    lost = damaged(ledger.details(uid).results, settings.node.state_dir / "results")
-    return ledger.retry(uid, datetime.now(UTC), lost, [one.name for one in settings.destinations])
-
-
 def cancel(uid: SeriesArgument, config: ConfigOption = DEFAULT_CONFIG, json: JsonOption = False) -> None:
     """Stop the analysis of a series and what is not delivered yet.
 
@@ -244,7 +240,7 @@ def cancel(uid: SeriesArgument, config: ConfigOption = DEFAULT_CONFIG, json: Jso
     Example: dicomnode cancel 1.2.826.0.1.3680043.8.498.1
     """
     with open_ledger(config) as ledger:
-        record = ledger.cancel(uid, datetime.now(UTC))
+        record = ledger.cancel(uid, utc_now())
     _tell(record, json)
 
 
@@ -266,7 +262,7 @@ def purge(
     settings = configuration.load(config)
     with open_ledger(config) as ledger:
         retention = Retention(settings, ledger, Spool(settings.node.state_dir))
-        now = datetime.now(UTC)
+        now = utc_now()
         purged = retention.due(now) if dry_run else retention.purge(now)
         audit = retention.audit_due(now) if dry_run else retention.purge_audit(now)
     if json:

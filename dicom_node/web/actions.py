@@ -6,11 +6,10 @@ from collections.abc import Callable
 
 from starlette.responses import RedirectResponse, Response
 
-from dicom_node import audit_events
+from dicom_node import audit_events, redo
 from dicom_node.audit_message import Node, Study
 from dicom_node.errors import NodeError
 from dicom_node.ledger import SeriesDetails
-from dicom_node.result_file import damaged
 from dicom_node.web.door import Visit
 
 
@@ -18,10 +17,7 @@ def retry(visit: Visit) -> Response:
     """Do again what ended badly."""
 
     def again(details: SeriesDetails) -> None:
-        config = visit.desk.config
-        lost = damaged(details.results, config.node.state_dir / "results")
-        names = [destination.name for destination in config.destinations]
-        visit.desk.ledger.retry(details.series.series_uid, visit.desk.clock(), lost, names)
+        redo.retry(visit.desk.ledger, visit.desk.config, details.series.series_uid, visit.desk.clock())
 
     return _do(visit, "retry", again)
 

@@ -46,6 +46,17 @@ def node(postgres: Server, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> Ite
         use.release()
 
 
+@pytest.fixture
+def replaced(node: Callable[[str], SoleUse], postgres: Server) -> tuple[SoleUse, SoleUse]:
+    """A node whose session was cut, and the second one, which has the lock; the first has seen it."""
+    first, second = node("first"), node("second")
+    first.take()
+    postgres.run(CUT)
+    second.take()
+    first.look()
+    return first, second
+
+
 def test_a_second_node_is_refused_and_told_of_the_first(node: Callable[[str], SoleUse]) -> None:
     first, second = node("first on ct-node, /var/lib/dicomnode"), node("second")
     first.take()
@@ -82,14 +93,10 @@ def test_a_session_that_was_cut_is_taken_up_again(node: Callable[[str], SoleUse]
 
 
 def test_a_node_that_another_has_replaced_is_lost_after_a_while(
-    node: Callable[[str], SoleUse], postgres: Server, clock: Clock
+    replaced: tuple[SoleUse, SoleUse], clock: Clock
 ) -> None:
     """Not at once: what holds the lock may be a session of its own that the server has not missed yet."""
-    first, second = node("first"), node("second")
-    first.take()
-    postgres.run(CUT)
-    second.take()
-    first.look()
+    first, _ = replaced
     clock.now += LOST_AFTER_S - 1
     first.look()
     assert not first.lost()
@@ -99,13 +106,9 @@ def test_a_node_that_another_has_replaced_is_lost_after_a_while(
 
 
 def test_the_time_of_being_refused_begins_anew(
-    node: Callable[[str], SoleUse], postgres: Server, clock: Clock
+    replaced: tuple[SoleUse, SoleUse], postgres: Server, clock: Clock
 ) -> None:
-    first, second = node("first"), node("second")
-    first.take()
-    postgres.run(CUT)
-    second.take()
-    first.look()
+    first, second = replaced
     second.release()
     clock.now += LOST_AFTER_S
     first.look()
@@ -116,13 +119,9 @@ def test_the_time_of_being_refused_begins_anew(
 
 
 def test_so_it_does_after_the_database_was_away(
-    node: Callable[[str], SoleUse], postgres: Server, clock: Clock, monkeypatch: pytest.MonkeyPatch
+    replaced: tuple[SoleUse, SoleUse], clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first, second = node("first"), node("second")
-    first.take()
-    postgres.run(CUT)
-    second.take()
-    first.look()
+    first, _ = replaced
     with monkeypatch.context() as away:
         away.setattr(sole_use, "connected", Mock(side_effect=TransientError("no route")))
         first.look()
